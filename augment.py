@@ -1,0 +1,60 @@
+"""Random views of images: one warp and one colour table per image, drawn with a given rng."""
+
+import cv2
+import numpy as np
+
+cv2.setNumThreads(1)  # the threads are the training step's
+
+
+def augment(images, config, rng):
+    """Rotates, zooms, shears, shifts, mirrors, relights and tints each image on its own.
+
+    All geometry is one affine warp and all colour one table look-up, whatever is asked for.
+
+    Args:
+        images: uint8 array (batch, height, width, channels).
+        config: A `Config`: its augmentation fields.
+        rng: A `numpy.random.Generator`.
+
+    Returns:
+        A new uint8 array of the same shape.
+    """
+    matrices = _draw_warps(len(images), images.shape[1:3], config, rng)  # (batch, 2, 3)
+    tables = _draw_tables(len(images), images.shape[3], config, rng)  # (batch, 256, channels)
+    views = np.empty_like(images)
+    size = images.shape[2], images.shape[1]
+    for view, image, matrix, table in zip(views, images, matrices, tables, strict=True):
+        warped = cv2.warpAffine(
+            image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+        )
+        view[...] = cv2.LUT(warped, table[None]).reshape(view.shape)
+    return views
+
+
+def _draw_warps(count, size, config, rng):
+    """Affine matrices about the image's middle."""
+
+    def draw(reach):
+        return rng.uniform(-reach, reach, count)
+
+    angle = np.deg2rad(draw(config.rotate))
+    scale = np.exp(draw(np.log1p(config.zoom)))
+    flip = np.where(rng.random(count) < 0.5 * config.mirror, -1.0, 1.0)
+    cos, sin, shear = np.cos(angle), np.sin(angle), draw(config.shear)
+    turn = np.stack([cos, -sin, sin, cos], axis=-1).reshape(count, 2, 2)
+    skew = np.stack([flip, shear, np.zeros(count), np.ones(count)], axis=-1).reshape(count, 2, 2)
+    linear = scale[:, None, None] * turn @ skew  # (count, 2, 2)
+    middle = (np.array(size[::-1]) - 1) / 2
+    moved = middle + np.stack([draw(config.shift), draw(config.shift)], axis=-1) * size[::-1]
+    offset = moved - linear @ middle
+    return np.concatenate([linear, offset[..., None]], axis=-1)
+
+
+def _draw_tables(count, channels, config, rng):
+    """What each pixel value becomes: brightness and contrast, then each channel's own gain."""
+    levels = np.arange(256.0)[:, None]  # (256, 1)
+    light = 1 + rng.uniform(-config.light, config.light, (count, 1, 1))
+    contrast = 1 + rng.uniform(-config.light, config.light, (count, 1, 1))
+    tint = 1 + rng.uniform(-config.tint, config.tint, (count, 1, channels))
+    relit = (levels * light - 127.5) * contrast + 127.5
+    return (relit * tint).clip(0, 255).astype(np.uint8)

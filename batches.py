@@ -1,0 +1,189 @@
+"""Which images meet in a training batch: each batch a function of (seed, step) alone."""
+
+import numpy as np
+
+from augment import augment
+from image_index import DataError
+
+
+class ClassTable:
+    """Rows sorted by family, class and group, so that drawing is index arithmetic.
+
+    Args:
+        index: An `ImageIndex`.
+        rows: The rows to draw from.
+    """
+
+    def __init__(self, index, rows):
+        order = np.lexsort((index.groups[rows], index.labels[rows], index.families[rows]))
+        self.rows = np.asarray(rows)[order]
+        self.labels, self.groups = index.labels[self.rows], index.groups[self.rows]
+        change = np.flatnonzero(np.diff(self.labels)) + 1
+        self.starts = np.concatenate([[0], change])
+        self.counts = np.diff(np.append(self.starts, len(self.rows)))
+        self.families = index.families[self.rows[self.starts]]
+
+    def draw_genuine(self, count, rng):
+        """Pairs of distinct images of one class, of two groups where the class has two.
+
+        Returns:
+            `(left, right)`, rows, each (count,).
+        """
+        chosen = rng.choice(np.flatnonzero(self.counts >= 2), count)
+        start, size = self.starts[chosen], self.counts[chosen]
+        left = start + rng.integers(size)
+        group_start, group_size = self._group_of(left)
+        whole = group_size == size  # the class is one group: any other image will do
+        group_start, group_size = (
+            np.where(whole, left, group_start),
+            np.where(whole, 1, group_size),
+        )
+        right = start + rng.integers(size - group_size)
+        right += np.where(right >= group_start, group_size, 0)  # step over the left one's group
+        return self.rows[left], self.rows[right]
+
+    def _group_of(self, positions):
+        """First position and size of each position's run of one class and group."""
+        keys = self.labels.astype(np.int64) << 32 | self.groups
+        change = np.concatenate([[True], keys[1:] != keys[:-1]])
+        run = np.cumsum(change) - 1
+        return np.flatnonzero(change)[run[positions]], np.bincount(run)[run[positions]]
+
+    def draw_impostors(self, count, rng, within_family):
+        """Pairs of images of two classes, uniform over pairs of classes.
+
+        Args:
+            count: Number of pairs.
+            rng: A `numpy.random.Generator`.
+            within_family: Both classes of a pair from one family, where families have two.
+
+        Returns:
+            `(left, right)`, rows, each (count,).
+        """
+        first, second = self._draw_class_pairs(count, rng, within_family)
+        left = self.starts[first] + rng.integers(self.counts[first])
+        right = self.starts[second] + rng.integers(self.counts[second])
+        return self.rows[left], self.rows[right]
+
+    def _draw_class_pairs(self, count, rng, within_family):
+        """Two different classes a pair; families are runs, as classes are sorted by them."""
+        num_classes = len(self.counts)
+        low, high = np.zeros(num_classes, int), np.full(num_classes, num_classes)
+        if within_family:
+            low = np.searchsorted(self.families, self.families, side="left")
+            high = np.searchsorted(self.families, self.families, side="right")
+        able = np.flatnonzero(high - low >= 2)
+        if not len(able):
+            return self._draw_class_pairs(count, rng, within_family=False)
+        first = rng.choice(able, count)
+        second = low[first] + rng.integers(high[first] - low[first] - 1)
+        return first, second + (second >= first)
+
+    def draw_classes(self, batch_size, images_per_class, rng, within_family):
+        """Up to `images_per_class` distinct images of one class after another.
+
+        Args:
+            batch_size: Rows to return; the last class gives what is still missing.
+            images_per_class: K. A smaller class gives all it has.
+            rng: A `numpy.random.Generator`.
+            within_family: Take the classes family by family instead of in any order.
+
+        Returns:
+            Rows (batch_size,).
+        """
+        order = rng.permutation(len(self.counts))
+        if within_family:
+            rank = rng.permutation(self.families.max() + 1)
+            order = order[np.argsort(rank[self.families[order]], kind="stable")]
+        batch = np.empty(0, int)
+        for chosen in order:
+            if len(batch) >= batch_size:
+                break
+            batch = np.append(batch, self._draw_members(chosen, images_per_class, rng))
+        return batch[:batch_size]
+
+    def _draw_members(self, chosen, count, rng):
+        """Distinct images of one class, one of every group before a second of any."""
+        members = self.starts[chosen] + rng.permutation(self.counts[chosen])
+        groups = self.groups[members]
+        _, first = np.unique(groups, return_index=True)
+        repeated = np.ones(len(members), bool)
+        repeated[first] = False
+        return self.rows[members[np.argsort(repeated, kind="stable")][:count]]
+
+
+class PairBatches:
+    """Batches of couples for a two-input model.
+
+    `batches[step]` is `((left, right), same)`: uint8 images (pairs, size, size, channels) twice,
+    and float32 labels (pairs, 1), 1 for genuine.
+
+    Args:
+        index: An `ImageIndex`.
+        pixels: uint8 array (images, size, size, channels).
+        rows: The rows to draw from.
+        config: A `Config`.
+    """
+
+    def __init__(self, index, pixels, rows, config):
+        self.pixels, self.config = pixels, config
+        self.images_per_step = 2 * (config.pairs_per_batch // 2) * 2
+        self.table = ClassTable(index, rows)
+        self.impostors = None
+        if index.impostors is not None:
+            self.impostors = index.impostors[np.isin(index.impostors, rows).all(axis=1)]
+            if not len(self.impostors):
+                raise DataError(
+                    "No dissimilar pair is left to train on. Lower the held-out shares."
+                )
+
+    def rows(self, step):
+        """`(left, right, same)` of one step: rows and labels, each (pairs,)."""
+        rng = np.random.default_rng([self.config.seed, 0, step])
+        half = self.config.pairs_per_batch // 2
+        genuine = self.table.draw_genuine(half, rng)
+        if self.impostors is not None:
+            impostor = self.impostors[rng.integers(len(self.impostors), size=half)].T
+        else:
+            within = rng.random() < self.config.family_batches
+            impostor = self.table.draw_impostors(half, rng, within)
+        left, right = np.concatenate([genuine, impostor], axis=1)
+        return left, right, np.arange(2 * half) < half
+
+    def __getitem__(self, step):
+        left, right, same = self.rows(step)
+        rng = np.random.default_rng([self.config.seed, 1, step])
+        sides = tuple(augment(self.pixels[side], self.config, rng) for side in (left, right))
+        return sides, same.astype(np.float32)[:, None]
+
+
+class ClassBatches:
+    """Batches of P classes x K images for the encoder; every pair within a batch is used.
+
+    `batches[step]` is `(images, labels)`: uint8 (batch, size, size, channels) and int32 (batch,).
+    Takes what `PairBatches` takes. Classes with fewer than K images make room for more classes.
+    """
+
+    def __init__(self, index, pixels, rows, config):
+        self.index, self.pixels, self.config = index, pixels, config
+        self.table = ClassTable(index, rows)
+        available = np.minimum(self.table.counts, config.images_per_class).sum()
+        self.images_per_step = min(
+            config.classes_per_batch * config.images_per_class, int(available)
+        )
+
+    def rows(self, step):
+        """Rows of one step, (batch,)."""
+        rng = np.random.default_rng([self.config.seed, 0, step])
+        within = rng.random() < self.config.family_batches
+        return self.table.draw_classes(
+            self.images_per_step, self.config.images_per_class, rng, within_family=within
+        )
+
+    def __getitem__(self, step):
+        rows = self.rows(step)
+        rng = np.random.default_rng([self.config.seed, 1, step])
+        return augment(self.pixels[rows], self.config, rng), self.index.labels[rows]
+
+
+BATCHES = {"pairs": PairBatches, "classes": ClassBatches}

@@ -1,0 +1,319 @@
+"""What happens around the training steps: schedule, validation, progress, state, stopping."""
+
+import math
+import signal
+import time
+
+import keras
+import numpy as np
+from sklearn.metrics import roc_auc_score
+from tqdm import tqdm
+
+import scores
+from batches import BATCHES
+from siamese_network_funcs import build_loss
+
+VAL_BATCHES = 8  # over which val_loss is averaged when classes are sampled
+VAL_WAYS, VAL_TRIALS = 20, 1000  # of val_one_shot
+CLOSING_SECONDS = 10.0  # of max_minutes, for what comes after the last step
+HAIR = 1e-3  # embeddings that all lie this close together have collapsed
+EMBED_BATCH = 256
+
+
+class TrainingFailed(RuntimeError):
+    """The training cannot go on; the message says what happened and what to try."""
+
+
+class Interrupted(Exception):
+    """Somebody pressed Ctrl-C or asked the process to end."""
+
+
+def embed(encoder, pixels, rows):
+    """Embeds images, each once.
+
+    Args:
+        encoder: Model from raw pixels to embeddings.
+        pixels: uint8 array (images, size, size, channels).
+        rows: Which of them, (n,).
+
+    Returns:
+        float32 array (n, embedding_dim).
+    """
+    parts = [
+        encoder.predict_on_batch(pixels[rows[start : start + EMBED_BATCH]])
+        for start in range(0, len(rows), EMBED_BATCH)
+    ]
+    return np.concatenate(parts).astype(np.float32)
+
+
+class Validator:
+    """Scores an encoder on the validation images: each embedded once, the rest is arithmetic.
+
+    Args:
+        dataset: A `prepare_data.Dataset`.
+        config: A `Config`.
+    """
+
+    def __init__(self, dataset, config):
+        self.dataset, self.config = dataset, config
+        self.rows = dataset.splits.val
+        self.labels = dataset.index.labels[self.rows]
+        rng = np.random.default_rng([config.seed, 2])
+        self.left, self.right, self.same = dataset.given_pairs(
+            self.rows
+        ) or scores.draw_verification_pairs(self.labels, rng)
+        self.trials = scores.draw_trials(self.labels, VAL_WAYS, 1, VAL_TRIALS, rng)
+        self.loss = build_loss(config)
+        if config.sampling == "classes":
+            batches = BATCHES["classes"](dataset.index, dataset.pixels, self.rows, config)
+            drawn = [batches.rows(step) for step in range(VAL_BATCHES)]
+            self.batches = [np.searchsorted(self.rows, rows) for rows in drawn]
+
+    def distances(self, encoder):
+        """Distances of the validation pairs, (pairs,)."""
+        embeddings = embed(encoder, self.dataset.pixels, self.rows)
+        return scores.pair_distances(embeddings, self.left, self.right)
+
+    def score(self, encoder):
+        """Validation metrics of an encoder.
+
+        Returns:
+            `(metrics, spread)`: a dict of val_loss, val_accuracy, val_auc, val_one_shot, and
+            the mean distance of the pairs.
+
+        Raises:
+            TrainingFailed: If an embedding is not finite.
+        """
+        embeddings = embed(encoder, self.dataset.pixels, self.rows)
+        if not np.isfinite(embeddings).all():
+            raise TrainingFailed(_advice("Embeddings are not finite"))
+        distances = scores.pair_distances(embeddings, self.left, self.right)
+        trial_distances = scores.trial_distances(embeddings, self.trials)
+        one_shot = scores.few_shot_scores(trial_distances, self.trials.answers)
+        metrics = {
+            "val_loss": self._loss(embeddings, distances),
+            "val_accuracy": scores.best_threshold(self.same, distances)[0],
+            "val_auc": roc_auc_score(self.same, -distances),
+            "val_one_shot": one_shot["accuracy"],
+        }
+        return metrics, float(distances.mean())
+
+    def _loss(self, embeddings, distances):
+        if self.config.sampling == "pairs":
+            same = self.same.astype(np.float32)[:, None]
+            return float(self.loss(same, distances.astype(np.float32)[:, None]))
+        losses = [self.loss(self.labels[rows], embeddings[rows]) for rows in self.batches]
+        return float(np.mean([float(loss) for loss in losses]))
+
+
+def _advice(what):
+    return (
+        f"{what}. Try a lower learning_rate, a larger warmup_share, unit_length=True, or another "
+        "loss or seed. The last good weights are in the run directory."
+    )
+
+
+class Schedule(keras.callbacks.Callback):
+    """Sets the learning rate from the share of the training that is done; keeps the time limit.
+
+    The share is that of the steps or of the minutes, whichever is further, so that a run told
+    10 minutes ends annealed at 10 minutes.
+
+    Args:
+        config: A `Config`.
+        seconds_used: Of `max_minutes`, before the first step.
+        progress: Share of the training done before, when continuing.
+    """
+
+    def __init__(self, config, seconds_used, progress=0.0):
+        super().__init__()
+        self.config, self.first_progress, self.progress = config, progress, progress
+        self.begin, self.seconds_before = time.monotonic(), seconds_used
+        self.seconds = math.inf
+        if config.max_minutes is not None:
+            budget = 60 * config.max_minutes
+            self.seconds = max(1.0, budget - seconds_used - min(CLOSING_SECONDS, 0.2 * budget))
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Remembers where the epoch's steps start."""
+        self.first_step = epoch * self.config.steps_per_epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Sets this step's learning rate."""
+        self._advance(batch)
+        self.model.optimizer.learning_rate = self.learning_rate()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Ends the training when its time is over."""
+        self._advance(batch + 1)
+        if self.progress >= 1.0:
+            self.model.stop_training = True
+
+    def _advance(self, batch):
+        by_time = (time.monotonic() - self.begin) / self.seconds
+        by_time = self.first_progress + (1 - self.first_progress) * by_time
+        by_steps = (self.first_step + batch) / self.config.total_steps
+        self.progress = min(1.0, max(self.progress, by_time, by_steps))
+
+    def learning_rate(self):
+        """The rate at the present share: linear warm-up, then a half cosine down to zero."""
+        config = self.config
+        if self.progress < config.warmup_share:
+            # Never zero, or the first step would be lost.
+            return config.learning_rate * max(self.progress / config.warmup_share, 0.01)
+        if config.schedule == "constant":
+            return config.learning_rate
+        share = (self.progress - config.warmup_share) / (1 - config.warmup_share)
+        return config.learning_rate * (1 + math.cos(math.pi * share)) / 2
+
+    def seconds_used(self):
+        """Of the whole command and those that it continues."""
+        return self.seconds_before + time.monotonic() - self.begin
+
+    def seconds_left(self):
+        """Estimate from the share done since the beginning."""
+        elapsed = time.monotonic() - self.begin
+        done = self.progress - self.first_progress
+        return elapsed * (1 - self.progress) / done if done > 0 else math.inf
+
+
+class Epochs(keras.callbacks.Callback):
+    """At the end of each epoch: validation into the logs, before any callback that reads them.
+
+    Args:
+        validator: A `Validator`.
+        encoder: The encoder being trained.
+    """
+
+    def __init__(self, validator, encoder):
+        super().__init__()
+        self.validator, self.encoder = validator, encoder
+        self.collapsed_before = False
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Stops a training whose loss is not finite."""
+        if not np.isfinite(logs["loss"]):
+            raise TrainingFailed(_advice(f"The loss is {logs['loss']} at step {batch + 1}"))
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds val_* to the logs; stops a training whose embeddings have collapsed."""
+        metrics, spread = self.validator.score(self.encoder)
+        logs.update(metrics)
+        collapsed = spread < HAIR
+        if collapsed and self.collapsed_before:
+            raise TrainingFailed(_advice(
+                f"The embeddings have collapsed: validation pairs are {spread:.1e} apart on average"
+            ))  # fmt: skip
+        self.collapsed_before = collapsed
+
+
+class Recorder(keras.callbacks.Callback):
+    """After each epoch: history and state on disk, a line for the user. Comes last.
+
+    Args:
+        run: The `RunDirectory`.
+        config: A `Config`.
+        schedule: The `Schedule`, which knows the time.
+        stopper: The `EarlyStopping`, whose state is saved and restored with the weights.
+        images_per_step: For the images/s shown.
+        state: What `RunDirectory.load_state` gave, or None.
+    """
+
+    def __init__(self, run, config, schedule, stopper, images_per_step, state):
+        super().__init__()
+        self.run, self.config, self.schedule, self.stopper = run, config, schedule, stopper
+        self.images_per_step, self.state = images_per_step, state
+        self.history = state[1]["history"] if state else []
+        self.interrupted = False
+        self.restore_stopper()
+
+    def restore_stopper(self):
+        """Keras's early stopping forgets its best when a training begins; the state knows it."""
+        if self.state:
+            arrays, facts = self.state
+            self.stopper.best_weights = arrays.get("best")
+            for name, value in facts["stopper"].items():
+                setattr(self.stopper, name, value)
+
+    def on_train_begin(self, logs=None):
+        """Restores the early stopping, and listens for Ctrl-C."""
+        self.restore_stopper()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._interrupt)
+
+    def _interrupt(self, number, frame):
+        signal.signal(number, signal.SIG_DFL)  # the second time ends at once
+        self.interrupted = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts the epoch's clock and bar."""
+        self.begin = time.monotonic()
+        self.bar = tqdm(total=self.config.steps_per_epoch, leave=False, disable=None, unit="step")
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Moves the bar; ends cleanly when asked to."""
+        self.steps = batch + 1
+        self.bar.set_postfix_str(
+            f"loss {logs['loss']:.4f}, {clock(self.schedule.seconds_left())} left", refresh=False
+        )
+        self.bar.update()
+        if self.interrupted:
+            self.bar.close()
+            raise Interrupted
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes history and state, then prints the epoch's line."""
+        self.bar.close()
+        seconds = time.monotonic() - self.begin
+        numbers = {name: round(float(value), 6) for name, value in logs.items()}
+        rate = self.steps * self.images_per_step / seconds
+        extra = {"learning_rate": self.schedule.learning_rate(), "seconds": round(seconds, 2)}
+        self.history.append({"epoch": epoch + 1, **numbers, **extra})
+        self.run.write_history(self.history)
+        self._save_state(epoch)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+        print(
+            f"epoch {epoch + 1}/{self.config.epochs}  {shown}  {rate:,.0f} images/s  "
+            f"{clock(self.schedule.seconds_left())} left",
+            flush=True,
+        )
+
+    def _save_state(self, epoch):
+        stopper = self.stopper
+        names = ("best", "wait", "best_epoch", "stopped_epoch")
+        self.run.save_state(
+            {
+                "model": [np.array(v) for v in state_variables(self.model)],
+                "best": stopper.best_weights or [],
+            },
+            {
+                "epoch": epoch + 1,
+                "done": bool(self.model.stop_training) or epoch + 1 >= self.config.epochs,
+                "progress": self.schedule.progress,
+                "seconds_used": self.schedule.seconds_used(),
+                "history": self.history,
+                "stopper": {name: _plain(getattr(stopper, name)) for name in names},
+            },
+        )
+
+
+def _plain(number):
+    return None if number is None else float(number) if isinstance(number, float) else int(number)
+
+
+def state_variables(model):
+    """Every variable that the next step depends on: weights, dropout's seeds, optimizer.
+
+    Args:
+        model: A compiled and built `keras.Model`.
+    """
+    metrics = {id(variable) for variable in model.metrics_variables}
+    variables = model.trainable_variables + model.non_trainable_variables
+    return [v for v in variables if id(v) not in metrics] + model.optimizer.variables
+
+
+def clock(seconds):
+    """Minutes and seconds, as 3:07."""
+    if not math.isfinite(seconds):
+        return "?:??"
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,264 @@
+"""What a run is: every choice, the named configs, the command line. No Keras here.
+
+python configs.py              lists the names
+python configs.py plantvillage prints one config, trains nothing
+"""
+
+import dataclasses
+import json
+import sys
+import typing
+from pathlib import Path
+from typing import Literal
+
+DRAWN_LEAVES = "data/leaves"  # the one folder that is drawn when it is missing
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Every choice of one run. Edit the file, or give `--field value` on the command line.
+
+    Raises:
+        ValueError: If a field is out of its range or two fields contradict each other. The
+            message names field, value and allowed range.
+    """
+
+    # Data
+    data_dir: str = DRAWN_LEAVES  # folder, .zip or .csv; layouts in README
+    cache_dir: str = "data/cache"  # decoded images are kept here, one folder a data set and size
+    image_size: int = 112  # pixels; height and width after decoding
+    channels: Literal[1, 3] = 3  # grey or colour
+    on_bad_image: Literal["skip", "error"] = "skip"  # skipped ones are listed with their reason
+    unseen_share: float = 0.25  # of the classes, kept out of training whole, for test
+    test_share: float = 0.15  # of the images of each known class, for test
+    val_share: float = 0.15  # of the images (or classes) for validation
+    validate_on: Literal["images", "classes"] = "images"  # new images, or classes kept out whole
+
+    # Batches
+    sampling: Literal["pairs", "classes"] = "classes"  # couples, or P classes x K images
+    pairs_per_batch: int = 256  # half genuine, half impostor; with sampling="pairs"
+    classes_per_batch: int = 16  # P; with sampling="classes"
+    images_per_class: int = 8  # K; with sampling="classes"
+    family_batches: float = 0.0  # share of batches drawn from few families: harder impostors
+    steps_per_epoch: int = 80  # 80 x 256 pairs are recipe 1's 20,000
+
+    # Augmentation, all in one warp
+    rotate: float = 180.0  # degrees, either way
+    zoom: float = 0.2  # share, either way
+    shift: float = 0.08  # share of the side, either way
+    shear: float = 0.1  # tangent of the angle, either way
+    mirror: bool = True  # half of the images, left to right
+    light: float = 0.25  # share by which brightness and contrast vary
+    tint: float = 0.1  # share by which each colour channel varies on its own
+
+    # Network
+    encoder: Literal["compact", "leaf_cnn"] = "compact"  # siamese_network_funcs.ENCODERS
+    embedding_dim: int = 128  # numbers that describe an image
+    unit_length: bool = True  # embeddings on the unit sphere: distances lie in 0..2
+
+    # Loss
+    loss: Literal["contrastive", "supervised_contrastive", "triplet", "circle"] = (
+        "supervised_contrastive"
+    )
+    margin: float = 1.0  # distance beyond which an impostor pair costs nothing
+    temperature: float = (
+        0.05  # of the supervised contrastive softmax: smaller looks at harder pairs
+    )
+
+    # Optimisation
+    optimizer: Literal["adamw", "adam", "rmsprop", "sgd"] = "adamw"
+    learning_rate: float = 2e-3  # at its highest
+    weight_decay: float = 1e-2  # adamw only
+    schedule: Literal["cosine", "constant"] = "cosine"  # cosine: warm-up, then down to zero
+    warmup_share: float = 0.05  # of the training
+    epochs: int = 12  # at most
+    max_minutes: float | None = None  # for the whole command; the schedule follows it
+    monitor: Literal["val_loss", "val_accuracy", "val_auc", "val_one_shot"] = "val_auc"
+    patience: int | None = None  # epochs without improvement before stopping; None: never
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where it is faster
+
+    # Threshold of the finished run, chosen on validation pairs
+    false_accept_rate: float | None = None  # None: where false accepts equal false rejects
+
+    # The run
+    runs_dir: str = "runs"  # run directories are made in here
+    run_name: str | None = None  # None: <time>-<config>
+    seed: int = 0  # of splits, weights, batches and augmentation
+    deterministic: bool = False  # same bits every time, at some cost in speed
+    tensorboard: bool = False  # event files in the run directory
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check_field(field.name, getattr(self, field.name), HINTS[field.name])
+        if self.loss not in LOSSES[self.sampling]:
+            raise ValueError(
+                f"loss='{self.loss}' does not go with sampling='{self.sampling}'. "
+                f"Expected one of {LOSSES[self.sampling]}. Change loss or sampling."
+            )
+        held_out = self.test_share + self.val_share
+        if held_out > 0.8:
+            raise ValueError(
+                f"test_share + val_share leave too little to train on. Received: {held_out:.2f} "
+                "of the images. Expected at most 0.8 together. Lower one of them."
+            )
+
+    @property
+    def total_steps(self):
+        """Training steps of the whole run when no time limit and no early stop ends it."""
+        return self.epochs * self.steps_per_epoch
+
+    def to_json(self):
+        """The config as JSON text, a field a line."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+
+HINTS = typing.get_type_hints(Config)
+
+LOSSES = {  # what each sampling can feed
+    "pairs": ("contrastive",),
+    "classes": ("contrastive", "supervised_contrastive", "triplet", "circle"),
+}
+
+RANGES = {  # smallest and largest allowed value of each number
+    "image_size": (8, 1024),
+    "unseen_share": (0.0, 0.9),
+    "test_share": (0.0, 0.8),
+    "val_share": (0.01, 0.8),
+    "pairs_per_batch": (2, 65536),
+    "classes_per_batch": (2, 4096),
+    "images_per_class": (2, 1024),
+    "family_batches": (0.0, 1.0),
+    "steps_per_epoch": (1, 1_000_000),
+    "rotate": (0.0, 180.0),
+    "zoom": (0.0, 0.9),
+    "shift": (0.0, 0.5),
+    "shear": (0.0, 1.0),
+    "light": (0.0, 0.9),
+    "tint": (0.0, 0.9),
+    "embedding_dim": (1, 16384),
+    "margin": (1e-6, 1e6),
+    "temperature": (1e-3, 100.0),
+    "learning_rate": (1e-8, 10.0),
+    "weight_decay": (0.0, 1.0),
+    "warmup_share": (0.0, 0.9),
+    "epochs": (1, 1_000_000),
+    "max_minutes": (0.1, 1e6),
+    "patience": (1, 1_000_000),
+    "false_accept_rate": (1e-6, 0.5),
+    "seed": (0, 2**32 - 1),
+}
+
+
+def _check_field(name, value, hint):
+    """Raises a ValueError that names field, value and what is allowed."""
+    options = typing.get_args(hint)
+    if type(None) in options:
+        if value is None:
+            return
+        hint, options = options[0], ()
+    if typing.get_origin(hint) is Literal:
+        good, expected = value in options and type(value) in map(type, options), f"one of {options}"
+    elif hint is float:
+        good, expected = type(value) in (int, float), "a number"
+    else:
+        good, expected = type(value) is hint, f"of type {hint.__name__}"
+    if good and name in RANGES:
+        low, high = RANGES[name]
+        good, expected = low <= value <= high, f"between {low} and {high}"
+    if not good:
+        raise ValueError(f"{name} must be {expected}. Received: {value!r}.")
+
+
+CONFIGS = {
+    # The default. Drawn leaves, nothing to download.
+    "leaves": Config(),
+    # Photographs of leaves, all classes trained on: python train.py plantvillage --data_dir PATH
+    "plantvillage": Config(
+        data_dir="data/plantvillage",
+        unseen_share=0.0,
+        test_share=0.1,
+        val_share=0.1,
+        family_batches=0.3,
+        epochs=60,
+        max_minutes=10.0,
+    ),
+}
+
+
+def read_config(path):
+    """Reads a `config.json` written by this or an older version.
+
+    Args:
+        path: File path.
+
+    Returns:
+        `(config, remarks)`: the `Config`, and a sentence for every field that the file lacks
+        (today's default stands in) or has in excess (ignored).
+
+    Raises:
+        ValueError: If the file is not a JSON object or a value is out of range.
+    """
+    try:
+        values = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable config.json: {error}.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a JSON object. Received: {type(values).__name__}.")
+    unknown = [name for name in values if name not in HINTS]
+    missing = [name for name in HINTS if name not in values]
+    config = Config(**{name: value for name, value in values.items() if name in HINTS})
+    remarks = [f"{path}: unknown field '{name}' is ignored." for name in unknown]
+    remarks += [f"{path}: no '{name}', so {getattr(config, name)!r} is used." for name in missing]
+    return config, remarks
+
+
+def parse_command_line(args, program):
+    """Turns `[name or config.json] [--field value]` into a config.
+
+    Args:
+        args: List of strings, `sys.argv[1:]`.
+        program: Name shown in the help.
+
+    Returns:
+        `(config, name)`; `name` is the named config's, or the file's folder's.
+
+    Raises:
+        ValueError: If the name is unknown or the file unreadable. A wrong `--field` exits with
+            status 2 and a message, as command lines do.
+    """
+    import tyro  # here, so that importing configs stays instant
+
+    args, name = list(args), "leaves"
+    if args and not args[0].startswith("-"):
+        name = args.pop(0)
+    if name in CONFIGS:
+        base = CONFIGS[name]
+    elif name.endswith(".json"):
+        base, remarks = read_config(name)
+        name = Path(name).resolve().parent.name
+        print(*remarks, sep="\n", end="\n" if remarks else "")
+    else:
+        raise ValueError(
+            f"Unknown config '{name}'. Expected one of {', '.join(CONFIGS)}, "
+            "a config.json or an unfinished run directory."
+        )
+    without_flags = tyro.conf.configure(tyro.conf.FlagConversionOff)(Config)  # --mirror False
+    config = tyro.cli(without_flags, args=args, default=base, prog=f"{program} [name]")
+    return config, name
+
+
+def main():
+    """Prints a config, or the names of all."""
+    if len(sys.argv) == 1:
+        print("\n".join(CONFIGS))
+        return 0
+    try:
+        print(parse_command_line(sys.argv[1:], "configs.py")[0].to_json(), end="")
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""From a folder of images to what a training needs: index, decoded pixels, splits.
+
+python prepare_data.py PATH          prints an inventory, writes a contact sheet
+python prepare_data.py omniglot      downloads into data/omniglot
+python prepare_data.py plantvillage  downloads into data/plantvillage
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+import download_data
+from configs import DRAWN_LEAVES, Config
+from image_cache import ImageCache, open_cache
+from image_index import ImageIndex, read_index
+from splits import Splits, make_splits
+
+SHEET_COLUMNS, SHEET_CLASSES, SHEET_IMAGE = 8, 40, 96  # images a class, classes, pixels
+MOST_NAMED = 10  # entries of a list that an inventory prints in full
+
+
+@dataclasses.dataclass
+class Dataset:
+    """Everything about the images of a run; rows mean the same in all three parts.
+
+    Attributes:
+        index: `ImageIndex`: names, classes, families, groups.
+        cache: `ImageCache`: pixels and what was learned while decoding.
+        splits: `Splits`: rows for training, validation and test.
+    """
+
+    index: ImageIndex
+    cache: ImageCache
+    splits: Splits
+
+    @property
+    def pixels(self):
+        """uint8 array (images, size, size, channels), memory-mapped."""
+        return self.cache.pixels
+
+    def given_pairs(self, rows):
+        """The pairs that a pair-folder layout gives, among some rows.
+
+        Args:
+            rows: Sorted rows.
+
+        Returns:
+            `(left, right, same)`, positions in `rows` and booleans, or None in other layouts.
+        """
+        if self.index.impostors is None:
+            return None
+        labels = self.index.labels[rows]
+        order = np.argsort(labels, kind="stable")
+        twins = np.flatnonzero(labels[order[1:]] == labels[order[:-1]])
+        genuine = np.stack([order[twins], order[twins + 1]])
+        inside = np.isin(self.index.impostors, rows).all(axis=1)
+        impostor = np.searchsorted(rows, self.index.impostors[inside]).T
+        left, right = np.concatenate([genuine, impostor], axis=1)
+        return left, right, np.arange(len(left)) < genuine.shape[1]
+
+
+def load_data(config, report=print):
+    """Reads, decodes (once) and splits the images of a config.
+
+    Args:
+        config: A `Config`.
+        report: Called with each line for the user.
+
+    Returns:
+        A `Dataset`.
+
+    Raises:
+        DataError: If the data cannot be used; the message says why and how to mend it.
+    """
+    if config.data_dir == DRAWN_LEAVES and not Path(DRAWN_LEAVES).exists():
+        report(f"No data at hand: drawing leaves into {DRAWN_LEAVES}, once.")
+        _draw_leaves(Path(DRAWN_LEAVES), report)
+    index = read_index(config.data_dir)
+    cache = open_cache(index, config)
+    splits = make_splits(index, cache.digests, cache.unreadable, config)
+    return Dataset(index, cache, splits)
+
+
+def _draw_leaves(folder, report):
+    path = Path(__file__).parent / "data" / "draw_leaves.py"
+    spec = importlib.util.spec_from_file_location("draw_leaves", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.draw_leaves(folder, report=report)
+
+
+def inventory(dataset):
+    """What a data set holds, for a person to read.
+
+    Args:
+        dataset: A `Dataset`.
+
+    Returns:
+        List of lines.
+    """
+    index, cache, splits = dataset.index, dataset.cache, dataset.splits
+    per_class = np.bincount(index.labels, minlength=len(index.class_names))
+    _, group_sizes = np.unique(index.groups, return_counts=True)
+    families = [name for name in index.family_names if name]
+    lines = [
+        f"{index.source}: {len(index)} images in {len(index.class_names)} classes",
+        f"  images per class: {per_class.min()} to {per_class.max()}, "
+        f"median {np.median(per_class):g}",
+        f"  families:         {len(families) or 'none'}{_some(families)}",
+        f"  groups:           {(group_sizes > 1).sum()} of 2 images or more",
+        f"  sizes and modes:  {_some([f'{kind} x {n}' for kind, n in cache.kinds.items()], '')}",
+    ]
+    if index.impostors is not None:
+        lines.append(f"  given pairs:      {len(index.impostors)} dissimilar ones")
+    for name, rows in splits.items():
+        classes = len(np.unique(index.labels[rows]))
+        lines.append(f"  {name + ':':<17} {len(rows)} images of {classes} classes")
+    lines += _class_lines(index, per_class)
+    lines += [f"Note: {remark}" for remark in splits.remarks]
+    lines += _duplicate_lines(index, cache)
+    lines += _reason_lines("Unreadable, skipped", _named(index, cache.unreadable))
+    others = {row: why for row, why in splits.left_out.items() if row not in cache.unreadable}
+    lines += _reason_lines("Left out", _named(index, others))
+    return lines + _reason_lines("Not indexed", index.skipped)
+
+
+def _some(names, before=": "):
+    """The first few of a list."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return (before + ", ".join(names[:MOST_NAMED]) + more) if names else ""
+
+
+def _class_lines(index, per_class):
+    """Classes that cannot make a genuine pair."""
+    single = [index.class_names[label] for label in np.flatnonzero(per_class == 1)]
+    if not single or index.impostors is not None:
+        return []
+    return [f"Note: {len(single)} classes of one image serve as impostors only{_some(single)}"]
+
+
+def _duplicate_lines(index, cache):
+    """Files of equal content, with a warning where they lie in two classes."""
+    rows_of = {}
+    for row, digest in enumerate(cache.digests.tolist()):
+        if row not in cache.unreadable:
+            rows_of.setdefault(digest, []).append(row)
+    equal = [rows for rows in rows_of.values() if len(rows) > 1]
+    lines = [f"Exact duplicates: {sum(map(len, equal))} files of {len(equal)} contents"] * bool(
+        equal
+    )
+    for rows in equal[:MOST_NAMED]:
+        lines.append("  " + " = ".join(index.names[row] for row in rows))
+    crossing = Counter()
+    for rows in equal:
+        classes = sorted({index.class_names[index.labels[row]] for row in rows})
+        if len(classes) > 1 and index.impostors is None:
+            crossing[" and ".join(classes)] += 1
+    return lines + [
+        f"WARNING: {count} files lie in two classes, {classes}: none of them is used."
+        for classes, count in crossing.items()
+    ]
+
+
+def _named(index, reasons):
+    return {index.names[row]: reason for row, reason in reasons.items()}
+
+
+def _reason_lines(title, reasons):
+    if not reasons:
+        return []
+    kinds = Counter(reasons.values()).most_common(3)
+    lines = [f"{title}: {len(reasons)}  ({', '.join(f'{n} x {why}' for why, n in kinds)})"]
+    return lines + [f"  {name}: {reason}" for name, reason in reasons.items()]
+
+
+def contact_sheet(dataset):
+    """A picture of the first images of each class, a class a line.
+
+    Args:
+        dataset: A `Dataset`.
+
+    Returns:
+        A `PIL.Image.Image`.
+    """
+    index, step = dataset.index, SHEET_IMAGE + 4
+    usable = np.setdiff1d(np.arange(len(index)), list(dataset.splits.left_out))
+    labels = np.unique(index.labels[usable])[:SHEET_CLASSES]
+    sheet = Image.new("RGB", (SHEET_COLUMNS * step + 4, len(labels) * (step + 16) + 4), "white")
+    draw = ImageDraw.Draw(sheet)
+    for line, label in enumerate(labels):
+        rows, top = usable[index.labels[usable] == label], line * (step + 16) + 4
+        draw.text((4, top), f"{index.class_names[label]}  ({len(rows)})", "black")
+        for column, row in enumerate(rows[:SHEET_COLUMNS]):
+            image = Image.fromarray(dataset.pixels[row].squeeze())
+            sheet.paste(image.resize((SHEET_IMAGE,) * 2), (column * step + 4, top + 14))
+    return sheet
+
+
+def main(args=None):
+    """Downloads a data set, or prints the inventory of one and draws its contact sheet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Raw)
+    parser.add_argument(
+        "path", help="folder, .zip or .csv; or: " + ", ".join(download_data.DATASETS)
+    )
+    parser.add_argument("--image_size", type=int, default=Config.image_size)
+    parser.add_argument("--out", default="contact_sheet.png", help="where the picture goes")
+    options = parser.parse_args(args)
+    try:
+        path = options.path
+        if path in download_data.DATASETS and not Path(path).exists():
+            path = download_data.fetch(path, Path("data"))
+        config = Config(data_dir=str(path), image_size=options.image_size)
+        dataset = load_data(config)
+        print(*inventory(dataset), sep="\n")
+        contact_sheet(dataset).save(options.out)
+        print(f"Contact sheet: {options.out}")
+    except (ValueError, OSError, download_data.DownloadError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+class _Raw(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the module's docstring."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

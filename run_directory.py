@@ -1,0 +1,247 @@
+"""What a run leaves on disk, and reading it back. Every file is written whole or not at all."""
+
+import csv
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from configs import read_config
+
+STATE = "resume.npz"  # there while a run is unfinished
+
+
+class RunError(ValueError):
+    """A run directory that cannot be used as asked; the message says how to mend it."""
+
+
+def write_whole(path, write):
+    """Writes a file beside, flushes it, and renames it into place.
+
+    Args:
+        path: Where the file goes.
+        write: Called with a temporary path of the same suffix, to write it.
+    """
+    path = Path(path)
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        write(partial)
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class RunDirectory:
+    """One run's folder.
+
+    Args:
+        path: The folder; it must hold a `config.json`.
+
+    Raises:
+        RunError: If it is no run directory.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        if not (self.path / "config.json").is_file():
+            raise RunError(f"'{path}' is no run directory: it holds no config.json.")
+
+    @classmethod
+    def create(cls, config, name):
+        """Makes a new run directory with `config.json` and `environment.json`.
+
+        Args:
+            config: The run's `Config`.
+            name: The config's name, which becomes part of the folder's.
+
+        Raises:
+            RunError: If `config.run_name` is taken.
+        """
+        stem = config.run_name or f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{name}"
+        path, count = Path(config.runs_dir) / stem, 1
+        while True:
+            try:
+                path.mkdir(parents=True)
+                break
+            except FileExistsError as error:
+                if config.run_name:
+                    raise RunError(
+                        f"'{path}' exists already. Continue it with `python train.py {path}` "
+                        "or choose another run_name."
+                    ) from error
+                count += 1  # two runs of one second
+                path = path.with_name(f"{stem}-{count}")
+        write_whole(path / "config.json", lambda file: file.write_text(config.to_json()))
+        run = cls(path)
+        run.write_json("environment.json", environment())
+        return run
+
+    def __truediv__(self, name):
+        return self.path / name
+
+    @property
+    def config(self):
+        """The run's own config; what an older file lacks or has in excess is printed."""
+        config, remarks = read_config(self / "config.json")
+        print(*remarks, sep="\n", end="\n" if remarks else "")
+        return config
+
+    @property
+    def is_finished(self):
+        """Whether the training came to its end."""
+        return (self / "model.keras").exists() and not (self / STATE).exists()
+
+    def write_json(self, name, values):
+        """Writes a JSON file, whole."""
+        text = json.dumps(values, indent=2) + "\n"
+        write_whole(self / name, lambda file: file.write_text(text))
+
+    def read_json(self, name):
+        """Reads a JSON file of the run.
+
+        Raises:
+            RunError: If it is not there.
+        """
+        try:
+            return json.loads((self / name).read_text())
+        except FileNotFoundError as error:
+            raise RunError(f"'{self.path}' holds no {name}. Is the run finished?") from error
+
+    def write_splits(self, index, splits):
+        """Writes `splits.json`: the names of the images on each side, and of their classes."""
+        sides = {name: [index.names[row] for row in rows] for name, rows in splits.items()}
+        trained_on = np.unique(index.labels[splits.train])
+        unseen = np.unique(index.labels[splits.test_unseen])
+        classes = {
+            "known_classes": [index.class_names[label] for label in trained_on],
+            "unseen_classes": [index.class_names[label] for label in unseen],
+        }
+        self.write_json("splits.json", {"source": str(index.source), **classes, **sides})
+
+    def write_history(self, rows):
+        """Writes `history.csv`, a line an epoch.
+
+        Args:
+            rows: List of dicts with equal keys.
+        """
+
+        def write(path):
+            with open(path, "w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
+
+        write_whole(self / "history.csv", write)
+
+    def save_state(self, arrays, facts):
+        """Saves what continuing needs, in one file.
+
+        Args:
+            arrays: Dict of lists of arrays.
+            facts: Dict that JSON can hold.
+        """
+        flat = {f"{name}-{i}": a for name, values in arrays.items() for i, a in enumerate(values)}
+
+        def write(path):
+            with open(path, "wb") as file:
+                np.savez(file, facts=np.array(json.dumps(facts)), **flat)
+
+        write_whole(self / STATE, write)
+
+    def load_state(self):
+        """What `save_state` saved.
+
+        Returns:
+            `(arrays, facts)`, or None if the run has not saved any yet.
+        """
+        if not (self / STATE).exists():
+            return None
+        arrays = {}
+        with np.load(self / STATE, allow_pickle=False) as file:
+            for key in sorted(file.files, key=lambda key: (key.rpartition("-")[0], len(key), key)):
+                if key != "facts":
+                    arrays.setdefault(key.rpartition("-")[0], []).append(file[key])
+            return arrays, json.loads(str(file["facts"]))
+
+    def mark_finished(self):
+        """Drops the state: there is nothing to continue."""
+        (self / STATE).unlink(missing_ok=True)
+
+    def remove(self):
+        """Deletes the folder, for a run that never began."""
+        shutil.rmtree(self.path)
+
+    def load_encoder(self):
+        """The trained encoder: raw pixels -> embeddings.
+
+        Raises:
+            RunError: If the run has none yet.
+        """
+        return self._load("encoder.keras")
+
+    def load_model(self):
+        """The two-input model: `[left, right]` raw pixels -> distance.
+
+        Raises:
+            RunError: If the run has none yet.
+        """
+        import siamese_network_funcs  # noqa: F401  registers euclidean_distance
+
+        return self._load("model.keras")
+
+    def _load(self, name):
+        import keras
+
+        if not (self / name).is_file():
+            raise RunError(f"'{self.path}' holds no {name}. Is the run finished?")
+        return keras.saving.load_model(self / name, compile=False, safe_mode=True)
+
+
+def environment():
+    """Where and how a run was started: command, versions, machine, commit."""
+    packages = ("keras", "tensorflow", "jax", "torch", "numpy", "pillow", "scikit-learn")
+    return {
+        "command": [Path(sys.executable).name, *sys.argv],
+        "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": {name: v for name in packages if (v := _version(name))},
+        "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {_cpu()}",
+        "commit": _commit(),
+    }
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def _commit():
+    """The project's commit, with a plus where files differ from it."""
+    try:
+        command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
+        here = Path(__file__).parent
+        return subprocess.run(
+            command, cwd=here, capture_output=True, text=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

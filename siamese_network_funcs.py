@@ -1,0 +1,338 @@
+"""The network: encoders, the distance between two embeddings, losses, accuracy. Knows no files.
+
+An encoder takes raw pixels (0 to 255) and gives an embedding; small distances mean same. Labels
+are 1 for genuine pairs (one class) and 0 for impostors (two classes).
+"""
+
+import keras
+from keras import layers, ops
+
+SMALLEST_SQUARED_DISTANCE = 1e-12  # the square root has no gradient at 0
+
+
+# Encoders
+
+
+def build_base_network(input_shape, embedding_dim=50):
+    """Recipe 1's encoder body: three convolutions of 16, 32, 16 filters, and two dense layers.
+
+    Args:
+        input_shape: `(height, width, channels)`.
+        embedding_dim: Numbers in the embedding.
+
+    Returns:
+        A `keras.Sequential` from pixels in 0..1 to embeddings (batch, embedding_dim).
+    """
+    network = keras.Sequential([keras.Input(input_shape)], name="leaf_cnn")
+    for filters in (16, 32, 16):
+        network.add(layers.Conv2D(filters, 3, activation="relu"))
+        network.add(layers.MaxPooling2D(2))
+        network.add(layers.Dropout(0.25))
+    network.add(layers.Flatten())
+    network.add(layers.Dense(128, activation="relu"))
+    network.add(layers.Dropout(0.1))
+    network.add(layers.Dense(embedding_dim, activation="relu"))
+    return network
+
+
+def build_compact_network(input_shape, embedding_dim=128):
+    """A small modern encoder body: strided 3x3 convolutions, batch norm, global pooling.
+
+    Args:
+        input_shape: `(height, width, channels)`.
+        embedding_dim: Numbers in the embedding.
+
+    Returns:
+        A `keras.Sequential` from pixels in 0..1 to embeddings (batch, embedding_dim).
+    """
+    network = keras.Sequential([keras.Input(input_shape)], name="compact")
+    for filters in (32, 64, 128, 256):
+        strides = 2 if filters == 32 else 1
+        network.add(layers.Conv2D(filters, 3, strides, padding="same", use_bias=False))
+        # Keras's momentum of 0.99 lags behind a short training by hundreds of steps.
+        network.add(layers.BatchNormalization(momentum=0.9))
+        network.add(layers.ReLU())
+        if filters < 256:
+            network.add(layers.MaxPooling2D(2))
+    network.add(layers.GlobalAveragePooling2D())
+    network.add(layers.Dense(embedding_dim))
+    return network
+
+
+ENCODERS = {"leaf_cnn": build_base_network, "compact": build_compact_network}
+
+
+def build_encoder(config):
+    """The encoder that a config describes, rescaling included.
+
+    Args:
+        config: A `Config`: `encoder`, `image_size`, `channels`, `embedding_dim`, `unit_length`.
+
+    Returns:
+        A `keras.Model` from raw pixels (batch, size, size, channels), 0 to 255, to float32
+        embeddings (batch, embedding_dim).
+    """
+    shape = (config.image_size, config.image_size, config.channels)
+    pixels = keras.Input(shape, name="pixels")
+    body = ENCODERS[config.encoder](shape, config.embedding_dim)
+    embeddings = ops.cast(body(layers.Rescaling(1 / 255)(pixels)), "float32")
+    if config.unit_length:
+        embeddings = unit_length(embeddings)
+    return keras.Model(pixels, embeddings, name="encoder")
+
+
+def unit_length(embeddings):
+    """Scales each embedding to length 1; a zero stays zero, with a finite gradient.
+
+    Args:
+        embeddings: Tensor (batch, embedding_dim).
+
+    Returns:
+        Tensor of the same shape.
+    """
+    squared = ops.sum(ops.square(embeddings), axis=-1, keepdims=True)  # (batch, 1)
+    return embeddings * ops.rsqrt(ops.maximum(squared, SMALLEST_SQUARED_DISTANCE))
+
+
+# The distance, and the two-input model
+
+
+@keras.saving.register_keras_serializable(package="siamese")
+def euclidean_distance(embeddings):
+    """Euclidean distance between the embeddings of two images.
+
+    Args:
+        embeddings: Two tensors (batch, embedding_dim).
+
+    Returns:
+        Tensor (batch, 1).
+    """
+    left, right = embeddings
+    squared = ops.sum(ops.square(left - right), axis=-1, keepdims=True)
+    return ops.sqrt(ops.maximum(squared, SMALLEST_SQUARED_DISTANCE))
+
+
+def build_siamese_network(encoder):
+    """Two images through one encoder to their distance.
+
+    Args:
+        encoder: From `build_encoder`.
+
+    Returns:
+        A `keras.Model` from `[left, right]`, raw pixels each, to distances (batch, 1).
+    """
+    left = keras.Input(encoder.input_shape[1:], name="left")
+    right = keras.Input(encoder.input_shape[1:], name="right")
+    distance = layers.Lambda(euclidean_distance, name="distance")([encoder(left), encoder(right)])
+    return keras.Model([left, right], distance, name="siamese")
+
+
+def squared_distances(embeddings):
+    """Squared Euclidean distances between all rows, never negative.
+
+    Args:
+        embeddings: Tensor (batch, embedding_dim).
+
+    Returns:
+        Tensor (batch, batch).
+    """
+    squared = ops.sum(ops.square(embeddings), axis=-1)  # (batch,)
+    products = ops.matmul(embeddings, ops.transpose(embeddings))
+    return ops.maximum(squared[:, None] + squared[None] - 2 * products, 0.0)
+
+
+# Losses
+
+
+def contrastive_loss(same, distance, margin=1.0):
+    """Pulls genuine pairs together, pushes impostors apart up to a margin.
+
+    Args:
+        same: Tensor (pairs, 1), 1 for genuine.
+        distance: Tensor (pairs, 1).
+        margin: Distance beyond which an impostor costs nothing.
+
+    Returns:
+        Scalar, `mean(same d^2 + (1 - same) max(margin - d, 0)^2)`.
+
+    Reference:
+        Hadsell, Chopra & LeCun, 2006, without their factor 1/2.
+    """
+    same = ops.cast(same, distance.dtype)
+    impostor_cost = ops.square(ops.maximum(margin - distance, 0.0))
+    return ops.mean(same * ops.square(distance) + (1 - same) * impostor_cost)
+
+
+def batch_contrastive_loss(labels, embeddings, margin=1.0):
+    """The contrastive loss over all pairs of a batch, genuine and impostor weighing the same.
+
+    Impostors are averaged over those inside the margin, as most of a batch's are far apart and
+    would water the few hard ones down.
+
+    Args:
+        labels: Tensor (batch,), classes.
+        embeddings: Tensor (batch, embedding_dim).
+        margin: Distance beyond which an impostor costs nothing.
+
+    Returns:
+        Scalar.
+    """
+    genuine, impostor = pair_masks(labels, embeddings.dtype)
+    squared = squared_distances(embeddings)
+    distance = ops.sqrt(ops.maximum(squared, SMALLEST_SQUARED_DISTANCE))
+    gap = ops.maximum(margin - distance, 0.0)
+    inside = impostor * ops.cast(gap > 0, gap.dtype)
+    return _masked_mean(squared, genuine) + _masked_mean(ops.square(gap), inside)
+
+
+def supervised_contrastive_loss(labels, embeddings, temperature=0.05):
+    """Softmax over each image's similarities: its class against all others of the batch.
+
+    Args:
+        labels: Tensor (batch,), classes.
+        embeddings: Tensor (batch, embedding_dim), brought to unit length here.
+        temperature: Small values look at the hardest pairs.
+
+    Returns:
+        Scalar, averaged over the images that have a genuine partner in the batch.
+
+    Reference:
+        Khosla et al., "Supervised Contrastive Learning", 2020, equation 2.
+    """
+    genuine, impostor = pair_masks(labels, embeddings.dtype)
+    embeddings = unit_length(embeddings)
+    similarity = ops.matmul(embeddings, ops.transpose(embeddings)) / temperature
+    others = genuine + impostor  # all but the image itself
+    similarity = similarity - (1 - others) * 1e9
+    log_share = similarity - ops.logsumexp(similarity, axis=1, keepdims=True)
+    partners = ops.sum(genuine, axis=1)  # (batch,)
+    per_image = -ops.sum(genuine * log_share, axis=1) / ops.maximum(partners, 1.0)
+    return _masked_mean(per_image, ops.cast(partners > 0, per_image.dtype))
+
+
+def batch_triplet_loss(labels, embeddings, margin=1.0):
+    """For each anchor its farthest positive against its nearest negative of the batch.
+
+    Args:
+        labels: Tensor (batch,), classes.
+        embeddings: Tensor (batch, embedding_dim).
+        margin: By how much the negative should be farther than the positive.
+
+    Returns:
+        Scalar, `mean(max(0, d+ + margin - d-))` over anchors that have both.
+
+    Reference:
+        Hermans, Beyer & Leibe, "In Defense of the Triplet Loss", 2017.
+    """
+    genuine, impostor = pair_masks(labels, embeddings.dtype)
+    squared = ops.maximum(squared_distances(embeddings), SMALLEST_SQUARED_DISTANCE)
+    distance = ops.sqrt(squared)
+    farthest = ops.max(distance * genuine, axis=1)
+    nearest = ops.min(distance + (1 - impostor) * 1e9, axis=1)
+    able = ops.cast(ops.any(genuine > 0, axis=1) & ops.any(impostor > 0, axis=1), distance.dtype)
+    return _masked_mean(ops.maximum(farthest + margin - nearest, 0.0) * able, able)
+
+
+def pair_masks(labels, dtype="float32"):
+    """Which pairs of a batch are genuine, and which impostor.
+
+    Args:
+        labels: Tensor (batch,) or (batch, 1), classes.
+        dtype: Of the result.
+
+    Returns:
+        `(genuine, impostor)`, tensors (batch, batch) of 0 and 1; the diagonal is 0 in both.
+    """
+    labels = ops.reshape(labels, (-1,))
+    equal = ops.cast(labels[:, None] == labels[None], dtype)
+    return equal - ops.eye(ops.shape(labels)[0], dtype=dtype), 1 - equal
+
+
+def _masked_mean(values, mask):
+    return ops.sum(values * mask) / ops.maximum(ops.sum(mask), 1.0)
+
+
+class PairwiseLoss(keras.losses.Loss):
+    """One of the functions above as a Keras loss on (labels, network output).
+
+    Args:
+        function: Called as `function(labels, outputs, **settings)`; gives a scalar.
+        settings: Its further arguments.
+    """
+
+    def __init__(self, function, **settings):
+        super().__init__(name=function.__name__, reduction=None)
+        self.function, self.settings = function, settings
+
+    def call(self, y_true, y_pred):
+        """The loss of one batch, a scalar."""
+        return self.function(y_true, y_pred, **self.settings)
+
+
+def build_loss(config):
+    """The Keras loss that a config names.
+
+    Args:
+        config: A `Config`: `sampling`, `loss`, `margin`, `temperature`.
+
+    Returns:
+        A `keras.losses.Loss`.
+    """
+    if config.sampling == "pairs":
+        return PairwiseLoss(contrastive_loss, margin=config.margin)
+    if config.loss == "contrastive":
+        return PairwiseLoss(batch_contrastive_loss, margin=config.margin)
+    if config.loss == "triplet":
+        return PairwiseLoss(batch_triplet_loss, margin=config.margin)
+    if config.loss == "circle":
+        return keras.losses.Circle()
+    return PairwiseLoss(supervised_contrastive_loss, temperature=config.temperature)
+
+
+# Accuracy
+
+
+def accuracy(same, distance, threshold=None):
+    """Share of pairs on the right side of a threshold, genuine and impostor weighing the same.
+
+    Args:
+        same: Tensor (pairs,) or (pairs, 1), 1 for genuine.
+        distance: Tensor of the same shape.
+        threshold: A pair is called the same below it. None: the one that is right most often.
+
+    Returns:
+        Scalar in 0..1.
+    """
+    distance = ops.reshape(distance, (-1,))
+    same = ops.cast(ops.reshape(same, (-1,)), distance.dtype)
+    return _weighted_accuracy(same, 1 - same, distance, threshold)
+
+
+def batch_accuracy(labels, embeddings, threshold=None):
+    """`accuracy` over all pairs of a batch.
+
+    Args:
+        labels: Tensor (batch,), classes.
+        embeddings: Tensor (batch, embedding_dim).
+        threshold: As for `accuracy`.
+
+    Returns:
+        Scalar in 0..1.
+    """
+    genuine, impostor = (ops.reshape(m, (-1,)) for m in pair_masks(labels, embeddings.dtype))
+    distance = ops.reshape(ops.sqrt(squared_distances(embeddings)), (-1,))
+    return _weighted_accuracy(genuine, impostor, distance, threshold)
+
+
+def _weighted_accuracy(genuine, impostor, distance, threshold):
+    genuine = genuine / ops.maximum(ops.sum(genuine), 1.0)
+    impostor = impostor / ops.maximum(ops.sum(impostor), 1.0)
+    if threshold is not None:
+        accepted = ops.cast(distance < threshold, distance.dtype)
+        return (ops.sum(genuine * accepted) + ops.sum(impostor * (1 - accepted))) / 2
+    order = ops.argsort(distance)
+    gain = ops.cumsum(ops.take(genuine - impostor, order))  # true minus false accepts
+    distance = ops.take(distance, order)
+    # No threshold parts equal distances: a constant network scores one half.
+    separable = ops.cast(distance[1:] > distance[:-1], gain.dtype)
+    return (1 + ops.maximum(ops.max(gain[:-1] * separable), 0.0)) / 2

@@ -1,0 +1,158 @@
+"""Trains the network that a config describes.
+
+python train.py                                      drawn leaves, a few minutes
+python train.py plantvillage --data_dir PATH         photographs of leaves
+python train.py runs/20260101-120000-leaves          continues an unfinished run
+python train.py [name | config.json] [--field value] any field of configs.Config
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+START = time.monotonic()  # max_minutes counts from here
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's greetings bury our lines
+
+import numpy as np  # noqa: E402
+
+import plots  # noqa: E402
+import scores  # noqa: E402
+from configs import parse_command_line  # noqa: E402
+from prepare_data import inventory, load_data  # noqa: E402
+from run_directory import RunDirectory, RunError, write_whole  # noqa: E402
+
+# What needs Keras is imported in functions, so that a wrong config or path is told at once.
+
+WRONG_INPUT = 2  # exit status
+
+
+def main(args=None):
+    """Runs the command line; returns the exit status."""
+    args = sys.argv[1:] if args is None else args
+    try:
+        run, config, name = _resolve(args)
+        dataset = load_data(config)
+        print(*inventory(dataset), sep="\n")
+        run = run or RunDirectory.create(config, name)
+        run.write_splits(dataset.index, dataset.splits)
+    except (ValueError, OSError) as error:  # DataError and RunError are ValueErrors
+        print(error, file=sys.stderr)
+        return WRONG_INPUT
+    print(f"Run directory: {run.path}", flush=True)
+    return train(run, config, dataset)
+
+
+def _resolve(args):
+    """`(run to continue or None, config, name)` from the command line."""
+    if args and Path(args[0]).is_dir():
+        run = RunDirectory(args[0])
+        if run.is_finished:
+            raise RunError(f"'{run.path}' is finished. Start a new run, or continue another.")
+        if len(args) > 1:
+            raise RunError(f"A run continues with its own config. Received: {args[1:]}.")
+        return run, run.config, run.path.name
+    return (None, *parse_command_line(args, "train.py"))
+
+
+def train(run, config, dataset):
+    """Trains, and leaves weights, threshold and plots in the run directory.
+
+    Args:
+        run: A `RunDirectory`, new or unfinished.
+        config: Its `Config`.
+        dataset: A `prepare_data.Dataset`.
+
+    Returns:
+        Exit status: 0, 1 if the training failed, 130 if it was interrupted.
+    """
+    import keras
+
+    from callbacks import Validator
+    from fit import FINISHED, INTERRUPTED, fit_encoder
+
+    keras.utils.set_random_seed(config.seed)
+    if config.deterministic and keras.backend.backend() == "tensorflow":
+        import tensorflow
+
+        tensorflow.config.experimental.enable_op_determinism()
+    validator = Validator(dataset, config)
+    fitted = fit_encoder(run, config, dataset, validator, time.monotonic() - START)
+    if fitted.encoder is not None:
+        write_outputs(run, config, dataset, validator, fitted)
+    if fitted.status == FINISHED:
+        run.mark_finished()
+    if fitted.status == INTERRUPTED:
+        print(f"Interrupted. Continue with: python train.py {run.path}")
+    print(f"{(time.monotonic() - START) / 60:.1f} minutes in all. Run directory: {run.path}")
+    return fitted.status
+
+
+def write_outputs(run, config, dataset, validator, fitted):
+    """Writes models, threshold and figures.
+
+    Args:
+        run: The `RunDirectory`.
+        config: Its `Config`.
+        dataset: The `prepare_data.Dataset` that it was trained on.
+        validator: The `callbacks.Validator`.
+        fitted: The `fit.Fitted`, with an encoder.
+    """
+    from siamese_network_funcs import build_siamese_network
+
+    model = build_siamese_network(fitted.encoder)
+    write_whole(run / "encoder.keras", fitted.encoder.save)
+    write_whole(run / "model.weights.h5", model.save_weights)
+    write_whole(run / "architecture.json", lambda path: path.write_text(model.to_json()))
+    distances = validator.distances(fitted.encoder)
+    threshold = choose_threshold(validator.same, distances, config.false_accept_rate)
+    run.write_json("threshold.json", threshold)
+    if fitted.best_epoch is not None:
+        for name in ("accuracy", "loss"):
+            title = f"{name.capitalize()} of pairs, {run.path.name}"
+            draw = (fitted.history, name, title, fitted.best_epoch)
+            write_whole(run / f"{name}.png", lambda path, draw=draw: plots.plot_curves(*draw, path))
+    rows = validator.rows
+    pairs = rows[validator.left], rows[validator.right], validator.same, distances
+    write_whole(
+        run / "pairs.png",
+        lambda path: plots.plot_pairs(dataset.pixels, *pairs, threshold["threshold"], path),
+    )
+    write_whole(run / "model.keras", model.save)  # last: it says that the rest is there
+    best = next((row for row in fitted.history if row["epoch"] == fitted.best_epoch), {})
+    print(
+        f"Weights of epoch {fitted.best_epoch}: "
+        + ", ".join(f"{name} {best[name]:.4f}" for name in best if name.startswith("val_"))
+        + f"; same below a distance of {threshold['threshold']:.3f} ({threshold['chosen_for']})."
+    )
+
+
+def choose_threshold(same, distances, false_accept_rate):
+    """The distance below which two images are called the same, and what it was chosen for.
+
+    Args:
+        same: Boolean array (pairs,) of validation pairs.
+        distances: Array (pairs,).
+        false_accept_rate: Share of impostors that may pass, or None for the equal error.
+
+    Returns:
+        Dict for `threshold.json`: threshold, what it was chosen for, the validation accuracy
+        there, and the calibration `[a, b]` of `scores.probability`.
+    """
+    if false_accept_rate is None:
+        rate, threshold = scores.equal_error_rate(same, distances)
+        purpose = f"equal error rate {rate:.4f} on validation pairs"
+    else:
+        threshold = scores.threshold_at_false_accept(same, distances, false_accept_rate)
+        purpose = f"false-accept rate {false_accept_rate} on validation pairs"
+    return {
+        "threshold": float(threshold),
+        "chosen_for": purpose,
+        "val_accuracy": float(np.mean((distances < threshold) == same)),
+        "calibration": list(scores.calibrate(same, distances)),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
