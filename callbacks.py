@@ -1,5 +1,6 @@
 """What happens around the training steps: schedule, validation, progress, state, stopping."""
 
+import contextlib
 import math
 import signal
 import time
@@ -26,6 +27,27 @@ class TrainingFailed(RuntimeError):
 
 class Interrupted(Exception):
     """Somebody pressed Ctrl-C or asked the process to end."""
+
+
+@contextlib.contextmanager
+def interrupts():
+    """Turns Ctrl-C and a request to end into an entry of a list; a second one ends at once.
+
+    Yields:
+        The list, empty at first.
+    """
+    received = []
+
+    def receive(number, frame):
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def embed(encoder, pixels, rows):
@@ -217,14 +239,15 @@ class Recorder(keras.callbacks.Callback):
         stopper: The `EarlyStopping`, whose state is saved and restored with the weights.
         images_per_step: For the images/s shown.
         state: What `RunDirectory.load_state` gave, or None.
+        asked_to_end: A list that is filled when the training is to end, as `interrupts` gives.
     """
 
-    def __init__(self, run, config, schedule, stopper, images_per_step, state):
+    def __init__(self, run, config, schedule, stopper, images_per_step, state, asked_to_end):
         super().__init__()
+        self.asked_to_end = asked_to_end
         self.run, self.config, self.schedule, self.stopper = run, config, schedule, stopper
         self.images_per_step, self.state = images_per_step, state
         self.history = state[1]["history"] if state else []
-        self.interrupted = False
         self.restore_stopper()
 
     def restore_stopper(self):
@@ -236,14 +259,8 @@ class Recorder(keras.callbacks.Callback):
                 setattr(self.stopper, name, value)
 
     def on_train_begin(self, logs=None):
-        """Restores the early stopping, and listens for Ctrl-C."""
+        """Restores the early stopping."""
         self.restore_stopper()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._interrupt)
-
-    def _interrupt(self, number, frame):
-        signal.signal(number, signal.SIG_DFL)  # the second time ends at once
-        self.interrupted = True
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the epoch's clock and bar."""
@@ -257,7 +274,7 @@ class Recorder(keras.callbacks.Callback):
             f"loss {logs['loss']:.4f}, {clock(self.schedule.seconds_left())} left", refresh=False
         )
         self.bar.update()
-        if self.interrupted:
+        if self.asked_to_end:
             self.bar.close()
             raise Interrupted
 

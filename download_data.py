@@ -185,7 +185,6 @@ def _receive(url, part, md5, report):
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        error.close()
         if error.code != 416 or not have:
             raise
         part.unlink()  # 416: it is as long as the whole file or longer, and wrong.

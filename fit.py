@@ -13,6 +13,7 @@ from callbacks import (
     Recorder,
     Schedule,
     TrainingFailed,
+    interrupts,
     state_variables,
 )
 from siamese_network_funcs import (
@@ -68,29 +69,36 @@ def fit_encoder(run, config, dataset, validator, seconds_used):
         print(f"Continuing after epoch {first_epoch}.")
     schedule = Schedule(config, seconds_used, progress)
     stopper = _early_stopping(config)
-    recorder = Recorder(run, config, schedule, stopper, batches.images_per_step, state)
-    callbacks = [schedule, Epochs(validator, encoder), stopper, recorder]
-    if config.tensorboard:
-        callbacks.append(keras.callbacks.TensorBoard(str(run / "tensorboard")))
     status = FINISHED
-    try:
-        if not done:
-            first_step = first_epoch * config.steps_per_epoch
-            model.fit(
-                (batches[step] for step in range(first_step, config.total_steps)),
-                steps_per_epoch=config.steps_per_epoch,
-                initial_epoch=first_epoch,
-                epochs=config.epochs,
-                callbacks=callbacks,
-                shuffle=False,  # batches come in their own seeded order
-                verbose=0,
-            )
-    except Interrupted:
-        status = INTERRUPTED
-    except TrainingFailed as error:
-        print(error, file=sys.stderr)
-        status = FAILED
+    with interrupts() as asked_to_end:
+        recorder = Recorder(
+            run, config, schedule, stopper, batches.images_per_step, state, asked_to_end
+        )
+        callbacks = [schedule, Epochs(validator, encoder), stopper, recorder]
+        if config.tensorboard:
+            callbacks.append(keras.callbacks.TensorBoard(str(run / "tensorboard")))
+        try:
+            if not done:
+                _fit(model, batches, config, first_epoch, callbacks)
+        except Interrupted:
+            status = INTERRUPTED
+        except TrainingFailed as error:
+            print(error, file=sys.stderr)
+            status = FAILED
     return _best(config, model, encoder, recorder, status)
+
+
+def _fit(model, batches, config, first_epoch, callbacks):
+    first_step = first_epoch * config.steps_per_epoch
+    model.fit(
+        (batches[step] for step in range(first_step, config.total_steps)),
+        steps_per_epoch=config.steps_per_epoch,
+        initial_epoch=first_epoch,
+        epochs=config.epochs,
+        callbacks=callbacks,
+        shuffle=False,  # batches come in their own seeded order
+        verbose=0,
+    )
 
 
 def build_training_model(config):

@@ -49,7 +49,7 @@ class ImageCache:
 def decode(data, image_size, channels):
     """Turns the bytes of an image file into pixels, upright and of one size.
 
-    The first frame counts; transparency is laid on white; 16-bit grey keeps its upper 8 bits;
+    The first frame counts; transparency is laid on white; 16-bit grey is scaled to 8;
     an oblong image is stretched to the square.
 
     Args:

@@ -137,11 +137,11 @@ def read_bytes(source, name):
         return (source / name).read_bytes()
     if source.suffix.lower() == ".csv":
         return (source.parent / name).read_bytes()
-    return _open_zip(source, os.getpid()).read(name)
+    return _open_zip(source, os.getpid(), source.stat().st_mtime_ns).read(name)
 
 
 @functools.lru_cache(maxsize=4)
-def _open_zip(path, process):  # a forked process must not share the file position
+def _open_zip(path, process, time):  # a forked process must not share the file position
     return zipfile.ZipFile(path)
 
 
@@ -156,21 +156,27 @@ def _walk(root):
             continue
         seen.add(real)
         entries = [e for e in os.scandir(root / folder) if not e.name.startswith(".")]
+        entries.sort(key=lambda entry: entry.name)
         if not entries and folder:
             skipped[folder] = "an empty folder"
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_dir():
-                waiting.append(name)
-            elif entry.is_file():
+            try:
                 status = entry.stat()
+            except OSError as error:  # a link to nowhere, or to itself
+                skipped[name] = error.strerror
+                continue
+            if entry.is_dir():
+                waiting.insert(0 if entry.is_symlink() else len(waiting), name)  # links come last
+            elif entry.is_file():
                 files[name] = (status.st_size, status.st_mtime_ns)
     return files, skipped
 
 
 def _walk_zip(path):
     """All members of a zip: name -> (size, checksum)."""
-    members = _open_zip(path, os.getpid()).infolist()
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
     hidden = re.compile(r"(^|/)(\.|__MACOSX)")
     files = {m.filename: (m.file_size, m.CRC) for m in members if not hidden.search(m.filename)}
     return {name: stamp for name, stamp in files.items() if not name.endswith("/")}, {}
@@ -182,17 +188,25 @@ def _examples(names):
 
 
 def _leaf_groups(source, files):
-    """Stem -> leaf from `leaf-map.json`, by which PlantVillage names photographs of one leaf."""
+    """Stem -> leaves from `leaf-map.json`, by which PlantVillage names photographs of one leaf."""
     maps = sorted((n for n in files if PurePosixPath(n).name == "leaf-map.json"), key=len)
     if not maps:
         return {}
     try:
         leaves = json.loads(read_bytes(source, maps[0]))
-        return {stem.lower(): str(leaf[0]) for stem, leaf in leaves.items() if leaf}
+        leaves = {stem: [of] if isinstance(of, str) else of for stem, of in leaves.items()}
+        return {stem.lower(): [str(leaf) for leaf in of] for stem, of in leaves.items() if of}
     except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise DataError(
             f"{source}/{maps[0]} must be a JSON object of file stem -> [leaf]. Received: {error}."
         ) from error
+
+
+def _leaf(stem, label, leaves):
+    """The leaf on a photograph; maps know it by its whole stem or by what follows `___`."""
+    short = stem.split("___")[-1].split("copy")[0].strip()
+    found = leaves.get(stem) or leaves.get(short) or [None]
+    return next((leaf for leaf in found if leaf and leaf.startswith(label)), found[0])
 
 
 def _without_common_prefix(folders):
@@ -218,7 +232,10 @@ def _index_classes(source, images, folders, leaves, skipped):
             )
         folders = _without_common_prefix(folders)
     labels = ["/".join(parts) for parts in folders.values()]
-    groups = [leaves.get(path.stem.lower(), str(path)) for path in images]
+    groups = [
+        _leaf(path.stem.lower(), label, leaves) or str(path)
+        for path, label in zip(images, labels, strict=True)
+    ]
     names = [str(path) for path in images]
     return _assemble(source, names, list(images.values()), labels, groups, splits, skipped)
 
@@ -231,7 +248,11 @@ def _index_pairs(source, images, skipped):
         if match is None:
             skipped[str(path)] = "not named similar_<i>_first, dissimilar_<i>_second or the like"
             continue
-        rows[match.group(1), int(match.group(2)), match.group(3)] = len(names)
+        key = match.group(1), int(match.group(2)), match.group(3)
+        if key in rows:
+            skipped[str(path)] = f"the same side of the same pair as '{names[rows[key]]}'"
+            continue
+        rows[key] = len(names)
         names.append(str(path))
     labels, groups, impostors = [None] * len(names), [None] * len(names), []
     for (kind, number, side), row in rows.items():
@@ -258,7 +279,10 @@ def _read_csv(source):
         )
     names, stamps, labels, groups, splits, skipped = [], [], [], [], [], {}
     for line in lines:
-        name = line["path"]
+        name, label = line["path"] or "", (line["label"] or "").strip()
+        if not label:
+            skipped[name] = "no label in its line"
+            continue
         try:
             status = os.stat(source.parent / name)
         except OSError as error:
@@ -271,7 +295,7 @@ def _read_csv(source):
             )
         names.append(name)
         stamps.append((status.st_size, status.st_mtime_ns))
-        labels.append(line["label"])
+        labels.append(label)
         groups.append(line.get("group") or name)
         splits.append(SPLIT_FOLDERS.get(split))
     if not names:

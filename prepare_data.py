@@ -19,7 +19,7 @@ import download_data
 from configs import DRAWN_LEAVES, Config
 from image_cache import ImageCache, open_cache
 from image_index import ImageIndex, read_index
-from splits import Splits, make_splits
+from splits import Splits, equal_files, make_splits, merge_equal_files
 
 SHEET_COLUMNS, SHEET_CLASSES, SHEET_IMAGE = 8, 40, 96  # images a class, classes, pixels
 MOST_NAMED = 10  # entries of a list that an inventory prints in full
@@ -83,6 +83,8 @@ def load_data(config, report=print):
         _draw_leaves(Path(DRAWN_LEAVES), report)
     index = read_index(config.data_dir)
     cache = open_cache(index, config)
+    # Copies of one file are one thing: a genuine pair of them would teach nothing.
+    index.groups = merge_equal_files(index.groups, cache.digests, skip=cache.unreadable)
     splits = make_splits(index, cache.digests, cache.unreadable, config)
     return Dataset(index, cache, splits)
 
@@ -146,14 +148,10 @@ def _class_lines(index, per_class):
 
 def _duplicate_lines(index, cache):
     """Files of equal content, with a warning where they lie in two classes."""
-    rows_of = {}
-    for row, digest in enumerate(cache.digests.tolist()):
-        if row not in cache.unreadable:
-            rows_of.setdefault(digest, []).append(row)
-    equal = [rows for rows in rows_of.values() if len(rows) > 1]
-    lines = [f"Exact duplicates: {sum(map(len, equal))} files of {len(equal)} contents"] * bool(
-        equal
-    )
+    equal = equal_files(cache.digests, cache.unreadable)
+    if not equal:
+        return []
+    lines = [f"Exact duplicates: {sum(map(len, equal))} files of {len(equal)} contents"]
     for rows in equal[:MOST_NAMED]:
         lines.append("  " + " = ".join(index.names[row] for row in rows))
     crossing = Counter()

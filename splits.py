@@ -56,24 +56,16 @@ def make_splits(index, digests, unreadable, config):
     groups = merge_equal_files(index.groups, digests, skip=unreadable)
     if index.impostors is None:
         left_out |= _in_two_classes(index, digests, unreadable)
-    rng = np.random.default_rng(config.seed)
     usable = np.setdiff1d(np.arange(len(index)), list(left_out))
     remarks = []
     if index.splits:
-        sides = _given_sides(index, usable, groups, config, rng, left_out, remarks)
+        sides = _given_sides(index, usable, groups, config, left_out, remarks)
     elif index.impostors is not None:
-        sides = _group_sides(usable, groups, config, rng)
+        sides = _group_sides(usable, groups, config)
     else:
-        config = _affordable(index, usable, config, remarks)
-        sides = _drawn_sides(index, usable, groups, config, rng, left_out)
-        if config.validate_on == "images" and not _has_genuine_pair(index, sides == "val"):
-            remarks.append(
-                "Too few images per class to keep two of each for validation: whole classes are "
-                "kept instead (validate_on='classes')."
-            )
-            by_class = dataclasses.replace(config, validate_on="classes")
-            rng = np.random.default_rng(config.seed)
-            sides = _drawn_sides(index, usable, groups, by_class, rng, left_out)
+        sides = _drawn_sides(index, usable, groups, config, remarks)
+    for row in usable[sides[usable] == ""]:
+        left_out.setdefault(row, "shows what another held-out class shows too")
     splits = Splits(
         *(np.flatnonzero(sides == name) for name in SPLITS), left_out=left_out, remarks=remarks
     )
@@ -84,36 +76,58 @@ def make_splits(index, digests, unreadable, config):
 
 def merge_equal_files(groups, digests, skip=()):
     """Group of each row after joining the groups that share a file of equal content."""
-    parent = np.arange(groups.max(initial=-1) + 1)
+    parent = list(range(groups.max(initial=-1) + 1))
 
     def root(group):
         while parent[group] != group:
+            parent[group] = parent[parent[group]]  # keeps the way short
             group = parent[group]
         return group
 
-    order = np.argsort(digests, kind="stable")
-    order = order[~np.isin(order, list(skip))]
-    equal = np.flatnonzero(digests[order[1:]] == digests[order[:-1]])
-    for one, other in zip(groups[order[equal]], groups[order[equal + 1]], strict=True):
-        parent[root(one)] = root(other)
+    for first, *others in equal_files(digests, skip):
+        for other in others:
+            parent[root(groups[other])] = root(groups[first])
     return np.array([root(group) for group in range(len(parent))], dtype=int)[groups]
+
+
+def equal_files(digests, skip=()):
+    """Lists of rows whose files have equal content, two rows or more in each."""
+    rows_of = {}
+    for row, digest in enumerate(digests.tolist()):
+        if row not in skip:
+            rows_of.setdefault(digest, []).append(row)
+    return [rows for rows in rows_of.values() if len(rows) > 1]
 
 
 def _in_two_classes(index, digests, unreadable):
     """Row -> reason for files that lie in two classes with the same content."""
-    first_row, reasons = {}, {}
-    for row, digest in enumerate(digests.tolist()):
-        if row in unreadable:
-            continue
-        twin = first_row.setdefault(digest, row)
-        if index.labels[twin] != index.labels[row]:
-            reasons[row] = f"same content as '{index.names[twin]}' of another class"
-            reasons[twin] = f"same content as '{index.names[row]}' of another class"
+    reasons = {}
+    for rows in equal_files(digests, unreadable):
+        one_of = {index.labels[row]: row for row in rows}  # a row of each class
+        for row in rows:
+            twins = [twin for label, twin in one_of.items() if label != index.labels[row]]
+            if twins:
+                reasons[row] = f"same content as '{index.names[twins[0]]}' of another class"
     return reasons
 
 
-def _drawn_sides(index, usable, groups, config, rng, left_out):
-    """Side of each row, drawn: classes first, then groups within each known class."""
+def _drawn_sides(index, usable, groups, config, remarks):
+    """Side of each row, drawn; whole classes validate where there are too few images."""
+    config = _affordable(index, usable, config, remarks)
+    sides = _draw_sides(index, usable, groups, config)
+    if config.validate_on == "classes" or _has_genuine_pair(index, sides == "val"):
+        return sides
+    remarks.append(
+        "Too few images per class to keep two of each for validation: whole classes are "
+        "kept instead (validate_on='classes')."
+    )
+    by_class = dataclasses.replace(config, validate_on="classes")
+    return _draw_sides(index, usable, groups, _affordable(index, usable, by_class, remarks))
+
+
+def _draw_sides(index, usable, groups, config):
+    """Draws classes first, then groups within each known class."""
+    rng = np.random.default_rng(config.seed)
     sides = np.full(len(index), "", dtype="<U11")
     group_side = {}  # a group may span classes; the first class to place it decides
     classes, counts = np.unique(index.labels[usable], return_counts=True)
@@ -124,10 +138,8 @@ def _drawn_sides(index, usable, groups, config, rng, left_out):
     for position, label in enumerate(drawn[: num_unseen + num_val]):
         side = "test_unseen" if position < num_unseen else "val"
         for row in rows_of[label]:
-            if group_side.setdefault(groups[row], side) == side:
+            if group_side.setdefault(groups[row], side) == side:  # else it is left out
                 sides[row] = side
-            else:
-                left_out[row] = "shows what another held-out class shows too"
     whole = set(drawn[: num_unseen + num_val].tolist())
     val_share = config.val_share if config.validate_on == "images" else 0.0
     shares = {"val": val_share, "test_known": config.test_share}
@@ -172,9 +184,9 @@ def _place_groups(rows, groups, shares, group_side, sides, rng):
         rest -= len(members) * (side != "train")
 
 
-def _group_sides(usable, groups, config, rng):
+def _group_sides(usable, groups, config):
     """Side of each row where only groups count: pair folders."""
-    order = rng.permutation(np.unique(groups[usable]))
+    order = np.random.default_rng(config.seed).permutation(np.unique(groups[usable]))
     num_val = max(1, round(config.val_share * len(order)))
     num_test = round(config.test_share * len(order))
     sides = np.full(len(groups), "", dtype="<U11")
@@ -185,30 +197,30 @@ def _group_sides(usable, groups, config, rng):
     return sides
 
 
-def _given_sides(index, usable, groups, config, rng, left_out, remarks):
+def _given_sides(index, usable, groups, config, left_out, remarks):
     """Side of each row from the source's own train, val and test; validation drawn if missing."""
     given = np.array(index.splits)
     sides = np.full(len(index), "", dtype="<U11")
     sides[usable] = given[usable]
     if not (sides == "train").any():
         raise DataError(f"'{index.source}' has test images and no train images. Add a train split.")
-    seen = set(groups[sides == "train"].tolist())
-    leaks = [row for row in np.flatnonzero((sides == "test") | (sides == "val"))
-             if groups[row] in seen]  # fmt: skip
-    left_out |= {row: "shows what a training image shows" for row in leaks}
-    sides[leaks] = ""
-    if leaks:
-        remarks.append(
-            f"{len(leaks)} images given for val or test show what a training image shows "
-            "(same file or same group); they are left out."
-        )
-    known = np.isin(index.labels, index.labels[sides == "train"])
-    sides[(sides == "test") & known] = "test_known"
-    sides[sides == "test"] = "test_unseen"
+    for side, others in (("test", ["train"]), ("val", ["train", "test"])):
+        taken = np.isin(groups, groups[np.isin(sides, others)])
+        leaks = np.flatnonzero((sides == side) & taken)
+        sides[leaks] = ""
+        left_out |= dict.fromkeys(leaks, f"shows what a {' or '.join(others)} image shows")
+        if len(leaks):
+            remarks.append(
+                f"{len(leaks)} images given for {side} show what a {' or '.join(others)} image "
+                "shows (same file or same group); they are left out."
+            )
     if not (sides == "val").any():
         inner = dataclasses.replace(config, unseen_share=0.0, test_share=0.0)
         train = np.flatnonzero(sides == "train")
-        sides[train] = _drawn_sides(index, train, groups, inner, rng, left_out)[train]
+        sides[train] = _drawn_sides(index, train, groups, inner, remarks)[train]
+    known = np.isin(index.labels, index.labels[sides == "train"])
+    sides[(sides == "test") & known] = "test_known"
+    sides[sides == "test"] = "test_unseen"
     return sides
 
 
@@ -236,9 +248,12 @@ def check_disjoint(index, groups, splits):
     Raises:
         DataError: Naming the first image that is.
     """
-    side_of_group = {}
+    side_of_group, side_of_row = {}, {}
     for name, rows in splits.items():
         for row in rows:
+            if row in side_of_row:
+                raise DataError(f"'{index.names[row]}' is in {name} and in {side_of_row[row]}.")
+            side_of_row[row] = name
             other = side_of_group.setdefault(groups[row], name)
             if other != name and {other, name} != {"test_known", "test_unseen"}:
                 raise DataError(f"'{index.names[row]}' is in {name}, its like in {other}.")

@@ -6,6 +6,7 @@ python train.py runs/20260101-120000-leaves          continues an unfinished run
 python train.py [name | config.json] [--field value] any field of configs.Config
 """
 
+import importlib.util
 import os
 import sys
 import time
@@ -33,6 +34,8 @@ def main(args=None):
     args = sys.argv[1:] if args is None else args
     try:
         run, config, name = _resolve(args)
+        if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise RunError("tensorboard=True needs a package: pip install tensorboard")
         dataset = load_data(config)
         print(*inventory(dataset), sep="\n")
         run = run or RunDirectory.create(config, name)

@@ -45,19 +45,19 @@ def pairs(*leaflets):
 
 
 FAN = pairs((0, 0, 1.0), (0, 38, 0.97), (0, 78, 0.85), (0, 122, 0.65))
-LOBES = pairs((0, 0, 1.0), (0, 52, 0.88), (0, 108, 0.66))
-THREE = pairs((0, 0, 1.0), (0, 96, 0.92))
+LOBES = pairs((0, 0, 1.0), (0, 50, 0.92), (0, 104, 0.78))
+THREE = pairs((0.06, 0, 1.0), (0, 100, 0.95))
 FEATHER = pairs((0.9, 0, 0.46), (0.8, 66, 0.38), (0.46, 70, 0.42), (0.12, 72, 0.34))
 
 CROPS = {
-    "Apple": Crop(0.34, 0.42, 1.1, veins=7, teeth=22, depth=0.09),
+    "Apple": Crop(0.31, 0.45, 1.1, veins=7, teeth=22, depth=0.1),
     "Cassava": Crop(0.125, 0.55, 1.3, veins=6, leaflets=FAN),
-    "Corn": Crop(0.12, 0.35, 0.75, veins=3, parallel=True),
-    "Grape": Crop(0.36, 0.46, 1.6, veins=5, teeth=6, depth=0.22, leaflets=LOBES),
-    "Peach": Crop(0.15, 0.45, 1.5, veins=11, teeth=30, depth=0.06),
-    "Strawberry": Crop(0.44, 0.58, 0.9, veins=6, teeth=9, depth=0.17, leaflets=THREE),
+    "Corn": Crop(0.095, 0.35, 0.45, veins=3, parallel=True),
+    "Grape": Crop(0.38, 0.48, 1.5, veins=5, teeth=6, depth=0.2, leaflets=LOBES),
+    "Peach": Crop(0.17, 0.45, 1.7, veins=11, teeth=30, depth=0.06),
+    "Strawberry": Crop(0.4, 0.64, 1.25, veins=6, teeth=9, depth=0.16, leaflets=THREE),
     "Tomato": Crop(0.29, 0.38, 1.2, veins=4, teeth=4, depth=0.34, leaflets=FEATHER),
-    "Yam": Crop(0.46, 0.34, 1.8, veins=5, heart=0.3),
+    "Yam": Crop(0.5, 0.34, 1.7, veins=5, heart=0.36),
 }
 
 # Every crop has a healthy class and three of six symptoms; every symptom has four crops.
@@ -131,7 +131,7 @@ def half_blade(crop):
 def build(crop, rng):
     """Blades of one leaf, each (left margin, right margin, midrib, side veins), and its stalk."""
     margin, veins = half_blade(crop)
-    stretch, blades = rng.uniform(0.87, 1.13), []
+    stretch, blades = rng.uniform(0.9, 1.1), []
     for origin, angle, length in crop.leaflets:
         turn = length * rng.uniform(0.93, 1.07) * np.exp(1j * np.radians(angle + rng.normal(0, 4)))
         wide = [points.real + 1j * stretch * points.imag for points in (margin, *veins)]
@@ -146,7 +146,7 @@ def build(crop, rng):
 def pose(points, rng, size):
     """A function from leaf points to pixels that bends, turns, tilts, scales and shifts."""
     bend, turn, tilt = rng.normal(0, 0.25), *rng.uniform(0, 2 * np.pi, 2)
-    squash, depth = rng.uniform(0.78, 1), rng.uniform(0, 0.22)
+    squash, depth = rng.uniform(0.84, 1), rng.uniform(0, 0.2)
     scale, shift = rng.uniform(0.43, 0.54) * size, complex(*rng.normal(0, 0.03 * size, 2))
 
     def curve(points):
@@ -275,7 +275,7 @@ def mildew(rng, leaf, severity):
     film = 0.65 * noise(rng, size, 6) + 0.35 * noise(rng, size, 22)
     drifts = np.clip(3.5 * (film - 0.5 + 0.2 * severity), 0, 1)
     powder = 0.7 + 0.3 * rng.random((size, size), "float32")
-    return [(0.75 * drifts * powder, colour(rng.uniform(60, 120), 0.05, 0.92))]
+    return [(0.7 * drifts * powder, colour(rng.uniform(60, 120), 0.05, 0.92))]
 
 
 def mosaic(rng, leaf, severity):

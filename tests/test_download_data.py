@@ -1,5 +1,6 @@
 """Downloads from a real server on the loopback address, and zips that mean harm."""
 
+import contextlib
 import dataclasses
 import hashlib
 import http.server
@@ -39,7 +40,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if start and start >= len(body):
             return self.answer(416, b"", asked)
         body = body[start:]
-        sent = body[: len(body) // 2] if fault in ("drop", "drop chunks") else body
+        sent = body[: len(body) // 2] if fault in ("drop", "drop chunks", "hang") else body
+        self.server.hangs = fault == "hang"
         self.answer(206 if start else 200, sent, asked, len(body), start, "chunks" in fault)
 
     def answer(self, status, sent, asked, length=0, start=0, chunked=False):
@@ -54,7 +56,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send_header("Content-Length", str(length))
         self.end_headers()
-        self.wfile.write(sent)
+        with contextlib.suppress(ConnectionError):  # from a client that did not wait
+            self.wfile.write(sent)
+        if len(sent) < length and self.server.hangs:
+            time.sleep(0.5)
         if chunked and len(sent) > length:
             self.wfile.write(b"\r\n0\r\n\r\n")
 
@@ -149,6 +154,23 @@ def test_broken_connection_is_retried_from_where_it_broke(server, tmp_path):
     assert sum(sent for _, _, sent in server.log) == len(BODY)
 
 
+def test_connection_that_falls_silent_loses_nothing_received(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download_data, "TIMEOUT", 0.2)
+    server.faults = ["hang"]
+    assert download(server.url, tmp_path / "a.zip", MD5, quiet).read_bytes() == BODY
+    assert server.log[1] == (206, "bytes=512000-", 512_000)
+
+
+def test_file_is_on_the_disc_before_it_gets_its_name(server, tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        download_data.os, "fsync", lambda number: sizes.append(os.fstat(number).st_size)
+    )
+    monkeypatch.setattr(download_data.os, "replace", lambda *paths: sizes.append(paths))
+    download(server.url, tmp_path / "a.zip", MD5, quiet)
+    assert sizes == [len(BODY), (tmp_path / "a.zip.part", tmp_path / "a.zip")]
+
+
 @pytest.mark.parametrize("fault", ["drop", "drop chunks"])
 def test_broken_connection_without_checksum_starts_over(server, tmp_path, fault):
     server.faults = [fault]
@@ -226,7 +248,7 @@ def test_no_server(nowhere, tmp_path):
     with pytest.raises(DownloadError) as caught:
         download(nowhere, tmp_path / "a.zip", MD5, lines.append)
     message = str(caught.value)
-    assert nowhere in message and "refused" in message and "attempts: 4" in message
+    assert nowhere in message and "refused; attempts: 4)" in message and "urlopen" not in message
     assert f"place the file at {tmp_path / 'a.zip'}" in message
     assert len(lines) == 3
 

@@ -1,0 +1,49 @@
+"""Imports run one way, as the README's table of files says."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OURS = {path.stem for path in ROOT.glob("*.py")}
+COMMANDS = {"train", "evaluate", "predict", "export"}  # never import each other
+LEAVES = {"configs", "plots", "scores", "download_data"}  # import nothing of ours
+ALLOWED = {  # what the rooms in between may import
+    "image_index": set(),
+    "image_cache": {"image_index"},
+    "splits": {"image_index"},
+    "augment": set(),
+    "batches": {"augment", "image_index"},
+    "prepare_data": {"configs", "download_data", "image_cache", "image_index", "splits"},
+    "siamese_network_funcs": {"configs"},
+    "run_directory": {"configs", "siamese_network_funcs"},
+}
+
+
+def imports_of(name):
+    tree = ast.parse((ROOT / f"{name}.py").read_text())
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_imports_run_one_way(name):
+    ours = imports_of(name) & OURS
+    assert not (ours & COMMANDS), "nothing imports a command"
+    if name in LEAVES:
+        assert not ours
+    if name in ALLOWED:
+        assert ours <= ALLOWED[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["configs", "image_index", "image_cache", "splits", "prepare_data"]
+)
+def test_data_knows_no_keras(name):
+    assert not imports_of(name) & {"keras", "tensorflow", "callbacks", "fit"}

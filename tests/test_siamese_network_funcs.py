@@ -1,0 +1,212 @@
+"""The network's functions against double loops and hand values."""
+
+import math
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from keras import ops
+
+import siamese_network_funcs as funcs
+from configs import Config
+
+RNG = np.random.default_rng(0)
+
+
+def random_batch(num_classes=4, per_class=3, dim=5):
+    labels = np.repeat(np.arange(num_classes), per_class)
+    return labels, RNG.normal(size=(len(labels), dim)).astype(np.float32)
+
+
+def unit(embeddings):
+    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+
+def test_euclidean_distance_is_the_norm_of_the_difference():
+    left, right = RNG.normal(size=(2, 7, 5)).astype(np.float32)
+    expected = [[math.dist(a, b)] for a, b in zip(left, right, strict=True)]
+    np.testing.assert_allclose(funcs.euclidean_distance([left, right]), expected, rtol=1e-5)
+
+
+def test_contrastive_loss_by_hand():
+    same = np.array([[1.0], [0.0], [0.0]])
+    distance = np.array([[0.5], [0.2], [1.7]])
+    # (0.5^2 + (1 - 0.2)^2 + 0) / 3
+    assert float(funcs.contrastive_loss(same, distance)) == pytest.approx((0.25 + 0.64) / 3)
+    # Twice the margin: (0.25 + 1.8^2 + 0.3^2) / 3
+    loss = funcs.contrastive_loss(same, distance, margin=2.0)
+    assert float(loss) == pytest.approx((0.25 + 3.24 + 0.09) / 3)
+
+
+def test_batch_contrastive_loss_equals_a_double_loop():
+    labels, embeddings = random_batch()
+    genuine, impostor = [], []
+    for i in range(len(labels)):
+        for j in range(len(labels)):
+            distance = math.dist(embeddings[i], embeddings[j])
+            if i != j and labels[i] == labels[j]:
+                genuine.append(distance**2)
+            elif labels[i] != labels[j] and distance < 3.0:
+                impostor.append((3.0 - distance) ** 2)
+    expected = np.mean(genuine) + np.mean(impostor)
+    loss = funcs.batch_contrastive_loss(labels, embeddings, margin=3.0)
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
+
+
+def test_supervised_contrastive_loss_equals_a_double_loop():
+    labels, embeddings = random_batch()
+    labels = np.append(labels, 99)  # an image without partner is a negative only
+    embeddings = np.vstack([embeddings, RNG.normal(size=(1, 5)).astype(np.float32)])
+    directions, losses = unit(embeddings), []
+    for i in range(len(labels)):
+        others = [j for j in range(len(labels)) if j != i]
+        partners = [j for j in others if labels[j] == labels[i]]
+        if not partners:
+            continue
+        total = sum(math.exp(directions[i] @ directions[j] / 0.2) for j in others)
+        shares = [math.exp(directions[i] @ directions[j] / 0.2) / total for j in partners]
+        losses.append(-np.mean(np.log(shares)))
+    loss = funcs.supervised_contrastive_loss(labels, embeddings, temperature=0.2)
+    assert float(loss) == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_batch_triplet_loss_equals_a_double_loop():
+    labels, embeddings = random_batch()
+    losses = []
+    for i in range(len(labels)):
+        distances = [math.dist(embeddings[i], other) for other in embeddings]
+        farthest = max(d for j, d in enumerate(distances) if labels[j] == labels[i] and j != i)
+        nearest = min(d for j, d in enumerate(distances) if labels[j] != labels[i])
+        losses.append(max(0.0, farthest + 0.7 - nearest))
+    loss = funcs.batch_triplet_loss(labels, embeddings, margin=0.7)
+    assert float(loss) == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_accuracy_at_a_threshold_weighs_both_kinds_the_same():
+    same = np.array([1, 1, 0, 0, 0, 0])
+    distance = np.array([0.1, 0.9, 0.2, 0.8, 0.7, 0.6])
+    assert float(funcs.accuracy(same, distance, 0.5)) == pytest.approx((1 / 2 + 3 / 4) / 2)
+
+
+def test_accuracy_without_threshold_takes_the_best_one():
+    same = RNG.integers(2, size=60)
+    distance = RNG.random(60) - 0.2 * same
+    candidates = np.append(distance, 2.0)
+    by_hand = max(
+        (np.mean(distance[same == 1] < t) + np.mean(distance[same == 0] >= t)) / 2
+        for t in candidates
+    )
+    result = funcs.accuracy(same.astype("float32"), distance.astype("float32"))
+    assert float(result) == pytest.approx(by_hand, abs=1e-5)
+
+
+@pytest.mark.parametrize("function", [funcs.accuracy])
+def test_a_constant_network_scores_one_half(function):
+    same = np.array([1.0] * 5 + [0.0] * 5)
+    assert float(function(same, np.full(10, 0.3))) == pytest.approx(0.5)
+
+
+def test_batch_accuracy_equals_accuracy_over_all_pairs():
+    labels, embeddings = random_batch()
+    i, j = np.triu_indices(len(labels), 1)
+    distance = np.linalg.norm(embeddings[i] - embeddings[j], axis=1)
+    expected = funcs.accuracy((labels[i] == labels[j]).astype("float32"), distance)
+    assert float(funcs.batch_accuracy(labels, embeddings)) == pytest.approx(
+        float(expected), abs=1e-5
+    )
+
+
+LOSSES = [
+    funcs.batch_contrastive_loss,
+    funcs.supervised_contrastive_loss,
+    funcs.batch_triplet_loss,
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@settings(max_examples=25, deadline=None)
+@given(
+    embeddings=hnp.arrays(np.float32, (6, 3), elements=st.floats(-100, 100, width=32)),
+    labels=hnp.arrays(np.int32, 6, elements=st.integers(0, 3)),
+    scale=st.sampled_from([0.0, 1.0]),
+)
+def test_losses_and_gradients_stay_finite(loss, embeddings, labels, scale):
+    """Identical images (scale 0), any classes, one image per class."""
+    import tensorflow as tf
+
+    variable = tf.Variable(embeddings * scale)
+    with tf.GradientTape() as tape:
+        value = loss(labels, variable)
+    gradient = tape.gradient(value, variable)
+    assert np.isfinite(value.numpy())
+    assert gradient is None or np.isfinite(gradient.numpy()).all()
+
+
+def test_gradient_of_the_distance_of_an_image_to_itself_is_finite():
+    import tensorflow as tf
+
+    left = tf.Variable(np.ones((2, 3), np.float32))
+    with tf.GradientTape() as tape:
+        loss = funcs.contrastive_loss(np.ones((2, 1)), funcs.euclidean_distance([left, left + 0.0]))
+    assert np.isfinite(tape.gradient(loss, left).numpy()).all()
+
+
+def test_unit_length_of_zero_is_zero_with_a_finite_gradient():
+    import tensorflow as tf
+
+    zeros = tf.Variable(np.zeros((1, 4), np.float32))
+    with tf.GradientTape() as tape:
+        total = ops.sum(funcs.unit_length(zeros))
+    assert float(total) == 0.0
+    assert np.isfinite(tape.gradient(total, zeros).numpy()).all()
+
+
+def test_recipe_network_has_the_published_layers():
+    network = funcs.build_base_network((112, 112, 1))
+    convolutions = [
+        layer.filters for layer in network.layers if isinstance(layer, keras.layers.Conv2D)
+    ]
+    assert convolutions == [16, 32, 16]
+    # 112 -> 110 -> 55 -> 53 -> 26 -> 24 -> 12; 12 x 12 x 16 = 2304 values into 128, then 50.
+    expected = (9 * 16 + 16) + (9 * 16 * 32 + 32) + (9 * 32 * 16 + 16)
+    expected += (2304 * 128 + 128) + (128 * 50 + 50)
+    assert network.count_params() == expected
+
+
+@pytest.mark.parametrize("name", funcs.ENCODERS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_encoders_take_raw_pixels_and_give_unit_embeddings(name, channels):
+    config = Config(encoder=name, channels=channels, image_size=48, embedding_dim=16)
+    encoder = funcs.build_encoder(config)
+    pixels = RNG.integers(0, 256, size=(2, 48, 48, channels), dtype=np.uint8)
+    embeddings = encoder.predict(pixels, verbose=0)
+    assert embeddings.shape == (2, 16)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1.0, rtol=1e-3)
+    doubled = funcs.build_siamese_network(encoder).predict([pixels, pixels[::-1]], verbose=0)
+    expected = np.linalg.norm(embeddings - embeddings[::-1], axis=1, keepdims=True)
+    np.testing.assert_allclose(doubled, expected, atol=1e-4)
+
+
+def test_saved_model_loads_in_safe_mode_in_a_new_process(tmp_path):
+    encoder = funcs.build_encoder(Config(image_size=32, embedding_dim=8))
+    model = funcs.build_siamese_network(encoder)
+    pixels = RNG.integers(0, 256, size=(2, 3, 32, 32, 3)).astype(np.float32)
+    np.save(tmp_path / "pixels.npy", pixels)
+    np.save(tmp_path / "expected.npy", model.predict(list(pixels), verbose=0))
+    model.save(tmp_path / "model.keras")
+    encoder.save(tmp_path / "encoder.keras")
+    script = f"""
+import keras, numpy as np
+keras.saving.load_model(r"{tmp_path / "encoder.keras"}", safe_mode=True)  # plain Keras is enough
+import siamese_network_funcs
+model = keras.saving.load_model(r"{tmp_path / "model.keras"}", safe_mode=True)
+pixels, expected = np.load(r"{tmp_path / "pixels.npy"}"), np.load(r"{tmp_path / "expected.npy"}")
+np.testing.assert_allclose(model.predict(list(pixels), verbose=0), expected, atol=1e-5)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
