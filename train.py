@@ -7,20 +7,18 @@ python train.py [name | config.json] [--field value] any field of configs.Config
 """
 
 import importlib.util
-import os
 import sys
 import time
 from pathlib import Path
 
 START = time.monotonic()  # max_minutes counts from here
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's greetings bury our lines
-
 import numpy as np  # noqa: E402
 
 import plots  # noqa: E402
 import scores  # noqa: E402
 from configs import parse_command_line  # noqa: E402
+from keras_start import start_keras  # noqa: E402
 from prepare_data import inventory, load_data  # noqa: E402
 from run_directory import RunDirectory, RunError, write_whole  # noqa: E402
 
@@ -70,16 +68,10 @@ def train(run, config, dataset):
     Returns:
         Exit status: 0, 1 if the training failed, 130 if it was interrupted.
     """
-    import keras
-
+    start_keras(config.seed, config.deterministic)
     from callbacks import Validator
     from fit import FINISHED, INTERRUPTED, fit_encoder
 
-    keras.utils.set_random_seed(config.seed)
-    if config.deterministic and keras.backend.backend() == "tensorflow":
-        import tensorflow
-
-        tensorflow.config.experimental.enable_op_determinism()
     validator = Validator(dataset, config)
     fitted = fit_encoder(run, config, dataset, validator, time.monotonic() - START)
     if fitted.encoder is not None:

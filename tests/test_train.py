@@ -21,26 +21,14 @@ from configs import Config
 from run_directory import STATE, RunDirectory
 
 ROOT = Path(__file__).parent.parent
-TINY = [
-    "--image_size",
-    "16",
-    "--classes_per_batch",
-    "4",
-    "--images_per_class",
-    "4",
-    "--steps_per_epoch",
-    "4",
-    "--epochs",
-    "4",
-    "--embedding_dim",
-    "8",
-    "--deterministic",
-    "True",
-    "--precision",
-    "float32",
-    "--unseen_share",
-    "0.25",
-]
+TINY = (
+    "--image_size 16 --classes_per_batch 4 --images_per_class 4 --steps_per_epoch 4 --epochs 4 "
+    "--embedding_dim 8 --deterministic True --precision float32 --unseen_share 0.25"
+).split()
+PAIRS_WITH_DROPOUT = (
+    "--sampling pairs --loss contrastive --encoder leaf_cnn --pairs_per_batch 8 "
+    "--unit_length False --image_size 24 --optimizer rmsprop"
+).split()
 
 
 @pytest.fixture
@@ -115,24 +103,7 @@ def test_best_epochs_weights_are_kept(workplace):
     assert metrics["val_loss"] == pytest.approx(best, abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ["--patience", "3"],
-        [
-            "--sampling",
-            "pairs",
-            "--loss",
-            "contrastive",
-            "--encoder",
-            "leaf_cnn",
-            "--pairs_per_batch",
-            "8",
-        ]
-        + ["--unit_length", "False", "--image_size", "24", "--optimizer", "rmsprop"],
-    ],
-    ids=["classes", "pairs with dropout"],
-)
+@pytest.mark.parametrize("settings", [["--patience", "3"], PAIRS_WITH_DROPOUT])
 def test_continuing_gives_the_weights_of_an_undisturbed_run(workplace, monkeypatch, settings):
     assert run_train("undisturbed", *settings) == 0
 

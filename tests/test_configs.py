@@ -1,0 +1,111 @@
+"""Configs: what is refused and how it is said, JSON both ways, the command line."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+import typing
+
+import pytest
+
+from configs import CONFIGS, HINTS, LOSSES, RANGES, Config, parse_command_line, read_config
+
+
+def bad_values():
+    """(field, value) for every field: beyond each end of its range, and of a wrong type."""
+    for name, hint in HINTS.items():
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        if typing.get_origin(hint) is typing.Literal:
+            yield from [(name, "no such choice"), (name, 2), (name, None)]
+        elif hint is bool:
+            yield from [(name, 1), (name, "False")]
+        elif str in (hint, *options):
+            yield name, 5
+        else:
+            low, high = RANGES[name]  # every number has one
+            yield from [(name, low - 1), (name, high + 1), (name, "1"), (name, True)]
+            yield name, (math.nan if float in (hint, *options) else 2.5)
+
+
+@pytest.mark.parametrize(("name", "value"), bad_values())
+def test_a_bad_value_is_refused_naming_field_and_value(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be .*Received: ") as caught:
+        Config(**{name: value})
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("end", [0, 1])
+@pytest.mark.parametrize("name", sorted(RANGES))
+def test_the_ends_of_a_range_are_allowed(name, end):
+    room = {"test_share": 0.0, "val_share": 0.01}  # two fields that limit each other
+    assert getattr(Config(**(room | {name: RANGES[name][end]})), name) == RANGES[name][end]
+
+
+def test_contradictions_are_refused():
+    with pytest.raises(ValueError, match="loss='triplet' does not go with sampling='pairs'"):
+        Config(sampling="pairs", loss="triplet")
+    with pytest.raises(ValueError, match="Received: 0.90"):
+        Config(test_share=0.5, val_share=0.4)
+    assert set(LOSSES) == set(typing.get_args(HINTS["sampling"]))
+
+
+def test_a_config_does_not_change():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().seed = 1
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_json_keeps_every_field(name, tmp_path):
+    config = dataclasses.replace(CONFIGS[name], seed=7, run_name="é", max_minutes=1.5)
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert read_config(tmp_path / "config.json") == (config, [])
+
+
+def test_an_older_file_is_read_and_its_differences_are_said(tmp_path):
+    values = json.loads(Config(epochs=3).to_json())
+    del values["seed"]
+    (tmp_path / "config.json").write_text(json.dumps(values | {"colour": "green"}))
+    config, remarks = read_config(tmp_path / "config.json")
+    assert config == Config(epochs=3)
+    assert len(remarks) == 2 and "'colour' is ignored" in remarks[0] and "'seed'" in remarks[1]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"epochs": 0}'])
+def test_a_broken_file_is_refused(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json|epochs"):
+        read_config(tmp_path / "config.json")
+
+
+def test_command_line(tmp_path, capsys):
+    assert parse_command_line([], "train.py") == (CONFIGS["leaves"], "leaves")
+    args = "plantvillage --data_dir here --mirror False --max_minutes None --seed 3".split()
+    expected = dataclasses.replace(
+        CONFIGS["plantvillage"], data_dir="here", mirror=False, max_minutes=None, seed=3
+    )
+    assert parse_command_line(args, "train.py") == (expected, "plantvillage")
+
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/config.json").write_text('{"epochs": 5}')
+    args = [str(tmp_path / "old/config.json"), "--seed", "9"]
+    assert parse_command_line(args, "train.py") == (Config(epochs=5, seed=9), "old")
+    assert "no 'data_dir'" in capsys.readouterr().out
+
+
+def test_command_line_refuses_what_it_does_not_know(capsys):
+    with pytest.raises(ValueError, match="Unknown config 'roses'. Expected one of leaves"):
+        parse_command_line(["roses"], "train.py")
+    for args in (["--no_such_field", "1"], ["--epochs", "many"]):
+        with pytest.raises(SystemExit) as caught:
+            parse_command_line(args, "train.py")
+        assert caught.value.code == 2
+        assert args[0] in "".join(capsys.readouterr())
+    with pytest.raises((SystemExit, ValueError)):
+        parse_command_line(["--rotate", "999"], "train.py")
+
+
+def test_configs_alone_is_light():
+    code = "import sys, configs; print({'keras', 'tensorflow', 'numpy', 'tyro'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
