@@ -12,13 +12,12 @@ from tqdm import tqdm
 
 import scores
 from batches import BATCHES
-from siamese_network_funcs import build_loss
+from siamese_network_funcs import build_loss, embed
 
 VAL_BATCHES = 8  # over which val_loss is averaged when classes are sampled
 VAL_WAYS, VAL_TRIALS = 20, 1000  # of val_one_shot
 CLOSING_SECONDS = 10.0  # of max_minutes, for what comes after the last step
 HAIR = 1e-3  # embeddings that all lie this close together have collapsed
-EMBED_BATCH = 256
 
 
 class TrainingFailed(RuntimeError):
@@ -48,24 +47,6 @@ def interrupts():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def embed(encoder, pixels, rows):
-    """Embeds images, each once.
-
-    Args:
-        encoder: Model from raw pixels to embeddings.
-        pixels: uint8 array (images, size, size, channels).
-        rows: Which of them, (n,).
-
-    Returns:
-        float32 array (n, embedding_dim).
-    """
-    parts = [
-        encoder.predict_on_batch(pixels[rows[start : start + EMBED_BATCH]])
-        for start in range(0, len(rows), EMBED_BATCH)
-    ]
-    return np.concatenate(parts).astype(np.float32)
 
 
 class Validator:

@@ -94,12 +94,7 @@ def read_index(source):
         )
     if source.suffix.lower() == ".csv":
         return _read_csv(source)
-    if source.is_dir():
-        files, skipped = _walk(source)
-    elif zipfile.is_zipfile(source):
-        files, skipped = _walk_zip(source)
-    else:
-        raise DataError(f"data_dir must be a folder, a .zip or a .csv. Received: '{source}'.")
+    files, skipped = _list(source)
     images = {}
     for name in sorted(files):
         path = PurePosixPath(name)
@@ -120,6 +115,26 @@ def read_index(source):
     if {parts[-1] for parts in folders.values()} >= PAIR_FOLDERS:
         return _index_pairs(source, images, skipped)
     return _index_classes(source, images, folders, _leaf_groups(source, files), skipped)
+
+
+def list_files(source):
+    """All files of a folder or zip: name -> (size, time or checksum).
+
+    Args:
+        source: Path of a folder or zip.
+
+    Raises:
+        DataError: If it is neither.
+    """
+    return _list(Path(source))[0]
+
+
+def _list(source):
+    if source.is_dir():
+        return _walk(source)
+    if zipfile.is_zipfile(source):
+        return _walk_zip(source)
+    raise DataError(f"data_dir must be a folder, a .zip or a .csv. Received: '{source}'.")
 
 
 def read_bytes(source, name):
@@ -299,7 +314,10 @@ def _read_csv(source):
         groups.append(line.get("group") or name)
         splits.append(SPLIT_FOLDERS.get(split))
     if not names:
-        raise DataError(f"None of the {len(lines)} paths in {source} exists. First: {lines[0]}.")
+        raise DataError(
+            f"None of the {len(lines)} lines in {source} has a label and a path that exists. "
+            f"First: {lines[0]}."
+        )
     if any(splits) and not all(splits):
         raise DataError(f"{source}: give every line a split, or none.")
     splits = splits if any(splits) else None

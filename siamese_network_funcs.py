@@ -5,9 +5,11 @@ are 1 for genuine pairs (one class) and 0 for impostors (two classes).
 """
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 SMALLEST_SQUARED_DISTANCE = 1e-12  # the square root has no gradient at 0
+EMBED_BATCH = 256  # images embedded at once outside training
 
 
 # Encoders
@@ -79,6 +81,24 @@ def build_encoder(config):
     if config.unit_length:
         embeddings = unit_length(embeddings)
     return keras.Model(pixels, embeddings, name="encoder")
+
+
+def embed(encoder, pixels, rows):
+    """Embeds images, each once.
+
+    Args:
+        encoder: From `build_encoder`.
+        pixels: uint8 array (images, size, size, channels); may be memory-mapped.
+        rows: Which of them, (n,).
+
+    Returns:
+        float32 array (n, embedding_dim).
+    """
+    parts = [
+        encoder.predict_on_batch(pixels[rows[start : start + EMBED_BATCH]])
+        for start in range(0, len(rows), EMBED_BATCH)
+    ]
+    return np.concatenate(parts).astype(np.float32)
 
 
 def unit_length(embeddings):

@@ -52,10 +52,8 @@ def make_splits(index, digests, unreadable, config):
     Raises:
         DataError: If fewer than two classes, or none with two images, would be left to train on.
     """
-    left_out = dict(unreadable)
+    left_out = unusable(index, digests, unreadable)
     groups = merge_equal_files(index.groups, digests, skip=unreadable)
-    if index.impostors is None:
-        left_out |= _in_two_classes(index, digests, unreadable)
     usable = np.setdiff1d(np.arange(len(index)), list(left_out))
     remarks = []
     if index.splits:
@@ -99,9 +97,14 @@ def equal_files(digests, skip=()):
     return [rows for rows in rows_of.values() if len(rows) > 1]
 
 
-def _in_two_classes(index, digests, unreadable):
-    """Row -> reason for files that lie in two classes with the same content."""
-    reasons = {}
+def unusable(index, digests, unreadable):
+    """Row -> reason for images that are unreadable or lie in two classes with equal content.
+
+    Takes what `make_splits` takes.
+    """
+    reasons = dict(unreadable)
+    if index.impostors is not None:  # there every pair counts as classes of its own
+        return reasons
     for rows in equal_files(digests, unreadable):
         one_of = {index.labels[row]: row for row in rows}  # a row of each class
         for row in rows:
@@ -115,7 +118,7 @@ def _drawn_sides(index, usable, groups, config, remarks):
     """Side of each row, drawn; whole classes validate where there are too few images."""
     config = _affordable(index, usable, config, remarks)
     sides = _draw_sides(index, usable, groups, config)
-    if config.validate_on == "classes" or _has_genuine_pair(index, sides == "val"):
+    if config.validate_on == "classes" or _is_enough(index.labels[sides == "val"]):
         return sides
     remarks.append(
         "Too few images per class to keep two of each for validation: whole classes are "
@@ -224,16 +227,17 @@ def _given_sides(index, usable, groups, config, left_out, remarks):
     return sides
 
 
-def _has_genuine_pair(index, mask):
-    return np.bincount(index.labels[mask], minlength=1).max() >= 2
+def _is_enough(labels):
+    """Two classes and a genuine pair are the least that can be trained and validated on."""
+    counts = np.bincount(labels, minlength=1)
+    return (counts > 0).sum() >= 2 and counts.max() >= 2
 
 
 def _check_enough(index, splits):
-    """Two classes and a genuine pair are the least that can be trained and validated on."""
     for name in ("train", "val"):
-        rows = getattr(splits, name)
-        counts = np.bincount(index.labels[rows], minlength=1)
-        if (counts > 0).sum() < 2 or counts.max() < 2:
+        labels = index.labels[getattr(splits, name)]
+        if not _is_enough(labels):
+            counts = np.bincount(labels, minlength=1)
             raise DataError(
                 f"Too little data for the {name} split of '{index.source}'. Received: "
                 f"{(counts > 0).sum()} classes with at most {counts.max()} images there. Expected "

@@ -190,7 +190,7 @@ def test_what_is_no_data_set(write_images, tmp_path):
     with pytest.raises(DataError, match="directly in a split folder"):
         read_index(write_images("train/1.png", "test/1.png", folder="classless"))
     (tmp_path / "notes.txt").write_text("no zip")
-    with pytest.raises(DataError, match="must be a folder, a .zip or a .csv.*notes.txt"):
+    with pytest.raises(DataError, match="a folder, a .zip or a .csv.*notes.txt"):
         read_index(tmp_path / "notes.txt")
 
 

@@ -1,0 +1,248 @@
+"""What a batch may hold, how often, and that it depends on (seed, step) alone; random views."""
+
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from augment import augment
+from batches import BATCHES, ClassBatches, ClassTable, PairBatches
+from configs import Config
+from image_index import DataError
+
+STILL = dict.fromkeys(["rotate", "zoom", "shift", "shear", "light", "tint"], 0.0)
+SEEN_AS_IS = Config(**STILL, mirror=False)
+
+
+def pixels_of(index, size=8, channels=3):
+    rng = np.random.default_rng(0)
+    return rng.integers(256, size=(len(index), size, size, channels), dtype=np.uint8)
+
+
+def all_rows(index):
+    return np.arange(len(index))
+
+
+@pytest.fixture
+def untidy(build_index):
+    """Seven classes of three families, 1 to 60 images, in groups of 1 to 4, rows shuffled."""
+    rng = np.random.default_rng(5)
+    labels = rng.permutation(np.repeat(np.arange(7), [60, 1, 2, 9, 4, 30, 3]))
+    groups = labels * 1000 + rng.integers(1 + np.bincount(labels)[labels] // 2)
+    return build_index(labels, groups=groups, families=[0, 0, 1, 1, 1, 2, 2])
+
+
+def test_genuine_pairs(untidy):
+    left, right = ClassTable(untidy, all_rows(untidy)).draw_genuine(6000, np.random.default_rng(0))
+    assert (left != right).all()
+    assert (untidy.labels[left] == untidy.labels[right]).all()
+    for label in range(7):
+        if len(set(untidy.groups[untidy.labels == label])) > 1:
+            chosen = untidy.labels[left] == label
+            assert (untidy.groups[left[chosen]] != untidy.groups[right[chosen]]).all()
+    counts = np.bincount(untidy.labels[left], minlength=7)
+    assert counts[1] == 0  # of one image there is no pair
+    assert np.abs(np.delete(counts, 1) - 1000).max() < 150  # five standard deviations
+    for label in (0, 2):  # every image has its turn, on either side
+        members = set(np.flatnonzero(untidy.labels == label).tolist())
+        assert set(left[untidy.labels[left] == label].tolist()) == members
+        assert set(right[untidy.labels[left] == label].tolist()) == members
+
+
+def test_impostors_are_uniform_over_class_pairs(build_index):
+    index = build_index(np.repeat(np.arange(4), [5000, 50, 2, 1]))
+    table = ClassTable(index, all_rows(index))
+    left, right = table.draw_impostors(6000, np.random.default_rng(0), within_family=False)
+    pairs = Counter(zip(index.labels[left].tolist(), index.labels[right].tolist(), strict=True))
+    assert set(pairs) == {(one, other) for one in range(4) for other in range(4) if one != other}
+    assert max(abs(count - 500) for count in pairs.values()) < 110  # five standard deviations
+    assert len(set(left[index.labels[left] == 0].tolist())) > 1000  # images of a class: uniform too
+
+
+def test_impostors_within_a_family(untidy, build_index):
+    rng = np.random.default_rng(0)
+    left, right = ClassTable(untidy, all_rows(untidy)).draw_impostors(2000, rng, within_family=True)
+    assert (untidy.families[left] == untidy.families[right]).all()
+    assert (untidy.labels[left] != untidy.labels[right]).all()
+    assert set(untidy.labels[left]) == set(range(7))
+    alone = build_index([0, 1, 2], families=[0, 1, 2])  # no family has two classes
+    left, right = ClassTable(alone, all_rows(alone)).draw_impostors(100, rng, within_family=True)
+    assert (left != right).all() and set(left) == {0, 1, 2}
+
+
+def test_only_the_given_rows_are_drawn(untidy):
+    rows = all_rows(untidy)[::2]
+    for kind in BATCHES.values():
+        batches = kind(untidy, pixels_of(untidy), rows, Config(pairs_per_batch=64))
+        drawn = np.concatenate([np.ravel(batches.rows(step)[:2]) for step in range(50)])
+        assert set(drawn.tolist()) <= set(rows.tolist())
+
+
+def test_pair_batches(untidy):
+    pixels = pixels_of(untidy)
+    config = dataclasses.replace(SEEN_AS_IS, pairs_per_batch=10)
+    batches = PairBatches(untidy, pixels, all_rows(untidy), config)
+    left, right, same = batches.rows(3)
+    (left_images, right_images), labels = batches[3]
+    np.testing.assert_array_equal(left_images, pixels[left])
+    np.testing.assert_array_equal(right_images, pixels[right])
+    assert left_images.dtype == np.uint8 and labels.dtype == np.float32
+    np.testing.assert_array_equal(labels[:, 0], untidy.labels[left] == untidy.labels[right])
+    assert same.sum() == 5 and labels.shape == (10, 1)
+    assert batches.images_per_step == 20
+
+
+@pytest.mark.parametrize(("num_classes", "per_class"), [(3, 4), (7, 2), (16, 8)])
+def test_class_batches(num_classes, per_class, untidy):
+    pixels = pixels_of(untidy)
+    config = dataclasses.replace(
+        SEEN_AS_IS, classes_per_batch=num_classes, images_per_class=per_class
+    )
+    batches = ClassBatches(untidy, pixels, all_rows(untidy), config)
+    available = np.minimum(np.bincount(untidy.labels), per_class).sum()
+    expected = min(num_classes * per_class, available)
+    assert batches.images_per_step == expected
+    seen = set()
+    for step in range(200):
+        rows = batches.rows(step)
+        assert len(rows) == len(set(rows.tolist())) == expected
+        classes, counts = np.unique(untidy.labels[rows], return_counts=True)
+        assert counts.max() <= per_class and len(classes) >= min(num_classes, 7)
+        short = [
+            label
+            for label, count in zip(classes, counts, strict=True)
+            if count < min(per_class, (untidy.labels == label).sum())
+        ]
+        assert len(short) <= 1  # only the last class may have been cut
+        for label in classes:  # no leaf twice while another has not been shown
+            groups = untidy.groups[rows[untidy.labels[rows] == label]]
+            all_groups = set(untidy.groups[untidy.labels == label].tolist())
+            assert len(set(groups.tolist())) == min(len(groups), len(all_groups))
+        seen |= set(rows.tolist())
+    assert seen == set(range(len(untidy)))
+    images, labels = batches[0]
+    np.testing.assert_array_equal(images, pixels[batches.rows(0)])
+    np.testing.assert_array_equal(labels, untidy.labels[batches.rows(0)])
+
+
+def test_class_batches_of_one_family(build_index):
+    index = build_index(np.repeat(np.arange(16), 6), families=np.repeat(np.arange(4), 4))
+
+    def families_met(share):
+        config = Config(classes_per_batch=4, images_per_class=4, family_batches=share)
+        batches = ClassBatches(index, pixels_of(index), all_rows(index), config)
+        return [len(set(index.families[batches.rows(step)])) for step in range(400)]
+
+    assert set(families_met(1.0)) == {1}
+    chance = np.mean(np.array(families_met(0.0)) == 1)
+    assert chance < 0.02  # 4 families of 1820 choices of 4 classes
+    assert np.mean(np.array(families_met(0.3)) == 1) == pytest.approx(0.3, abs=0.12)
+
+
+@pytest.mark.parametrize("kind", sorted(BATCHES))
+def test_a_batch_depends_on_seed_and_step_alone(kind, untidy):
+    def batches(seed):
+        config = Config(seed=seed, pairs_per_batch=8, classes_per_batch=3, images_per_class=3)
+        return BATCHES[kind](untidy, pixels_of(untidy), all_rows(untidy), config)
+
+    def flat(batch):
+        return b"".join(np.asarray(part).tobytes() for one in batch for part in one)
+
+    forward = batches(1)
+    taken = {step: flat(forward[step]) for step in (0, 1, 2, 3)}
+    backward, other = batches(1), batches(2)
+    assert {step: flat(backward[step]) for step in (3, 1, 0, 2)} == taken
+    assert len(set(taken.values())) == 4
+    assert all(flat(other[step]) != taken[step] for step in taken)
+
+
+def test_given_pairs_are_the_only_ones(build_index):
+    labels = [0, 0, 1, 2, 3, 3, 4, 5]
+    index = build_index(
+        labels, groups=[0, 0, 1, 1, 2, 2, 3, 3], impostors=np.array([[2, 3], [6, 7]])
+    )
+    config = Config(pairs_per_batch=40)
+    batches = PairBatches(index, pixels_of(index), all_rows(index), config)
+    left, right, same = batches.rows(0)
+    pairs = {frozenset(pair) for pair in zip(left.tolist(), right.tolist(), strict=True)}
+    assert pairs == {frozenset(pair) for pair in [(0, 1), (2, 3), (4, 5), (6, 7)]}
+    assert {
+        frozenset([one, other]) for one, other in zip(left[same], right[same], strict=True)
+    } == {
+        frozenset([0, 1]),
+        frozenset([4, 5]),
+    }
+    inside = PairBatches(index, pixels_of(index), np.array([0, 1, 2, 3, 6]), config)
+    left, right, same = inside.rows(0)
+    assert set(left[~same]) == {2} and set(right[~same]) == {3}
+    with pytest.raises(DataError, match="No dissimilar pair"):
+        PairBatches(index, pixels_of(index), np.array([0, 1, 2, 6]), config)
+
+
+class FixedRandom:
+    """Stands in for a generator: always the upper end, and heads or tails as told."""
+
+    def __init__(self, heads=False):
+        self.heads = heads
+
+    def uniform(self, low, high, size):
+        return np.full(size, high)
+
+    def random(self, size):
+        return np.full(size, 0.0 if self.heads else 0.99)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(9, 9), (8, 12)])
+def test_views_without_any_change_are_the_images(size, channels):
+    images = np.random.default_rng(0).integers(256, size=(5, *size, channels), dtype=np.uint8)
+    views = augment(images, SEEN_AS_IS, np.random.default_rng(1))
+    np.testing.assert_array_equal(views, images)
+    assert views is not images and not np.shares_memory(views, images)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_views_keep_shape_and_leave_the_images_alone(channels):
+    images = np.random.default_rng(0).integers(256, size=(6, 16, 12, channels), dtype=np.uint8)
+    before = images.copy()
+    images.flags.writeable = False  # as a memory-mapped cache is
+    views = augment(images, Config(), np.random.default_rng(1))
+    assert views.shape == images.shape and views.dtype == np.uint8
+    np.testing.assert_array_equal(images, before)
+    assert all((view != image).any() for view, image in zip(views, images, strict=True))
+    again, other = (augment(images, Config(), np.random.default_rng(seed)) for seed in (1, 2))
+    assert (again == views).all() and (other != views).any()
+    copies = augment(np.repeat(images[:1], 6, axis=0), Config(), np.random.default_rng(1))
+    assert len({copy.tobytes() for copy in copies}) == 6  # each image its own view
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_mirror_and_turns_agree_with_numpy(channels):
+    images = np.random.default_rng(0).integers(256, size=(2, 9, 9, channels), dtype=np.uint8)
+
+    def view(heads=False, **fields):
+        return augment(images, dataclasses.replace(SEEN_AS_IS, **fields), FixedRandom(heads))
+
+    np.testing.assert_array_equal(view(heads=True, mirror=True), images[:, :, ::-1])
+    np.testing.assert_array_equal(view(heads=False, mirror=True), images)
+    np.testing.assert_array_equal(view(heads=True, mirror=False), images)
+    quarter = np.rot90(images, axes=(2, 1))  # clockwise, as y points down
+    np.testing.assert_array_equal(view(rotate=90.0), quarter)
+    np.testing.assert_array_equal(view(rotate=180.0), images[:, ::-1, ::-1])
+    moved = view(shift=2 / 9)
+    np.testing.assert_array_equal(moved[:, 2:, 2:], images[:, :-2, :-2])
+
+
+def test_zoom_and_light_by_hand():
+    images = np.full((1, 9, 9, 3), 100, np.uint8)
+    images[:, 4, 4] = 200
+
+    def view(**fields):
+        return augment(images, dataclasses.replace(SEEN_AS_IS, **fields), FixedRandom())
+
+    assert view(zoom=0.9)[0, 4, 4, 0] == 200  # the middle stays
+    assert (view(zoom=0.9) > 100).sum() > (images > 100).sum()
+    np.testing.assert_array_equal(np.unique(view(tint=0.1)), [110, 220])
+    # (100 x 1.2 - 127.5) x 1.2 + 127.5 and (200 x 1.2 - 127.5) x 1.2 + 127.5, cut at 255
+    np.testing.assert_array_equal(np.unique(view(light=0.2)), [118, 255])

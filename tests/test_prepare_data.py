@@ -1,0 +1,141 @@
+"""From a folder to a data set: what the inventory says, the contact sheet, the command."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import prepare_data
+from configs import DRAWN_LEAVES, Config
+from image_index import DataError
+from prepare_data import contact_sheet, inventory, load_data, main
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    """`prepare(folder, field=value)` loads a folder with a small cache of its own."""
+
+    def load(folder, **fields):
+        fields = {"image_size": 16, "cache_dir": str(tmp_path / "cache")} | fields
+        return load_data(Config(data_dir=str(folder), **fields))
+
+    return load
+
+
+def ten_each(*labels):
+    return [f"{label}/{i}.png" for label in labels for i in range(10)]
+
+
+def has_line(lines, *parts):
+    return any(all(part in line for part in parts) for line in lines)
+
+
+def test_inventory(write_images, prepare):
+    names = ten_each("Fig___rust", "Fig___well", "Ash___rust", "Ash___well", "Oak___rust")
+    folder = write_images(*names, "Oak___one/1.png", "beside.png")
+    shutil.copy(folder / "Fig___rust/0.png", folder / "Fig___rust/copy.png")
+    shutil.copy(folder / "Ash___rust/3.png", folder / "Ash___well/3.png")
+    (folder / "Ash___rust/4.png").write_bytes(b"")
+    Image.new("L", (30, 7)).save(folder / "Ash___rust/5.png")
+    (folder / "leaf-map.json").write_text('{"7": ["Fig___rust:::1"]}')  # five of that stem
+    dataset = prepare(folder)
+    lines = inventory(dataset)
+    assert has_line(lines, "52 images in 6 classes")
+    assert has_line(lines, "images per class", "1 to 11, median 10")
+    assert has_line(lines, "families", "3: Ash, Fig, Oak")
+    assert has_line(lines, "sizes and modes", "12x10 RGB x 50", "30x7 L x 1")
+    assert has_line(lines, "Exact duplicates: 4 files of 2 contents")
+    assert has_line(lines, "Fig___rust/0.png = Fig___rust/copy.png")
+    assert has_line(lines, "WARNING", "Ash___rust and Ash___well")
+    assert not has_line(lines, "WARNING", "Fig___rust")
+    assert has_line(lines, "Unreadable, skipped: 1") and has_line(lines, "4.png: empty file")
+    assert has_line(lines, "Left out: 2") and has_line(lines, "Ash___well/3.png: same content as")
+    assert has_line(lines, "1 classes of one image", "Oak___one")
+    assert has_line(lines, "Not indexed: 1") and has_line(lines, "beside.png: lies beside")
+    for name, rows in dataset.splits.items():
+        classes = len({dataset.index.labels[row] for row in rows})
+        assert has_line(lines, f"{name}:", f"{len(rows)} images of {classes} classes")
+
+
+def test_a_tidy_set_has_a_short_inventory(write_images, prepare):
+    lines = inventory(prepare(write_images(*ten_each(*"abcdef"))))
+    assert len(lines) == 9 and has_line(lines, "families", "none")
+
+
+def test_copies_of_a_file_are_one_group(write_images, prepare):
+    folder = write_images(*ten_each(*"abcdef"))
+    shutil.copy(folder / "a/0.png", folder / "a/copy.png")
+    index = prepare(folder).index
+    groups = dict(zip(index.names, index.groups.tolist(), strict=True))
+    assert groups["a/0.png"] == groups["a/copy.png"] and len(set(groups.values())) == 60
+
+
+def test_given_pairs(write_images, prepare):
+    names = [
+        f"{kind}_all_images/{kind}_{i}_{side}.png"
+        for kind in ("similar", "dissimilar")
+        for i in range(30)
+        for side in ("first", "second")
+    ]
+    dataset = prepare(write_images(*names))
+    assert has_line(inventory(dataset), "given pairs", "30 dissimilar")
+    found = set()
+    for _, rows in dataset.splits.items():
+        for left, right, same in zip(*dataset.given_pairs(rows), strict=True):
+            one, other = (dataset.index.names[rows[side]] for side in (left, right))
+            assert {one, other} == {
+                one.replace("second", "first"),
+                one.replace("first", "second"),
+            }
+            assert same == one.startswith("similar")
+            found |= {one, other}
+    assert found == set(names)
+
+
+def test_contact_sheet(write_images, prepare):
+    folder = write_images(*ten_each(*"abcde"))
+    Image.new("RGB", (20, 20), (255, 0, 0)).save(folder / "b/0.png")
+    for channels, red in ((3, (255, 0, 0)), (1, (76, 76, 76))):
+        sheet = np.asarray(contact_sheet(prepare(folder, channels=channels)))
+        size, step = prepare_data.SHEET_IMAGE, prepare_data.SHEET_IMAGE + 20
+        assert len(sheet) == 5 * step + 4
+        top = step + 4 + 14  # the first picture of the second line
+        np.testing.assert_array_equal(
+            sheet[top : top + size, 4 : 4 + size], np.broadcast_to(red, (size, size, 3))
+        )
+
+
+def test_the_command(write_images, tmp_path, monkeypatch, capsys):
+    folder = write_images(*ten_each(*"abcde"))
+    monkeypatch.chdir(tmp_path)
+    assert main([str(folder), "--image_size", "16"]) == 0
+    assert has_line(capsys.readouterr().out.splitlines(), "50 images in 5 classes")
+    with Image.open("contact_sheet.png") as sheet:
+        assert sheet.width > sheet.height / 2
+    assert main(["no/such/folder"]) == 1
+    assert "Received: 'no/such/folder'" in capsys.readouterr().err
+
+
+def test_leaves_are_drawn_for_their_own_folder_alone(tmp_path, monkeypatch, write_images):
+    monkeypatch.chdir(tmp_path)
+    drawn, lines = [], []
+
+    def draw(folder, report):
+        drawn.append(folder)
+        write_images(*ten_each(*"abcde"), folder=DRAWN_LEAVES)
+
+    monkeypatch.setattr(prepare_data, "_draw_leaves", draw)
+    with pytest.raises(DataError, match="does not exist"):
+        load_data(Config(data_dir="data/leave"))
+    assert drawn == []
+    for _ in range(2):
+        assert len(load_data(Config(image_size=16), lines.append).index) == 50
+    assert len(drawn) == len(lines) == 1 and DRAWN_LEAVES in lines[0]
+
+
+def test_real_faces(real_data, prepare):
+    dataset = prepare(real_data / "att_faces", channels=1)
+    lines = inventory(dataset)
+    assert has_line(lines, "300 images in 30 classes") and has_line(lines, "92x112 L x 300")
+    assert dataset.pixels.shape == (300, 16, 16, 1) and dataset.splits.left_out == {}
