@@ -1,8 +1,9 @@
 """The mathematics of evaluation: arrays in, numbers out.
 
 Verification (is this the same class?), N-way K-shot trials (which of these is it?) and
-retrieval. Knows no files, no models and no Keras, so that training and evaluation share it. Randomness is passed in as a `numpy.random.Generator`. Small
-distances mean same: a pair is called the same where `distance < threshold`.
+retrieval. Knows no files, no models and no Keras, so that training and evaluation share it.
+Randomness is passed in as a `numpy.random.Generator`. Small distances mean same: a pair is
+called the same where `distance < threshold`.
 """
 
 from typing import NamedTuple

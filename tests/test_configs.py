@@ -17,7 +17,7 @@ def bad_values():
     for name, hint in HINTS.items():
         options = [option for option in typing.get_args(hint) if option is not type(None)]
         if typing.get_origin(hint) is typing.Literal:
-            yield from [(name, "no such choice"), (name, 2), (name, None)]
+            yield from [(name, "no such choice"), (name, 2), (name, None), (name, True)]
         elif hint is bool:
             yield from [(name, 1), (name, "False")]
         elif str in (hint, *options):

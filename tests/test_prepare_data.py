@@ -42,7 +42,7 @@ def test_inventory(write_images, prepare):
     dataset = prepare(folder)
     lines = inventory(dataset)
     assert has_line(lines, "52 images in 6 classes")
-    assert has_line(lines, "images per class", "1 to 11, median 10")
+    assert has_line(lines, "images per class: 1 to 11, median 10")
     assert has_line(lines, "families", "3: Ash, Fig, Oak")
     assert has_line(lines, "sizes and modes", "12x10 RGB x 50", "30x7 L x 1")
     assert has_line(lines, "Exact duplicates: 4 files of 2 contents")
@@ -91,6 +91,10 @@ def test_given_pairs(write_images, prepare):
             assert same == one.startswith("similar")
             found |= {one, other}
     assert found == set(names)
+    first, second = dataset.index.impostors[0]
+    rows = np.delete(np.arange(len(names)), second)
+    left, right, same = dataset.given_pairs(rows)
+    assert len(same) == 59 and first not in rows[np.concatenate([left, right])]
 
 
 def test_contact_sheet(write_images, prepare):

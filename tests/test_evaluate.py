@@ -1,0 +1,253 @@
+"""Evaluation end to end on tiny sets, and Lake's protocol on runs of its form."""
+
+import json
+import shutil
+import subprocess
+import zipfile
+from html.parser import HTMLParser
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from PIL import Image, ImageDraw
+from sklearn.metrics import roc_auc_score
+
+import evaluate
+import train
+from configs import Config
+from run_directory import RunDirectory
+
+TINY = (
+    "--image_size 16 --classes_per_batch 4 --images_per_class 4 --steps_per_epoch 4 --epochs 2 "
+    "--embedding_dim 8 --precision float32 --unseen_share 0.25"
+).split()
+
+
+def noise_folder(folder, num_classes=8, per_class=14):
+    """Classes of noise about a colour each; the border is grey, so that it tells nothing."""
+    rng = np.random.default_rng(0)
+    for label in range(num_classes):
+        color = 75 + 100 * np.array([label & 1, label >> 1 & 1, label >> 2])
+        (folder / f"class{label}").mkdir(parents=True)
+        for number in range(per_class):
+            pixels = np.full((16, 16, 3), 128, np.uint8)
+            inner = color + rng.normal(0, 40, (14, 14, 3))
+            pixels[1:-1, 1:-1] = inner.clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"class{label}" / f"{number}.png")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with images and a finished run on them."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    noise_folder(folder / "images")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert train.main(["leaves", "--data_dir", "images", *TINY, "--run_name", "run"]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(place, monkeypatch):
+    monkeypatch.chdir(place)
+    return place
+
+
+def score(*args):
+    assert evaluate.main(["runs/run", *args, "--trials", "200"]) == 0
+    out = args[args.index("--out") + 1] if "--out" in args else "runs/run"
+    return json.loads((Path(out) / "metrics.json").read_text())
+
+
+def test_own_held_out_images(here, capsys):
+    metrics = score()
+    assert set(metrics["sets"]) == {"known", "unseen"}
+    assert metrics["sets"]["known"]["classes"] == 6 and metrics["sets"]["unseen"]["classes"] == 2
+    splits = json.loads(Path("runs/run/splits.json").read_text())
+    for name in ("known", "unseen"):
+        assert metrics["sets"][name]["images"] == len(splits[f"test_{name}"])
+        result = metrics["sets"][name]["verification"]
+        low, high = result["intervals"]["auc"]
+        assert 0.5 < low <= high <= 1.0
+    output = capsys.readouterr().out
+    assert "2-way, not 20-way" in output and "report.html" in output
+    for figure in ("n_way.png", "verification_known.png", "verification_unseen.png"):
+        assert np.asarray(Image.open(f"runs/run/{figure}")).std() > 1
+    assert score() == metrics  # a second call scores the same
+
+
+def test_auc_agrees_with_an_independent_computation(here):
+    """Every pair of a small set is used, so that nothing depends on the draw but impostors."""
+    metrics = score("--data", "images", "--out", "auc")
+    run = RunDirectory("runs/run")
+    options = evaluate.parse(["runs/run", "--data", "images"])
+    ((_, dataset, rows),) = evaluate.held_out_rows(run, options.data, print)
+    held = evaluate._embed_set("unseen", dataset, rows, run.load_encoder(), 0)
+    images = np.stack([
+        np.asarray(Image.open(dataset.index.source / dataset.index.names[row]), dtype=np.float32)
+        for row in rows
+    ])  # fmt: skip
+    model = run.load_model()
+    distances = model.predict([images[held.left], images[held.right]], verbose=0).ravel()
+    expected = roc_auc_score(held.labels[held.left] == held.labels[held.right], -distances)
+    assert metrics["sets"]["unseen"]["verification"]["auc"] == pytest.approx(expected, abs=1e-4)
+    exact = roc_auc_score(held.same, -held.distances)
+    assert metrics["sets"]["unseen"]["verification"]["auc"] == pytest.approx(exact, abs=1e-6)
+
+
+def constant_encoder(size):
+    pixels = keras.Input((size, size, 3))
+    return keras.Model(pixels, ops.zeros_like(pixels[:, 0, :4, 0]) + 0.5)
+
+
+def mean_colour_encoder(size):
+    """Knows the answer: the classes of `noise_folder` are colours."""
+    pixels = keras.Input((size, size, 3))
+    return keras.Model(pixels, ops.mean(pixels, axis=(1, 2)))
+
+
+def test_constant_network_scores_one_in_n_and_a_perfect_one_all(here):
+    options = evaluate.parse(["runs/run", "--data", "images", "--ways", "2", "5", "8"])
+    run = RunDirectory("runs/run")
+    constant, _ = evaluate.evaluate(run, constant_encoder(16), options)
+    result = constant["sets"]["unseen"]
+    assert [row["model"]["accuracy"] for row in result["few_shot"]] == pytest.approx(
+        [1 / row["ways"] for row in result["few_shot"]]
+    )
+    curve = result["curve"]
+    assert [p["accuracy"] for p in curve["model"]] == pytest.approx([1 / n for n in curve["ways"]])
+    perfect, _ = evaluate.evaluate(run, mean_colour_encoder(16), options)
+    assert all(r["model"]["accuracy"] == 1 for r in perfect["sets"]["unseen"]["few_shot"])
+    assert perfect["sets"]["unseen"]["verification"]["auc"] == 1
+
+
+def test_background_that_gives_the_class_away_is_warned_of(here, tmp_path):
+    assert not score("--data", "images", "--out", "fine")["sets"]["unseen"]["warnings"]
+    shutil.copytree("images", tmp_path / "framed")
+    for path in (tmp_path / "framed").rglob("*.png"):
+        pixels = np.array(Image.open(path))
+        shade = 20 + 25 * int(path.parent.name[-1])
+        pixels[[0, -1]] = pixels[:, [0, -1]] = shade
+        Image.fromarray(pixels).save(path)
+    warnings = score("--data", str(tmp_path / "framed"), "--out", "framed")["sets"]["unseen"][
+        "warnings"
+    ]
+    assert warnings and "without looking at the object" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("classes", "per_class", "message"),
+    [(1, 5, "at least 2 classes"), (4, 1, "at least 2"), (3, 3, "6 images each")],
+)
+def test_too_little_data_is_a_sentence(here, tmp_path, capsys, classes, per_class, message):
+    noise_folder(tmp_path / "few", classes, per_class)
+    status = evaluate.main(["runs/run", "--data", str(tmp_path / "few"), "--out", str(tmp_path)])
+    captured = capsys.readouterr()
+    assert message in captured.out + captured.err
+    assert status == (2 if min(classes, per_class) == 1 else 0)
+
+
+def test_unfinished_and_missing_runs_are_sentences(here, tmp_path, capsys):
+    assert evaluate.main([str(tmp_path)]) == 2
+    (tmp_path / "config.json").write_text(Config().to_json())
+    assert evaluate.main([str(tmp_path)]) == 2
+    assert evaluate.main(["runs/run", "--data", "nowhere"]) == 2
+    errors = capsys.readouterr().err
+    assert "no config.json" in errors and "not finished" in errors and "does not exist" in errors
+
+
+def lake_zip(path, num_runs=3, ways=5):
+    """Runs of Lake's form whose characters are lines of different directions."""
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(path, "w") as archive:
+        for run in range(1, num_runs + 1):
+            lines = []
+            for number, item in enumerate(rng.permutation(ways), 1):
+                training = f"run{run:02d}/training/class{number:02d}.png"
+                test = f"run{run:02d}/test/item{item + 1:02d}.png"
+                lines.append(f"{test} {training}")
+                for name in (training, test):
+                    angle = np.pi * number / ways + rng.normal(0, 0.03)
+                    end = 52 + 40 * np.array([np.cos(angle), np.sin(angle)]) + rng.normal(0, 1, 2)
+                    image = Image.new("1", (105, 105), 1)
+                    ImageDraw.Draw(image).line([(52, 52), tuple(end)], fill=0, width=3)
+                    with archive.open(name, "w") as file:
+                        image.save(file, "PNG")
+            archive.writestr(f"run{run:02d}/class_labels.txt", "\n".join(lines) + "\n")
+
+
+def test_lake_runs(here, tmp_path, capsys):
+    lake_zip(tmp_path / "all_runs.zip")
+    metrics = score("--lake_runs", str(tmp_path / "all_runs.zip"), "--out", str(tmp_path / "out"))
+    lake = metrics["lake"]
+    assert lake["modified Hausdorff"]["runs"] == 3
+    assert lake["modified Hausdorff"]["error"] == 0.0  # directions are easy for it
+    assert 0 <= lake["model"]["interval"][0] <= lake["model"]["error"] <= 1
+    assert "Lake's runs, model" in capsys.readouterr().out
+    constant = evaluate.lake_scores(
+        tmp_path / "all_runs.zip", constant_encoder(16), Config(image_size=16)
+    )
+    assert constant["model"]["error"] == pytest.approx(1 - 1 / 5)
+
+
+def test_lake_runs_with_a_missing_file_are_a_sentence(here, tmp_path, capsys):
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+        archive.writestr("run01/class_labels.txt", "run01/test/a.png run01/training/b.png\n")
+    assert evaluate.main(["runs/run", "--lake_runs", str(tmp_path / "bad.zip")]) == 2
+    assert "Missing" in capsys.readouterr().err
+
+
+class Collector(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.sources, self.text, self.tags = [], "", []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [v for k, v in attrs if k in ("src", "href")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_report_is_self_contained_and_escapes_names(here, tmp_path):
+    shutil.copytree("images", tmp_path / "odd")
+    (tmp_path / "odd" / "class0").rename(tmp_path / "odd" / "<script>alert(1)<")
+    score("--data", str(tmp_path / "odd"), "--out", str(tmp_path / "out"))
+    page = Collector()
+    page.feed((tmp_path / "out" / "report.html").read_text())
+    assert page.sources and all(source.startswith("data:image/") for source in page.sources)
+    assert "script" not in page.tags and "<script>alert(1)<" in page.text
+    for part in ("ROC AUC", "N-way K-shot", "Hardest genuine", "Map of the embeddings",
+                 "Where the network looks", "Most confused", "config.json"):  # fmt: skip
+        assert part in page.text
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_report_in_a_browser(here, tmp_path, width):
+    """No part is wider than the window, and every picture loads."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium to open the report in")
+    score("--out", str(tmp_path))
+    page = (tmp_path / "report.html").read_text()
+    probe = (
+        "<script>addEventListener('load', () => { const d = document.documentElement;"
+        "const bad = [...document.images].filter(i => !i.hasAttribute('loading') "
+        "&& !i.naturalWidth).length;"
+        "document.title = `wide ${d.scrollWidth - innerWidth} broken ${bad}` })</script>"
+    )
+    (tmp_path / "probed.html").write_text(page + probe)
+    options = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+        "--disable-background-networking --disable-component-update --disable-sync --dump-dom"
+    ).split()
+    command = [browser, *options, f"--window-size={width},900", f"--user-data-dir={tmp_path}/user"]
+    done = subprocess.run(
+        [*command, f"file://{tmp_path}/probed.html"], capture_output=True, text=True, timeout=120
+    )
+    title = done.stdout.split("<title>")[1].split("</title>")[0]
+    wide, broken = int(title.split()[1]), int(title.split()[3])
+    assert wide <= 0 and broken == 0, title
