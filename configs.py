@@ -122,7 +122,7 @@ LOSSES = {  # what each sampling can feed
 RANGES = {  # smallest and largest allowed value of each number
     "image_size": (8, 1024),
     "unseen_share": (0.0, 0.9),
-    "test_share": (0.0, 0.8),
+    "test_share": (0.0, 0.79),
     "val_share": (0.01, 0.8),
     "pairs_per_batch": (2, 65536),
     "classes_per_batch": (2, 4096),

@@ -1,6 +1,7 @@
 """Every image decoded once: files -> one row each of a memory-mapped uint8 array on disk."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from image_index import DataError, read_bytes
 
 VERSION = 1  # part of the key: raise it when decode() changes its result
-FEW_FILES = 200  # up to here, starting processes costs more than it saves
+FEW_FILES = 4000  # up to here, starting processes costs more than it saves
 DEEP_GREY_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -146,6 +147,7 @@ def _key(index, config):
 def _build(folder, index, config):
     """Decodes into a folder beside, and renames it when it is whole."""
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    _remove_dead(folder)
     partial.mkdir(parents=True, exist_ok=True)
     try:
         shape = (len(index), config.image_size, config.image_size, config.channels)
@@ -164,10 +166,23 @@ def _build(folder, index, config):
         np.save(partial / "digests.npy", digests)
         facts = {"unreadable": dict(sorted(unreadable.items())), "kinds": dict(kinds.most_common())}
         (partial / "facts.json").write_text(json.dumps(facts))
-        if not (folder / "facts.json").exists():  # another run may have been faster
+        with contextlib.suppress(OSError):  # another run may have been faster
             os.rename(partial, folder)
+        if not (folder / "facts.json").exists():
+            raise DataError(f"The cache '{folder}' cannot be written. Set another cache_dir.")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_dead(folder):
+    """Removes what killed processes left half written."""
+    for partial in folder.parent.glob(f"{folder.name}.partial-*"):
+        try:
+            os.kill(int(partial.name.rpartition("-")[2]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(partial, ignore_errors=True)
+        except PermissionError:
+            pass  # alive, and somebody else's
 
 
 def _decode_all(pixels_path, index, config):

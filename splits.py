@@ -59,7 +59,8 @@ def make_splits(index, digests, unreadable, config):
     if index.splits:
         sides = _given_sides(index, usable, groups, config, left_out, remarks)
     elif index.impostors is not None:
-        sides = _group_sides(usable, groups, config)
+        groups = _pair_groups(usable, groups, digests, remarks)
+        sides = _group_sides(index, usable, groups, config, left_out)
     else:
         sides = _drawn_sides(index, usable, groups, config, remarks)
     for row in usable[sides[usable] == ""]:
@@ -187,7 +188,16 @@ def _place_groups(rows, groups, shares, group_side, sides, rng):
         rest -= len(members) * (side != "train")
 
 
-def _group_sides(usable, groups, config):
+def _pair_groups(usable, groups, digests, remarks):
+    """Groups of a pair-folder layout; contents where recurring images tie all pairs together."""
+    _, sizes = np.unique(groups[usable], return_counts=True)
+    if max(sizes, default=0) <= len(usable) / 2:
+        return groups
+    remarks.append("Images recur in many pairs: pairs across a split are left out.")
+    return np.unique(digests, return_inverse=True)[1]
+
+
+def _group_sides(index, usable, groups, config, left_out):
     """Side of each row where only groups count: pair folders."""
     order = np.random.default_rng(config.seed).permutation(np.unique(groups[usable]))
     num_val = max(1, round(config.val_share * len(order)))
@@ -197,6 +207,13 @@ def _group_sides(usable, groups, config):
     parts = zip(("val", "test_known", "train"), np.split(order, cuts), strict=True)
     for side, members in parts:
         sides[usable[np.isin(groups[usable], members)]] = side
+    order = np.argsort(index.labels, kind="stable")
+    twins = np.flatnonzero(np.diff(index.labels[order]) == 0)
+    genuine = np.stack([order[twins], order[twins + 1]], axis=1)
+    pairs = np.concatenate([genuine, index.impostors])
+    parted = pairs[sides[pairs[:, 0]] != sides[pairs[:, 1]]].ravel()
+    sides[parted] = ""
+    left_out |= {row: "the other image of its pair is on another side" for row in parted}
     return sides
 
 

@@ -35,6 +35,11 @@ def main(args=None):
         if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise RunError("tensorboard=True needs a package: pip install tensorboard")
         dataset = load_data(config)
+        if dataset.index.impostors is not None and config.sampling == "classes":
+            raise RunError(
+                f"'{config.data_dir}' gives pairs, not classes. "
+                "Use --sampling pairs --loss contrastive."
+            )
         print(*inventory(dataset), sep="\n")
         run = run or RunDirectory.create(config, name)
         run.write_splits(dataset.index, dataset.splits)

@@ -138,6 +138,14 @@ def test_leaf_map_keeps_photographs_of_one_leaf_together(write_images):
         read_index(folder)
 
 
+def test_leaf_map_of_short_stems(write_images):
+    names = ["a/1f___RS_HL 1.png", "a/2e___RS_HL 1 copy.png", "a/3d___RS_HL 2.png"]
+    folder = write_images(*names, "b/4c___RS_HL 1.png")  # b has a leaf of the same number
+    (folder / "leaf-map.json").write_text('{"RS_HL 1": ["b:::8", "a:::7"]}')
+    expected = [set(names[:2]), {names[2]}, {"b/4c___RS_HL 1.png"}]
+    assert parted(read_index(folder)) == set(map(frozenset, expected))
+
+
 def write_csv(folder, text):
     path = folder / "list.csv"
     path.write_text(text, encoding="utf-8-sig")  # as spreadsheets write it

@@ -5,9 +5,11 @@ import itertools
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import Config
 from image_index import DataError, read_index
+from prepare_data import load_data
 from splits import SPLITS, Splits, check_disjoint, make_splits, merge_equal_files
 
 CONFIG = Config(unseen_share=0.25, test_share=0.15, val_share=0.15)
@@ -247,3 +249,25 @@ def test_real_leaves(real_data):
         14,
         4,
     ]
+
+
+def test_pairs_of_recurring_images_are_cut_between_images(tmp_path):
+    """Forty pictures in two hundred pairs of each kind, as pair folders are often made."""
+    rng = np.random.default_rng(0)
+    for kind in ("similar", "dissimilar"):
+        folder = tmp_path / f"{kind}_all_images"
+        folder.mkdir()
+        for number in range(200):
+            for side, picture in zip(("first", "second"), rng.permutation(40)[:2], strict=True):
+                content = np.full((4, 4), 6 * picture, np.uint8)
+                Image.fromarray(content).save(folder / f"{kind}_{number}_{side}.png")
+    dataset = load_data(Config(data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache")))
+    contents = {}
+    for name, rows in dataset.splits.items():
+        contents[name] = set(dataset.cache.digests[rows].tolist())
+        stems = [dataset.index.names[row].rpartition("_")[0] for row in rows]
+        assert all(stems.count(stem) == 2 for stem in stems), "half a pair"
+    assert contents["train"] and contents["val"] and contents["test_known"]
+    assert not contents["train"] & contents["val"]
+    assert not contents["train"] & contents["test_known"]
+    assert not contents["val"] & contents["test_known"]
