@@ -4,9 +4,11 @@ import cv2
 import numpy as np
 
 cv2.setNumThreads(1)  # the threads are the training step's
+REORDERED = 0.4  # of the recoloured classes get their channels in another order
+GAIN, OFFSET = 0.15, 0.02  # of a recoloured class: log of the largest gain, share of white
 
 
-def augment(images, config, rng):
+def augment(images, config, rng, tables=None):
     """Rotates, zooms, shears, shifts, mirrors, relights and tints each image on its own.
 
     All geometry is one affine warp and all colour one table look-up, whatever is asked for.
@@ -15,15 +17,17 @@ def augment(images, config, rng):
         images: uint8 array (batch, height, width, channels).
         config: A `Config`: its augmentation fields.
         rng: A `numpy.random.Generator`.
+        tables: What each pixel value becomes before, (batch, 256, channels), as from
+            `recolor_tables`; None leaves the colours as they are.
 
     Returns:
         A new uint8 array of the same shape.
     """
     matrices = _draw_warps(len(images), images.shape[1:3], config, rng)  # (batch, 2, 3)
-    tables = _draw_tables(len(images), images.shape[3], config, rng)  # (batch, 256, channels)
+    relit = _draw_tables(len(images), images.shape[3], config, rng, tables)
     views = np.empty_like(images)
     size = images.shape[2], images.shape[1]
-    for view, image, matrix, table in zip(views, images, matrices, tables, strict=True):
+    for view, image, matrix, table in zip(views, images, matrices, relit, strict=True):
         warped = cv2.warpAffine(
             image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
         )
@@ -50,11 +54,41 @@ def _draw_warps(count, size, config, rng):
     return np.concatenate([linear, offset[..., None]], axis=-1)
 
 
-def _draw_tables(count, channels, config, rng):
-    """What each pixel value becomes: brightness and contrast, then each channel's own gain."""
-    levels = np.arange(256.0)[:, None]  # (256, 1)
+def _draw_tables(count, channels, config, rng, tables):
+    """What each pixel value becomes, (batch, 256, channels): brightness, contrast, tint."""
+    levels = np.arange(256.0)[:, None] if tables is None else tables  # (256, 1) or a table each
     light = 1 + rng.uniform(-config.light, config.light, (count, 1, 1))
-    contrast = 1 + rng.uniform(-config.light, config.light, (count, 1, 1))
+    contrast = 1 + rng.uniform(-config.contrast, config.contrast, (count, 1, 1))
     tint = 1 + rng.uniform(-config.tint, config.tint, (count, 1, channels))
     relit = (levels * light - 127.5) * contrast + 127.5
     return (relit * tint).clip(0, 255).astype(np.uint8)
+
+
+def recolor(images, classes, share, rng):
+    """Gives some classes of a batch colours of their own, so that each stands for a new class.
+
+    All images of a class get the same: the channels in another order, each with a gain and an
+    offset. A network that must tell such classes apart too learns colours that generalise.
+
+    Args:
+        images: uint8 array (batch, height, width, channels).
+        classes: Class of each image, (batch,).
+        share: Of the classes that are recoloured.
+        rng: A `numpy.random.Generator`.
+
+    Returns:
+        `(images, tables, recolored)`: the channels reordered, tables for `augment`, and a
+        boolean array (batch,).
+    """
+    channels = images.shape[3]
+    names, member = np.unique(classes, return_inverse=True)
+    chosen = rng.random(len(names)) < share
+    order = np.tile(np.arange(channels), (len(names), 1))
+    shuffled = chosen & (rng.random(len(names)) < REORDERED)
+    order[shuffled] = rng.permuted(order[shuffled], axis=1)
+    gain = np.exp(rng.uniform(-GAIN, GAIN, (len(names), 1, channels)))
+    offset = 255 * rng.uniform(-OFFSET, OFFSET, (len(names), 1, channels))
+    levels = np.arange(256.0)[:, None]
+    tables = np.where(chosen[:, None, None], levels * gain + offset, levels)
+    images = np.take_along_axis(images, order[member][:, None, None], axis=3)
+    return images, tables[member], chosen[member]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from augment import augment
+from augment import augment, recolor
 from image_index import DataError
 
 
@@ -183,7 +183,11 @@ class ClassBatches:
     def __getitem__(self, step):
         rows = self.rows(step)
         rng = np.random.default_rng([self.config.seed, 1, step])
-        return augment(self.pixels[rows], self.config, rng), self.index.labels[rows]
+        images, labels, tables = self.pixels[rows], self.index.labels[rows], None
+        if self.config.recolored > 0:
+            images, tables, recolored = recolor(images, labels, self.config.recolored, rng)
+            labels = labels + recolored * len(self.index.class_names)  # classes of their own
+        return augment(images, self.config, rng, tables), labels.astype(np.int32)
 
 
 BATCHES = {"pairs": PairBatches, "classes": ClassBatches}

@@ -42,19 +42,22 @@ class Config:
     family_batches: float = 0.0  # share of batches drawn from few families: harder impostors
     steps_per_epoch: int = 80  # 80 x 256 pairs are recipe 1's 20,000
 
-    # Augmentation, all in one warp
+    # Augmentation: one warp, one colour table
     rotate: float = 180.0  # degrees, either way
-    zoom: float = 0.2  # share, either way
-    shift: float = 0.08  # share of the side, either way
-    shear: float = 0.1  # tangent of the angle, either way
+    zoom: float = 0.15  # share, either way
+    shift: float = 0.05  # share of the side, either way
+    shear: float = 0.0  # tangent of the angle, either way
     mirror: bool = True  # half of the images, left to right
-    light: float = 0.25  # share by which brightness and contrast vary
-    tint: float = 0.1  # share by which each colour channel varies on its own
+    light: float = 0.15  # share by which brightness varies
+    contrast: float = 0.0  # share by which contrast varies
+    tint: float = 0.0  # share by which each colour channel varies on its own
+    recolored: float = 0.0  # share of a batch's classes that get new colours and count as new
 
     # Network
     encoder: Literal["compact", "leaf_cnn"] = "compact"  # siamese_network_funcs.ENCODERS
     embedding_dim: int = 128  # numbers that describe an image
     unit_length: bool = True  # embeddings on the unit sphere: distances lie in 0..2
+    whiten: bool = True  # after training, join the embedding with whitened features (whitening.py)
 
     # Loss
     loss: Literal["contrastive", "supervised_contrastive", "triplet", "circle"] = (
@@ -95,6 +98,11 @@ class Config:
                 f"loss='{self.loss}' does not go with sampling='{self.sampling}'. "
                 f"Expected one of {LOSSES[self.sampling]}. Change loss or sampling."
             )
+        if self.whiten and not self.unit_length:
+            raise ValueError(
+                "whiten=True needs embeddings of unit length. Received: unit_length=False. "
+                "Set whiten=False or unit_length=True."
+            )
         held_out = self.test_share + self.val_share
         if held_out > 0.8:
             raise ValueError(
@@ -134,6 +142,8 @@ RANGES = {  # smallest and largest allowed value of each number
     "shift": (0.0, 0.5),
     "shear": (0.0, 1.0),
     "light": (0.0, 0.9),
+    "contrast": (0.0, 0.9),
+    "recolored": (0.0, 1.0),
     "tint": (0.0, 0.9),
     "embedding_dim": (1, 16384),
     "margin": (1e-6, 1e6),
@@ -178,7 +188,7 @@ CONFIGS = {
         unseen_share=0.0,
         test_share=0.1,
         val_share=0.1,
-        family_batches=0.3,
+        recolored=0.5,
         epochs=60,
         max_minutes=10.0,
     ),

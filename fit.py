@@ -23,6 +23,7 @@ from siamese_network_funcs import (
     build_loss,
     build_siamese_network,
 )
+from whitening import widen_encoder
 
 FINISHED, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
 
@@ -85,7 +86,7 @@ def fit_encoder(run, config, dataset, validator, seconds_used):
         except TrainingFailed as error:
             print(error, file=sys.stderr)
             status = FAILED
-    return _best(config, model, encoder, recorder, status)
+    return _finish(config, dataset, model, encoder, recorder, status)
 
 
 def _fit(model, batches, config, first_epoch, callbacks):
@@ -177,7 +178,7 @@ def restore(model, arrays):
         variable.assign(array)
 
 
-def _best(config, model, encoder, recorder, status):
+def _finish(config, dataset, model, encoder, recorder, status):
     """The best epoch's encoder, rebuilt in float32 so that it runs anywhere and can be exported."""
     stopper = recorder.stopper
     if stopper.best_weights:
@@ -186,5 +187,7 @@ def _best(config, model, encoder, recorder, status):
         return Fitted(status, None, recorder.history, None)
     final = build_encoder(config)
     final.set_weights(encoder.get_weights())
+    if config.whiten:
+        final = widen_encoder(final, dataset, config.seed)
     best_epoch = stopper.best_epoch + 1 if stopper.best_weights else None
     return Fitted(status, final, recorder.history, best_epoch)

@@ -165,3 +165,24 @@ def overlay(pixels, heat):
     scaled = Image.fromarray((255 * heat / (heat.max() or 1)).astype(np.uint8))
     share = np.asarray(scaled.resize((size, size), Image.Resampling.BICUBIC))[..., None] / 255 * 0.7
     return (grey * (1 - share) + share * np.array([255, 40, 20])).astype(np.uint8)
+
+
+def plot_rows(rows, path):
+    """Images in rows, each with a caption above it.
+
+    Args:
+        rows: List of lists of (uint8 array (size, size, 3), caption).
+        path: PNG to write.
+    """
+    columns = max(map(len, rows))
+    size = (max(4.5, 1.7 * columns), 2.0 * len(rows))
+    figure, grid = plt.subplots(len(rows), columns, figsize=size, squeeze=False,
+                                layout="constrained")  # fmt: skip
+    for line, row in zip(grid, rows, strict=True):
+        for axes in line:
+            axes.axis("off")
+        for axes, (pixels, caption) in zip(line, row, strict=False):
+            axes.imshow(pixels)
+            axes.set_title(caption, fontsize=8, loc="left")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -3,6 +3,7 @@
 import csv
 import datetime
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -245,3 +246,15 @@ def _commit():
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def need(package, purpose):
+    """Makes sure that an optional package is installed.
+
+    Raises:
+        RunError: If it is not.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise RunError(
+            f"{purpose} needs the package {package}: pip install -r requirements-extra.txt"
+        )

@@ -51,11 +51,11 @@ def build_compact_network(input_shape, embedding_dim=128):
     for filters in (32, 64, 128, 256):
         strides = 2 if filters == 32 else 1
         network.add(layers.Conv2D(filters, 3, strides, padding="same", use_bias=False))
+        if filters < 256:
+            network.add(layers.MaxPooling2D(2))  # first: what follows has a quarter of the work
         # Keras's momentum of 0.99 lags behind a short training by hundreds of steps.
         network.add(layers.BatchNormalization(momentum=0.9))
         network.add(layers.ReLU())
-        if filters < 256:
-            network.add(layers.MaxPooling2D(2))
     network.add(layers.GlobalAveragePooling2D())
     network.add(layers.Dense(embedding_dim))
     return network

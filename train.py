@@ -25,6 +25,7 @@ from run_directory import RunDirectory, RunError, write_whole  # noqa: E402
 # What needs Keras is imported in functions, so that a wrong config or path is told at once.
 
 WRONG_INPUT = 2  # exit status
+SHARES = np.geomspace(1e-5, 0.5, 48)  # of impostors, in `threshold.json`
 
 
 def main(args=None):
@@ -138,7 +139,8 @@ def choose_threshold(same, distances, false_accept_rate):
 
     Returns:
         Dict for `threshold.json`: threshold, what it was chosen for, the validation accuracy
-        there, and the calibration `[a, b]` of `scores.probability`.
+        there, the calibration `[a, b]` of `scores.probability`, and `impostor_quantiles`:
+        `[share, distance]`, below which distance that share of the impostors lies.
     """
     if false_accept_rate is None:
         rate, threshold = scores.equal_error_rate(same, distances)
@@ -146,11 +148,13 @@ def choose_threshold(same, distances, false_accept_rate):
     else:
         threshold = scores.threshold_at_false_accept(same, distances, false_accept_rate)
         purpose = f"false-accept rate {false_accept_rate} on validation pairs"
+    quantiles = np.quantile(distances[~same], SHARES)
     return {
         "threshold": float(threshold),
         "chosen_for": purpose,
         "val_accuracy": float(np.mean((distances < threshold) == same)),
         "calibration": list(scores.calibrate(same, distances)),
+        "impostor_quantiles": np.stack([SHARES, quantiles], axis=1).tolist(),
     }
 
 

@@ -31,6 +31,7 @@ class Crop:
     widest: float  # where that is along the midrib, 0 at the stalk and 1 at the tip
     pointed: float  # 0.8 is as blunt as an ellipse, 1.5 tapers at both ends
     veins: int  # side veins on each side
+    hue: float  # mean green, in degrees; single leaves stray far enough to overlap
     teeth: int = 0  # teeth along each margin
     depth: float = 0.0  # how deep they cut, as a share of the half-width
     heart: float = 0.0  # how far the blade reaches back behind its stalk, in blade lengths
@@ -50,26 +51,26 @@ THREE = pairs((0.06, 0, 1.0), (0, 100, 0.95))
 FEATHER = pairs((0.9, 0, 0.46), (0.8, 66, 0.38), (0.46, 70, 0.42), (0.12, 72, 0.34))
 
 CROPS = {
-    "Apple": Crop(0.31, 0.45, 1.1, veins=7, teeth=22, depth=0.1),
-    "Cassava": Crop(0.125, 0.55, 1.3, veins=6, leaflets=FAN),
-    "Corn": Crop(0.095, 0.35, 0.45, veins=3, parallel=True),
-    "Grape": Crop(0.38, 0.48, 1.5, veins=5, teeth=6, depth=0.2, leaflets=LOBES),
-    "Peach": Crop(0.17, 0.45, 1.7, veins=11, teeth=30, depth=0.06),
-    "Strawberry": Crop(0.4, 0.64, 1.25, veins=6, teeth=9, depth=0.16, leaflets=THREE),
-    "Tomato": Crop(0.29, 0.38, 1.2, veins=4, teeth=4, depth=0.34, leaflets=FEATHER),
-    "Yam": Crop(0.5, 0.34, 1.7, veins=5, heart=0.36),
+    "Apple": Crop(0.31, 0.45, 1.1, veins=7, hue=100, teeth=22, depth=0.1),
+    "Cassava": Crop(0.125, 0.55, 1.3, veins=6, hue=112, leaflets=FAN),
+    "Corn": Crop(0.095, 0.35, 0.45, veins=3, hue=88, parallel=True),
+    "Grape": Crop(0.38, 0.48, 1.5, veins=5, hue=84, teeth=6, depth=0.2, leaflets=LOBES),
+    "Peach": Crop(0.17, 0.45, 1.7, veins=11, hue=94, teeth=30, depth=0.06),
+    "Strawberry": Crop(0.4, 0.64, 1.25, veins=6, hue=120, teeth=9, depth=0.16, leaflets=THREE),
+    "Tomato": Crop(0.29, 0.38, 1.2, veins=4, hue=104, teeth=4, depth=0.34, leaflets=FEATHER),
+    "Yam": Crop(0.43, 0.4, 2.2, veins=5, hue=116, heart=0.36),
 }
 
 # Every crop has a healthy class and three of six symptoms; every symptom has four crops.
 CONDITIONS = {
-    "Apple": ("rust", "mildew", "spots"),
-    "Cassava": ("mosaic", "blight", "spots"),
-    "Corn": ("rust", "blight", "mosaic"),
-    "Grape": ("blight", "mildew", "scorch"),
-    "Peach": ("spots", "scorch", "rust"),
-    "Strawberry": ("scorch", "mildew", "rust"),
-    "Tomato": ("mosaic", "blight", "mildew"),
-    "Yam": ("spots", "scorch", "mosaic"),
+    "Apple": ("rust", "mildew", "spots", "mosaic"),
+    "Cassava": ("mosaic", "blight", "spots", "mildew"),
+    "Corn": ("rust", "blight", "mosaic", "scorch"),
+    "Grape": ("blight", "mildew", "scorch", "spots"),
+    "Peach": ("spots", "scorch", "rust", "mildew"),
+    "Strawberry": ("scorch", "mildew", "rust", "blight"),
+    "Tomato": ("mosaic", "blight", "mildew", "rust"),
+    "Yam": ("spots", "scorch", "mosaic", "blight"),
 }
 CLASSES = tuple(
     f"{crop}___{condition}" for crop in CROPS for condition in ("healthy", *CONDITIONS[crop])
@@ -114,7 +115,7 @@ def half_blade(crop):
     """One margin of a blade from stalk to tip, and the side veins that lead to it."""
     along = np.linspace(0, 1, 181)
     notch = crop.depth * (1 - along * crop.teeth % 1) * (along * crop.teeth >= 1)
-    back = crop.heart * np.sin(np.pi * np.minimum(along / 0.4, 1))
+    back = 14.9 * crop.heart * along * (1 - along) ** 5
     margin = along - back + 1j * half_width(crop, along) * (1 - notch)
     if crop.parallel:
         shares = np.arange(1, crop.veins + 1) / (crop.veins + 1)
@@ -270,18 +271,19 @@ def blight(rng, leaf, severity):
 
 
 def mildew(rng, leaf, severity):
-    """A white powdery film in drifts."""
-    size = len(leaf.blade)
-    film = 0.65 * noise(rng, size, 6) + 0.35 * noise(rng, size, 22)
-    drifts = np.clip(3.5 * (film - 0.5 + 0.2 * severity), 0, 1)
-    powder = 0.7 + 0.3 * rng.random((size, size), "float32")
-    return [(0.7 * drifts * powder, colour(rng.uniform(60, 120), 0.05, 0.92))]
+    """Fuzzy white colonies that run together over a thin film, all of it powdery."""
+    size, unit = len(leaf.blade), np.clip(leaf.breadth, 14, 40)
+    count = round((5 + 9 * severity) * max(1, 30 / leaf.breadth))
+    (colonies,) = dots(rng, leaf, count, (0.1 * unit, 0.24 * unit), 0.5, 1)
+    film = 0.3 * severity * noise(rng, size, 9) + 0.9 * blur(colonies, 1.5)
+    powder = 0.6 + 0.4 * rng.random((size, size), "float32")
+    return [(np.minimum(film, 0.75) * powder, colour(rng.uniform(60, 120), 0.05, 0.92))]
 
 
 def mosaic(rng, leaf, severity):
     """Yellow and dark green in a patchwork, the veins staying green."""
     size = len(leaf.blade)
-    patches = noise(rng, size, rng.uniform(13, 18))
+    patches = noise(rng, size, 3.2 * size / np.clip(leaf.breadth, 18, 32))
     yellow = np.clip(7 * (patches - 0.55 + 0.1 * severity), 0, 1) * (1 - 0.7 * leaf.veins)
     return [
         (0.5 * np.clip(5 * (0.4 - patches), 0, 1), colour(130, 0.7, 0.25)),
@@ -311,7 +313,7 @@ def background(rng, size):
     """Cloth, boards, pebbles or blades of grass in colours of any hue, (size, size, 3)."""
     hue, saturation, value = rng.uniform(0, 360), rng.uniform(0, 0.4), rng.uniform(0.25, 0.8)
     first = colour(hue, saturation, value)
-    second = colour(hue + rng.normal(0, 20), 0.8 * saturation, value * rng.uniform(0.7, 0.95))
+    second = colour(hue + rng.normal(0, 20), 0.8 * saturation, value * rng.uniform(0.75, 0.95))
     kind = rng.choice(["cloth", "boards", "pebbles", "grass"])
     stretch = np.exp(rng.choice([-2.5, 2.5])) if kind == "boards" else 1.0
     blend = noise(rng, size, rng.uniform(3, 10)) + noise(rng, size, rng.uniform(20, 60), stretch)
@@ -322,7 +324,7 @@ def background(rng, size):
     pen, lean = ImageDraw.Draw(image), rng.normal(0, size / 4, 2)
     for _ in range(90):
         x, y = rng.uniform(-0.1 * size, 1.1 * size, 2)
-        rgb = (first + rng.random() * (second - first)) * rng.uniform(0.85, 1.1)
+        rgb = (first + rng.random() * (second - first)) * rng.uniform(0.9, 1.06)
         fill = tuple(int(min(v, 1) * 255) for v in rgb)
         if kind == "grass":
             dx, dy = lean + rng.normal(0, size / 8, 2)
@@ -330,14 +332,14 @@ def background(rng, size):
         else:
             w, h = size * rng.uniform(0.02, 0.07, 2)
             pen.ellipse((x - w, y - h, x + w, y + h), fill=fill)
-    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 2.5)))
+    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(1, 3)))
     return np.asarray(image, "float32") / 255
 
 
-def paint_leaf(leaf, symptom, rng):
+def paint_leaf(leaf, hue, symptom, rng):
     """The leaf's own colours, (size, size, 3): green, veins, symptoms, relief."""
     size = len(leaf.blade)
-    green = colour(rng.normal(98, 12), rng.uniform(0.45, 0.75), rng.uniform(0.38, 0.62))
+    green = colour(rng.normal(hue, 8), rng.uniform(0.45, 0.75), rng.uniform(0.38, 0.62))
     pale = green + rng.uniform(0.1, 0.4) * (colour(70, 0.3, 0.9) - green)
     picture = cover(np.tile(green, (size, size, 1)), 0.3 * noise(rng, size, 10), pale)
     picture = cover(picture, leaf.veins * rng.uniform(0.5, 0.9), pale)
@@ -357,7 +359,7 @@ def photograph(leaf, picture, rng):
     shape = np.maximum(leaf.blade, leaf.stalk)
     dx, dy = rng.integers(-6, 7, 2) * size // 128
     shadow = np.roll(blur(shape, rng.uniform(1, 4)), (dy, dx), (0, 1))
-    scene = background(rng, size) * (1 - rng.uniform(0.15, 0.5) * shadow[..., None])
+    scene = background(rng, size) * (1 - rng.uniform(0.15, 0.45) * shadow[..., None])
     scene = cover(scene, shape, picture)
     grid = np.linspace(-1, 1, size, dtype="float32")
     angle, fall = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.25)
@@ -368,7 +370,7 @@ def photograph(leaf, picture, rng):
     scene = np.clip(scene * light[..., None] * balance, 0, 1) ** rng.uniform(0.85, 1.2)
     image = Image.fromarray((scene * 255).astype("uint8"))
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.7)))
-    grain = rng.standard_normal((size, size, 3), "float32") * rng.uniform(1, 6)
+    grain = rng.standard_normal((size, size, 3), "float32") * rng.uniform(1, 5)
     return np.clip(np.asarray(image) + grain, 0, 255).astype("uint8")
 
 
@@ -377,7 +379,7 @@ def draw_image(name, number, seed, size):
     crop, symptom = name.split("___")
     rng = np.random.default_rng([seed, zlib.crc32(name.encode()), number])
     leaf = draw_leaf(CROPS[crop], rng, size)
-    return photograph(leaf, paint_leaf(leaf, symptom, rng), rng)
+    return photograph(leaf, paint_leaf(leaf, CROPS[crop].hue, symptom, rng), rng)
 
 
 def draw_leaves(folder, seed=0, images_per_class=60, size=128, report=print):

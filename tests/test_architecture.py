@@ -18,6 +18,7 @@ ALLOWED = {  # what the rooms in between may import
     "batches": {"augment", "image_index"},
     "prepare_data": {"configs", "download_data", "image_cache", "image_index", "splits"},
     "siamese_network_funcs": {"configs"},
+    "whitening": {"siamese_network_funcs"},
     "run_directory": {"configs", "siamese_network_funcs"},
 }
 

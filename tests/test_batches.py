@@ -1,12 +1,13 @@
 """What a batch may hold, how often, and that it depends on (seed, step) alone; random views."""
 
 import dataclasses
+import itertools
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from augment import augment
+from augment import augment, recolor
 from batches import BATCHES, ClassBatches, ClassTable, PairBatches
 from configs import Config
 from image_index import DataError
@@ -252,4 +253,39 @@ def test_zoom_and_light_by_hand():
     assert view(zoom=0.9)[0, 4, 3, 0] == pytest.approx(100 + 100 * (1 - 1 / 1.9), abs=2)
     np.testing.assert_array_equal(np.unique(view(tint=0.1)), [110, 220])
     # (100 x 1.2 - 127.5) x 1.2 + 127.5 and (200 x 1.2 - 127.5) x 1.2 + 127.5, cut at 255
-    np.testing.assert_array_equal(np.unique(view(light=0.2)), [118, 255])
+    np.testing.assert_array_equal(np.unique(view(light=0.2, contrast=0.2)), [118, 255])
+
+
+def test_recolored_classes_share_colours_and_count_as_new():
+    images = np.random.default_rng(0).integers(0, 256, (12, 5, 5, 3), dtype=np.uint8)
+    classes = np.repeat([3, 7, 9], 4)
+    moved, tables, recolored = recolor(images, classes, 1.0, np.random.default_rng(1))
+    assert recolored.all()
+    for name in (3, 7, 9):
+        members = np.flatnonzero(classes == name)
+        assert all(np.array_equal(tables[members[0]], tables[m]) for m in members)
+        orders = [
+            order
+            for order in itertools.permutations(range(3))
+            if all(np.array_equal(moved[m], images[m][..., list(order)]) for m in members)
+        ]
+        assert len(orders) == 1
+    assert not np.array_equal(tables[0], tables[4])
+    same, tables, recolored = recolor(images, classes, 0.0, np.random.default_rng(1))
+    assert np.array_equal(same, images) and not recolored.any()
+    assert np.array_equal(tables[0], np.repeat(np.arange(256.0)[:, None], 3, axis=1))
+
+
+def test_recolored_labels_are_new_and_unique_within_a_batch(build_index, tmp_path):
+    index = build_index(np.repeat(np.arange(6), 4))
+    pixels = np.zeros((24, 8, 8, 3), np.uint8)
+    config = Config(recolored=0.5, classes_per_batch=6, images_per_class=4, image_size=8)
+    batches = ClassBatches(index, pixels, np.arange(24), config)
+    seen = set()
+    for step in range(20):
+        _, labels = batches[step]
+        plain = index.labels[batches.rows(step)]
+        assert np.array_equal(labels % 6, plain)
+        assert len(np.unique(labels)) == len(np.unique(plain))
+        seen |= set((labels // 6).tolist())
+    assert seen == {0, 1}

@@ -27,7 +27,7 @@ TINY = (
 ).split()
 PAIRS_WITH_DROPOUT = (
     "--sampling pairs --loss contrastive --encoder leaf_cnn --pairs_per_batch 8 "
-    "--unit_length False --image_size 24 --optimizer rmsprop"
+    "--unit_length False --whiten False --image_size 24 --optimizer rmsprop"
 ).split()
 
 
@@ -92,7 +92,7 @@ def test_the_whole_command(workplace, capsys):
 
 
 def test_best_epochs_weights_are_kept(workplace):
-    assert run_train("best", "--monitor", "val_loss") == 0
+    assert run_train("best", "--monitor", "val_loss", "--whiten", "False") == 0
     rows = history("best")
     best = min(float(row["val_loss"]) for row in rows)
     run = RunDirectory(workplace / "runs" / "best")
@@ -180,7 +180,7 @@ def test_collapse_is_noticed(workplace, capsys):
     # Steps so large that every last ReLU dies: each image's embedding is zero.
     settings = (
         "--sampling pairs --loss contrastive --encoder leaf_cnn --image_size 24 "
-        "--unit_length False --optimizer sgd --learning_rate 5 --schedule constant"
+        "--unit_length False --whiten False --optimizer sgd --learning_rate 5 --schedule constant"
     )
     assert run_train("flat", *settings.split()) == fit.FAILED
     message = capsys.readouterr().err
@@ -189,7 +189,9 @@ def test_collapse_is_noticed(workplace, capsys):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(workplace, capsys):
-    settings = "--optimizer sgd --learning_rate 10 --unit_length False --loss contrastive"
+    settings = (
+        "--optimizer sgd --learning_rate 10 --unit_length False --whiten False --loss contrastive"
+    )
     status = run_train(
         "diverged", *settings.split(), "--margin", "1000000", "--schedule", "constant"
     )

@@ -1,0 +1,45 @@
+"""Whitening against its definition, and the widened encoder against its parts."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import whitening
+from configs import Config
+from siamese_network_funcs import build_encoder
+
+RNG = np.random.default_rng(0)
+
+
+def test_whitened_variation_within_classes_is_equal_in_all_directions(monkeypatch):
+    monkeypatch.setattr(whitening, "RIDGE", 0.0)
+    labels = np.repeat(np.arange(40), RNG.integers(3, 30, 40))
+    spread = RNG.normal(size=(6, 6))  # the same directions vary in every class
+    features = 5 * RNG.normal(size=(40, 6))[labels] + RNG.normal(size=(len(labels), 6)) @ spread
+    mean, matrix = whitening.fit_whitening(features, labels)
+    whitened = (features - mean) @ matrix
+    covariances = [np.cov(whitened[labels == label].T) for label in range(40)]
+    np.testing.assert_allclose(np.mean(covariances, axis=0), np.eye(6), atol=1e-4)
+    np.testing.assert_allclose(whitened.mean(axis=0), 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["compact", "leaf_cnn"])
+def test_widened_encoder_is_half_trained_embedding_half_whitened_features(name):
+    encoder = build_encoder(Config(image_size=48, embedding_dim=16, encoder=name))
+    pixels = RNG.integers(0, 256, (24, 48, 48, 3), dtype=np.uint8)
+    dataset = SimpleNamespace(
+        pixels=pixels,
+        index=SimpleNamespace(labels=np.repeat(np.arange(6), 4)),
+        splits=SimpleNamespace(train=np.arange(20)),
+    )
+    wide = whitening.widen_encoder(encoder, dataset, seed=0)
+    embeddings = wide.predict(pixels, verbose=0)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-4)
+    trained = encoder.predict(pixels, verbose=0)
+    np.testing.assert_allclose(embeddings[:, -16:] * np.sqrt(2), trained, atol=1e-4)
+    features = whitening.feature_model(encoder).predict(pixels, verbose=0)
+    mean, matrix = whitening.fit_whitening(features[:20], dataset.index.labels[:20])
+    whitened = (features - mean) @ matrix
+    whitened /= np.linalg.norm(whitened, axis=1, keepdims=True)
+    np.testing.assert_allclose(embeddings[:, :-16] * np.sqrt(2), whitened, atol=1e-3)

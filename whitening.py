@@ -1,0 +1,99 @@
+"""After the training: a wider embedding that knows more of classes never seen. Needs Keras.
+
+A trained embedding keeps what parts the training classes and forgets the rest. The feature maps
+below it still hold the rest, but unevenly: some directions vary much within a class. Dividing by
+that variation (within-class covariance normalisation) makes them comparable, and both together
+are the finished embedding.
+"""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from siamese_network_funcs import embed, unit_length
+
+NUM_MAPS = 3  # feature maps used, the last ones
+RIDGE = 1.0  # share of the mean variance that is added to each direction's
+MOST_IMAGES = 20_000  # more change nothing
+
+
+def widen_encoder(encoder, dataset, seed):
+    """Joins the embedding with whitened features of the last feature maps.
+
+    Args:
+        encoder: A trained encoder from `siamese_network_funcs.build_encoder`.
+        dataset: The `prepare_data.Dataset` that it was trained on.
+        seed: Of the sample of images, where there are more than are needed.
+
+    Returns:
+        A `keras.Model` from raw pixels to unit-length embeddings; half of each squared distance
+        comes from the trained embedding, half from the whitened features.
+    """
+    features = feature_model(encoder)
+    rows = dataset.splits.train
+    if len(rows) > MOST_IMAGES:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_IMAGES, replace=False))
+    values = embed(features, dataset.pixels, rows)
+    mean, matrix = fit_whitening(values, dataset.index.labels[rows])
+    whiten = layers.Dense(matrix.shape[1], name="whiten")
+    pixels = encoder.input
+    whitened = unit_length(whiten(features(pixels)))
+    whiten.set_weights([matrix, -mean @ matrix])
+    joined = ops.concatenate([whitened, encoder(pixels)], axis=-1)
+    return keras.Model(pixels, unit_length(joined), name="encoder")
+
+
+def feature_model(encoder):
+    """Raw pixels to mean and deviation over the places of each of the last feature maps.
+
+    Args:
+        encoder: From `siamese_network_funcs.build_encoder`.
+
+    Returns:
+        A `keras.Model`; each map's means, and each map's deviations, have unit length.
+    """
+    body = next(layer for layer in encoder.layers if isinstance(layer, keras.Sequential))
+    maps = [layer.output for layer in body.layers if _is_rectified(layer)][-NUM_MAPS:]
+    parts = []
+    for values in maps:  # (batch, height, width, filters)
+        mean = ops.mean(values, axis=(1, 2))
+        variance = ops.mean(ops.square(values), axis=(1, 2)) - ops.square(mean)
+        parts += [unit_length(mean), unit_length(ops.sqrt(ops.maximum(variance, 1e-8)))]
+    statistics = keras.Model(body.inputs, ops.concatenate(parts, axis=-1))
+    rescaling = next(layer for layer in encoder.layers if isinstance(layer, layers.Rescaling))
+    return keras.Model(encoder.input, statistics(rescaling(encoder.input)), name="features")
+
+
+def _is_rectified(layer):
+    is_map = len(layer.output.shape) == 4
+    activation = getattr(layer, "activation", None)
+    return is_map and (isinstance(layer, layers.ReLU) or activation is keras.activations.relu)
+
+
+def fit_whitening(features, labels):
+    """The affine map that gives the variation within classes the same size in all directions.
+
+    Args:
+        features: Array (images, d).
+        labels: Their classes, (images,).
+
+    Returns:
+        `(mean, matrix)`, (d,) and (d, d), float32: whitened is `(features - mean) @ matrix`.
+
+    Reference:
+        Hatch, Kajarekar & Stolcke, "Within-class covariance normalization for SVM-based speaker
+        recognition", 2006.
+    """
+    features = features.astype(np.float64)
+    _, member, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(counts), features.shape[1]))
+    np.add.at(sums, member, features)
+    within = features - (sums / counts[:, None])[member]
+    # Every class counts the same, whatever its size; a single image tells nothing.
+    within /= np.sqrt(np.maximum(counts - 1, 1))[member][:, None]
+    covariance = within.T @ within / max((counts > 1).sum(), 1)
+    variances, directions = np.linalg.eigh(covariance)
+    variances = np.maximum(variances, 0) + RIDGE * variances.mean() + 1e-12
+    # Turned back, so that the map is unique where variances are equal.
+    mean, matrix = features.mean(axis=0), directions / np.sqrt(variances) @ directions.T
+    return mean.astype(np.float32), matrix.astype(np.float32)
