@@ -29,39 +29,38 @@ def widen_encoder(encoder, dataset, seed):
         A `keras.Model` from raw pixels to unit-length embeddings; half of each squared distance
         comes from the trained embedding, half from the whitened features.
     """
-    features = feature_model(encoder)
+    pixels, features, embeddings = _features_and_embeddings(encoder)
     rows = dataset.splits.train
     if len(rows) > MOST_IMAGES:
         rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_IMAGES, replace=False))
-    values = embed(features, dataset.pixels, rows)
+    values = embed(keras.Model(pixels, features), dataset.pixels, rows)
     mean, matrix = fit_whitening(values, dataset.index.labels[rows])
     whiten = layers.Dense(matrix.shape[1], name="whiten")
-    pixels = encoder.input
-    whitened = unit_length(whiten(features(pixels)))
+    whitened = unit_length(whiten(features))
     whiten.set_weights([matrix, -mean @ matrix])
-    joined = ops.concatenate([whitened, encoder(pixels)], axis=-1)
+    joined = ops.concatenate([whitened, unit_length(embeddings)], axis=-1)
     return keras.Model(pixels, unit_length(joined), name="encoder")
 
 
-def feature_model(encoder):
-    """Raw pixels to mean and deviation over the places of each of the last feature maps.
+def _features_and_embeddings(encoder):
+    """Mean and deviation over the places of each of the last feature maps, and the embeddings.
 
-    Args:
-        encoder: From `siamese_network_funcs.build_encoder`.
-
-    Returns:
-        A `keras.Model`; each map's means, and each map's deviations, have unit length.
+    Every layer is applied again, so that the finished model is one flat graph: Keras cannot load
+    a model in which two nested ones share layers.
     """
-    body = next(layer for layer in encoder.layers if isinstance(layer, keras.Sequential))
-    maps = [layer.output for layer in body.layers if _is_rectified(layer)][-NUM_MAPS:]
+    pixels = keras.Input(encoder.input_shape[1:], name="pixels")
+    rescaling, body = encoder.layers[1:3]
+    values, maps = rescaling(pixels), []
+    for layer in body.layers:
+        values = layer(values)
+        if _is_rectified(layer):
+            maps.append(values)  # (batch, height, width, filters)
     parts = []
-    for values in maps:  # (batch, height, width, filters)
-        mean = ops.mean(values, axis=(1, 2))
-        variance = ops.mean(ops.square(values), axis=(1, 2)) - ops.square(mean)
+    for places in maps[-NUM_MAPS:]:
+        mean = ops.mean(places, axis=(1, 2))
+        variance = ops.mean(ops.square(places), axis=(1, 2)) - ops.square(mean)
         parts += [unit_length(mean), unit_length(ops.sqrt(ops.maximum(variance, 1e-8)))]
-    statistics = keras.Model(body.inputs, ops.concatenate(parts, axis=-1))
-    rescaling = next(layer for layer in encoder.layers if isinstance(layer, layers.Rescaling))
-    return keras.Model(encoder.input, statistics(rescaling(encoder.input)), name="features")
+    return pixels, ops.concatenate(parts, axis=-1), values
 
 
 def _is_rectified(layer):
