@@ -30,6 +30,7 @@ def serve(options):
         os.environ["HF_HUB_OFFLINE"] = "1"
         model = SimilarityModel.load(options.run)
         page = build_page(model, options)
+        print(f"http://127.0.0.1:{options.port} until Ctrl-C", flush=True)
         page.launch(
             server_name="127.0.0.1",
             server_port=options.port,
@@ -37,6 +38,7 @@ def serve(options):
             ssr_mode=False,
             footer_links=[],
             show_error=True,
+            quiet=True,
         )
     return 0
 

@@ -232,13 +232,13 @@ def healthy(rng, leaf, severity):
 def spots(rng, leaf, severity):
     """Round dark spots with a yellow halo and, often, a pale middle."""
     unit = np.clip(leaf.breadth, 14, 40)
-    count = round((8 + 14 * severity) * max(1, 30 / leaf.breadth))
+    count = round((7 + 8 * severity) * max(1, 25 / leaf.breadth))
     halo, core, middle = dots(
         rng, leaf, count, (0.045 * unit, (0.07 + 0.05 * severity) * unit), 0.3, 1.9, 1, 0.4
     )
     return [
         (0.75 * blur(halo, 1.2), colour(rng.uniform(48, 60), 0.7, 0.8)),
-        (0.95 * core, colour(rng.uniform(10, 35), 0.6, rng.uniform(0.1, 0.25))),
+        (0.95 * core, colour(rng.uniform(10, 35), 0.6, rng.uniform(0.06, 0.18))),
         (rng.uniform(0, 0.7) * middle, colour(30, 0.25, 0.65)),
     ]
 
@@ -258,7 +258,7 @@ def blight(rng, leaf, severity):
     size, layers = len(leaf.blade), []
     rows, columns = np.nonzero((leaf.blade > 0.5) & (blur(leaf.blade, 2) < 0.75))
     grid = np.arange(size, dtype="float32")
-    brown = colour(rng.uniform(22, 36), rng.uniform(0.4, 0.6), rng.uniform(0.3, 0.5))
+    brown = colour(rng.uniform(16, 28), rng.uniform(0.45, 0.6), rng.uniform(0.28, 0.4))
     for pick in rng.integers(len(rows), size=rng.integers(2, 4)):
         radius = size * rng.uniform(0.14, 0.18 + 0.1 * severity)
         away = np.hypot(grid[:, None] - rows[pick], grid - columns[pick]) / radius
@@ -273,7 +273,7 @@ def blight(rng, leaf, severity):
 def mildew(rng, leaf, severity):
     """Fuzzy white colonies that run together over a thin film, all of it powdery."""
     size, unit = len(leaf.blade), np.clip(leaf.breadth, 14, 40)
-    count = round((5 + 9 * severity) * max(1, 30 / leaf.breadth))
+    count = round((4 + 6 * severity) * max(1, 25 / leaf.breadth))
     (colonies,) = dots(rng, leaf, count, (0.1 * unit, 0.24 * unit), 0.5, 1)
     film = 0.3 * severity * noise(rng, size, 9) + 0.9 * blur(colonies, 1.5)
     powder = 0.6 + 0.4 * rng.random((size, size), "float32")
@@ -294,12 +294,12 @@ def mosaic(rng, leaf, severity):
 def scorch(rng, leaf, severity):
     """A dry brown edge all around, behind it a thin yellow line."""
     size = len(leaf.blade)
-    reach = np.clip(0.2 * leaf.breadth, 2.5, 9)
+    reach = np.clip(0.17 * leaf.breadth, 2.5, 8)
     inwards = 2 * blur(leaf.blade, reach) - 1 + 0.5 * (noise(rng, size, 16) - 0.5)
     line = 0.3 + 0.4 * severity
     return [
         (0.8 * np.clip(6 * (line + 0.15 - inwards), 0, 1), colour(50, 0.75, 0.75)),
-        (np.clip(8 * (line - inwards), 0, 1), colour(rng.uniform(15, 32), 0.6, 0.38)),
+        (np.clip(8 * (line - inwards), 0, 1), colour(rng.uniform(24, 36), 0.5, rng.uniform(0.45, 0.6))),
     ]
 
 

@@ -73,7 +73,7 @@ class Browser:
         found = self.send("Runtime.evaluate", expression=script, returnByValue=True)
         return found["result"].get("value")
 
-    def wait_for(self, script, seconds=60):
+    def wait_for(self, script, seconds=30):
         """Waits until an expression is true, and gives its value."""
         end = time.monotonic() + seconds
         while not (value := self.evaluate(script)):
@@ -129,8 +129,8 @@ def address(place):
         port = free.getsockname()[1]
     command = [sys.executable, ROOT / "predict.py", "serve", "runs/run", "--references",
                "references", "--gallery", "images", "--port", str(port)]  # fmt: skip
-    process = subprocess.Popen(command, cwd=place, stderr=subprocess.STDOUT,
-                               stdout=open(place / "log", "w"))  # fmt: skip
+    with open(place / "log", "w") as log:
+        process = subprocess.Popen(command, cwd=place, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     for _ in range(300):
         time.sleep(0.2)
@@ -159,7 +159,7 @@ def model(place):
 
 
 def open_tab(browser, name):
-    script = "[...document.querySelectorAll('[role=tab]')]"
+    script = "[...document.querySelectorAll('[role=tab]')].filter(t => t.offsetParent)"
     browser.wait_for(f"{script}.some(t => t.innerText.trim() == {name!r})")
     browser.evaluate(f"{script}.find(t => t.innerText.trim() == {name!r}).click()")
 

@@ -131,7 +131,7 @@ def test_continuing_gives_the_weights_of_an_undisturbed_run(workplace, monkeypat
 
 def test_killed_after_the_last_epoch_trains_no_more(workplace, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "_best", lambda *_: 1 / 0)
+        patch.setattr(fit, "_finish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run_train("late")
     monkeypatch.setattr(fit, "_fit", lambda *_: pytest.fail("trained again"))

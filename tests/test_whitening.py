@@ -52,4 +52,4 @@ def test_widened_encoder_is_half_trained_embedding_half_whitened_features(name, 
     mean, matrix = whitening.fit_whitening(features[:20], dataset.index.labels[:20])
     whitened = (features - mean) @ matrix
     whitened /= np.linalg.norm(whitened, axis=1, keepdims=True)
-    np.testing.assert_allclose(embeddings[:, :-16] * np.sqrt(2), whitened, atol=5e-3)
+    np.testing.assert_allclose(embeddings[:, :-16] * np.sqrt(2), whitened, atol=2e-2)
