@@ -16,7 +16,7 @@ from siamese_network_funcs import build_loss, embed
 
 VAL_BATCHES = 8  # over which val_loss is averaged when classes are sampled
 VAL_WAYS, VAL_TRIALS = 20, 1000  # of val_one_shot
-CLOSING_SECONDS = 10.0  # of max_minutes, for what comes after the last step
+CLOSING_SECONDS = 20.0  # of max_minutes, for what comes after the last step
 HAIR = 1e-3  # embeddings that all lie this close together have collapsed
 
 
@@ -135,7 +135,7 @@ class Schedule(keras.callbacks.Callback):
         self.seconds = math.inf
         if config.max_minutes is not None:
             budget = 60 * config.max_minutes
-            self.seconds = max(1.0, budget - seconds_used - min(CLOSING_SECONDS, 0.2 * budget))
+            self.seconds = max(1.0, budget - seconds_used - min(CLOSING_SECONDS, 0.3 * budget))
 
     def on_epoch_begin(self, epoch, logs=None):
         """Remembers where the epoch's steps start."""

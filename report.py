@@ -41,7 +41,8 @@ figure { margin: 12px 0 } img { max-width: 100% } .paper { background: #fff; bor
 .strip { display: flex; flex-wrap: wrap; gap: 14px } .strip figure { margin: 0 }
 .strip img { width: 72px; height: 72px; border-radius: 4px; image-rendering: auto }
 figcaption { font-size: .8rem; color: var(--quiet); max-width: 150px; overflow-wrap: anywhere }
-.look img { width: 132px; height: 132px }
+.pair { display: flex; gap: 4px; background: var(--card); border-radius: 6px; padding: 6px }
+.pair figcaption { max-width: 72px } .look img { width: 132px; height: 132px }
 .map { position: relative; width: 100%; aspect-ratio: 1.6; background: var(--card);
   border-radius: 8px } .map i { position: absolute; width: 9px; height: 9px; border-radius: 50%;
   margin: -4px 0 0 -4px } .map i img { display: none; position: absolute; left: 8px; top: 8px;
@@ -199,8 +200,10 @@ def _hardest(held, threshold):
         members = np.flatnonzero(mask)
         members = members[np.argsort(sign * held.distances[members])][:HARDEST]
         strip = "".join(
-            _image(held, held.left[pair], f"distance {held.distances[pair]:.3f}")
+            "<div class='pair'>"
+            + _image(held, held.left[pair], f"distance {held.distances[pair]:.3f}")
             + _image(held, held.right[pair], _class_of(held, held.right[pair]))
+            + "</div>"
             for pair in members
         )
         parts.append(f"<h3>{title}</h3><div class='strip'>{strip}</div>")

@@ -299,7 +299,10 @@ def scorch(rng, leaf, severity):
     line = 0.3 + 0.4 * severity
     return [
         (0.8 * np.clip(6 * (line + 0.15 - inwards), 0, 1), colour(50, 0.75, 0.75)),
-        (np.clip(8 * (line - inwards), 0, 1), colour(rng.uniform(24, 36), 0.5, rng.uniform(0.45, 0.6))),
+        (
+            np.clip(8 * (line - inwards), 0, 1),
+            colour(rng.uniform(24, 36), 0.5, rng.uniform(0.45, 0.6)),
+        ),
     ]
 
 
