@@ -74,7 +74,7 @@ class Config:
     weight_decay: float = 1e-2  # adamw only
     schedule: Literal["cosine", "constant"] = "cosine"  # cosine: warm-up, then down to zero
     warmup_share: float = 0.05  # of the training
-    epochs: int = 12  # at most
+    epochs: int = 9  # at most
     max_minutes: float | None = None  # for the whole command; the schedule follows it
     monitor: Literal["val_loss", "val_accuracy", "val_auc", "val_one_shot"] = "val_auc"
     patience: int | None = None  # epochs without improvement before stopping; None: never
@@ -181,7 +181,7 @@ def _check_field(name, value, hint):
 
 CONFIGS = {
     # The default. Drawn leaves, nothing to download.
-    "leaves": Config(),
+    "leaves": Config(max_minutes=3.5),
     # Photographs of leaves, all classes trained on: python train.py plantvillage --data_dir PATH
     "plantvillage": Config(
         data_dir="data/plantvillage",

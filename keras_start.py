@@ -1,6 +1,7 @@
 """Starts Keras where it is first needed: quietly, seeded, deterministic if asked."""
 
 import contextlib
+import logging
 import os
 import sys
 
@@ -16,6 +17,7 @@ def start_keras(seed=0, deterministic=False):
     """
     with _quiet():
         import keras
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it frets over batches of two sizes
 
     keras.utils.set_random_seed(seed)
     if deterministic and keras.backend.backend() == "tensorflow":

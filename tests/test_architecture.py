@@ -20,6 +20,12 @@ ALLOWED = {  # what the rooms in between may import
     "siamese_network_funcs": {"configs"},
     "whitening": {"siamese_network_funcs"},
     "run_directory": {"configs", "siamese_network_funcs"},
+    "gallery": {"image_index", "run_directory"},
+    "similarity": {
+        *("gallery", "image_cache", "image_index", "keras_start", "run_directory", "scores"),
+        "siamese_network_funcs",
+    },
+    "serve": {"image_cache", "plots", "report", "run_directory", "similarity"},
 }
 
 
@@ -45,7 +51,7 @@ def test_imports_run_one_way(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["configs", "image_index", "image_cache", "splits", "prepare_data"]
+    "name", ["configs", "image_index", "image_cache", "splits", "prepare_data", "gallery"]
 )
 def test_data_knows_no_keras(name):
     assert not imports_of(name) & {"keras", "tensorflow", "callbacks", "fit"}

@@ -94,7 +94,7 @@ class Browser:
 
     def click(self, text):
         """Clicks the visible button of a text."""
-        script = "[...document.querySelectorAll('button')].find(b => b.offsetParent && "
+        script = "[...document.querySelectorAll('button.primary')].find(b => b.offsetParent && "
         self.wait_for(f"!!({script}b.innerText.trim() == {text!r}))")
         self.evaluate(f"{script}b.innerText.trim() == {text!r}).click()")
 
