@@ -51,11 +51,11 @@ THREE = pairs((0.06, 0, 1.0), (0, 100, 0.95))
 FEATHER = pairs((0.9, 0, 0.46), (0.8, 66, 0.38), (0.46, 70, 0.42), (0.12, 72, 0.34))
 
 CROPS = {
-    "Apple": Crop(0.31, 0.45, 1.1, veins=7, hue=100, teeth=22, depth=0.1),
+    "Apple": Crop(0.35, 0.45, 1.1, veins=7, hue=100, teeth=22, depth=0.1),
     "Cassava": Crop(0.125, 0.55, 1.3, veins=6, hue=112, leaflets=FAN),
     "Corn": Crop(0.095, 0.35, 0.45, veins=3, hue=88, parallel=True),
     "Grape": Crop(0.38, 0.48, 1.5, veins=5, hue=84, teeth=6, depth=0.2, leaflets=LOBES),
-    "Peach": Crop(0.17, 0.45, 1.7, veins=11, hue=94, teeth=30, depth=0.06),
+    "Peach": Crop(0.15, 0.45, 1.7, veins=11, hue=94, teeth=30, depth=0.06),
     "Strawberry": Crop(0.4, 0.64, 1.25, veins=6, hue=120, teeth=9, depth=0.16, leaflets=THREE),
     "Tomato": Crop(0.29, 0.38, 1.2, veins=4, hue=104, teeth=4, depth=0.34, leaflets=FEATHER),
     "Yam": Crop(0.43, 0.4, 2.2, veins=5, hue=116, heart=0.36),
@@ -277,7 +277,7 @@ def mildew(rng, leaf, severity):
     (colonies,) = dots(rng, leaf, count, (0.1 * unit, 0.24 * unit), 0.5, 1)
     film = 0.3 * severity * noise(rng, size, 9) + 0.9 * blur(colonies, 1.5)
     powder = 0.6 + 0.4 * rng.random((size, size), "float32")
-    return [(np.minimum(film, 0.75) * powder, colour(rng.uniform(60, 120), 0.05, 0.92))]
+    return [(np.minimum(film, 0.68) * powder, colour(rng.uniform(60, 120), 0.05, 0.92))]
 
 
 def mosaic(rng, leaf, severity):
@@ -292,13 +292,13 @@ def mosaic(rng, leaf, severity):
 
 
 def scorch(rng, leaf, severity):
-    """A dry brown edge all around, behind it a thin yellow line."""
+    """A dry tan edge all around, behind it a thin dark line."""
     size = len(leaf.blade)
     reach = np.clip(0.17 * leaf.breadth, 2.5, 8)
     inwards = 2 * blur(leaf.blade, reach) - 1 + 0.5 * (noise(rng, size, 16) - 0.5)
     line = 0.3 + 0.4 * severity
     return [
-        (0.8 * np.clip(6 * (line + 0.15 - inwards), 0, 1), colour(50, 0.75, 0.75)),
+        (0.8 * np.clip(8 * (line + 0.12 - inwards), 0, 1), colour(12, 0.7, 0.3)),
         (
             np.clip(8 * (line - inwards), 0, 1),
             colour(rng.uniform(24, 36), 0.5, rng.uniform(0.45, 0.6)),
@@ -346,7 +346,7 @@ def paint_leaf(leaf, hue, symptom, rng):
     pale = green + rng.uniform(0.1, 0.4) * (colour(70, 0.3, 0.9) - green)
     picture = cover(np.tile(green, (size, size, 1)), 0.3 * noise(rng, size, 10), pale)
     picture = cover(picture, leaf.veins * rng.uniform(0.5, 0.9), pale)
-    for alpha, rgb in SYMPTOMS[symptom](rng, leaf, rng.uniform(0.4, 1)):
+    for alpha, rgb in SYMPTOMS[symptom](rng, leaf, rng.uniform(0.5, 1)):
         picture = cover(picture, alpha * leaf.blade, rgb)
     picture = cover(picture, np.clip(leaf.stalk - leaf.blade, 0, 1), pale)
     height = noise(rng, size, 14) * 0.8 - blur(leaf.veins, 1.2)

@@ -16,7 +16,7 @@ from similarity import SimilarityModel
 
 TINY = (
     "--image_size 16 --classes_per_batch 4 --images_per_class 4 --steps_per_epoch 25 --epochs 2 "
-    "--embedding_dim 8 --precision float32 --whiten False --unseen_share 0.25"
+    "--embedding_dim 8 --precision float32 --unseen_share 0.25"
 ).split()
 NUM_CLASSES, PER_CLASS = 8, 14
 

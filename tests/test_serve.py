@@ -201,11 +201,9 @@ def test_identify_and_neighbours(place, browser, model):
     assert f"{found[1]['distance']:.3f}" in browser.evaluate("document.body.innerText")
 
 
-def test_a_file_that_is_no_image_is_a_message_on_the_page(place, browser):
-    (place / "text.jpg").write_text("no picture")
+def test_asking_without_an_image_is_a_message_on_the_page(browser):
     browser.send("Page.reload")
-    open_tab(browser, "Identify")
-    browser.click("Identify")
+    browser.click("Compare")
     browser.wait_for("document.body.innerText.includes('Drop an image first')")
 
 
