@@ -13,6 +13,7 @@ from keras import layers, ops
 from siamese_network_funcs import embed, unit_length
 
 NUM_MAPS = 3  # feature maps used, the last ones
+TRAINED = 0.5  # length of the trained embedding beside the whitened features' 1
 RIDGE = 1.0  # share of the mean variance that is added to each direction's
 MOST_IMAGES = 20_000  # more change nothing
 
@@ -26,8 +27,7 @@ def widen_encoder(encoder, dataset, seed):
         seed: Of the sample of images, where there are more than are needed.
 
     Returns:
-        A `keras.Model` from raw pixels to unit-length embeddings; half of each squared distance
-        comes from the trained embedding, half from the whitened features.
+        A `keras.Model` from raw pixels to unit-length embeddings.
     """
     pixels, features, embeddings = _features_and_embeddings(encoder)
     rows = dataset.splits.train
@@ -38,7 +38,7 @@ def widen_encoder(encoder, dataset, seed):
     whiten = layers.Dense(matrix.shape[1], name="whiten")
     whitened = unit_length(whiten(features))
     whiten.set_weights([matrix, -mean @ matrix])
-    joined = ops.concatenate([whitened, unit_length(embeddings)], axis=-1)
+    joined = ops.concatenate([whitened, TRAINED * unit_length(embeddings)], axis=-1)
     return keras.Model(pixels, unit_length(joined), name="encoder")
 
 

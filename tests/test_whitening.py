@@ -26,7 +26,7 @@ def test_whitened_variation_within_classes_is_equal_in_all_directions(monkeypatc
 
 
 @pytest.mark.parametrize("name", ["compact", "leaf_cnn"])
-def test_widened_encoder_is_half_trained_embedding_half_whitened_features(name, tmp_path):
+def test_widened_encoder_is_whitened_features_and_trained_embedding(name, tmp_path):
     encoder = build_encoder(Config(image_size=48, embedding_dim=16, encoder=name))
     pixels = RNG.integers(0, 256, (24, 48, 48, 3), dtype=np.uint8)
     dataset = SimpleNamespace(
@@ -38,7 +38,7 @@ def test_widened_encoder_is_half_trained_embedding_half_whitened_features(name, 
     embeddings = wide.predict(pixels, verbose=0)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-4)
     trained = encoder.predict(pixels, verbose=0)
-    np.testing.assert_allclose(embeddings[:, -16:] * np.sqrt(2), trained, atol=1e-4)
+    np.testing.assert_allclose(embeddings[:, -16:] * np.sqrt(1.25), 0.5 * trained, atol=1e-4)
     wide.save(tmp_path / "encoder.keras")
     loaded = keras.saving.load_model(tmp_path / "encoder.keras", safe_mode=True)
     np.testing.assert_allclose(loaded.predict(pixels, verbose=0), embeddings, atol=1e-5)
@@ -52,4 +52,4 @@ def test_widened_encoder_is_half_trained_embedding_half_whitened_features(name, 
     mean, matrix = whitening.fit_whitening(features[:20], dataset.index.labels[:20])
     whitened = (features - mean) @ matrix
     whitened /= np.linalg.norm(whitened, axis=1, keepdims=True)
-    np.testing.assert_allclose(embeddings[:, :-16] * np.sqrt(2), whitened, atol=2e-2)
+    np.testing.assert_allclose(embeddings[:, :-16] * np.sqrt(1.25), whitened, atol=2e-2)
