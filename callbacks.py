@@ -125,12 +125,15 @@ class Schedule(keras.callbacks.Callback):
     Args:
         config: A `Config`.
         seconds_used: Of `max_minutes`, before the first step.
-        progress: Share of the training done before, when continuing.
+        time_share: Share of the training's time used before, when continuing.
+        first_epoch: Epochs done before, when continuing.
     """
 
-    def __init__(self, config, seconds_used, progress=0.0):
+    def __init__(self, config, seconds_used, time_share=0.0, first_epoch=0):
         super().__init__()
-        self.config, self.first_progress, self.progress = config, progress, progress
+        self.config, self.first_time_share, self.time_share = config, time_share, time_share
+        self.first_progress = max(time_share, first_epoch / config.epochs)
+        self.progress = self.first_progress
         self.begin, self.seconds_before = time.monotonic(), seconds_used
         self.seconds = math.inf
         if config.max_minutes is not None:
@@ -153,10 +156,11 @@ class Schedule(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def _advance(self, batch):
-        by_time = (time.monotonic() - self.begin) / self.seconds
-        by_time = self.first_progress + (1 - self.first_progress) * by_time
+        elapsed = (time.monotonic() - self.begin) / self.seconds
+        # On its own, so that a run within its limit continues as if never stopped.
+        self.time_share = self.first_time_share + (1 - self.first_time_share) * elapsed
         by_steps = (self.first_step + batch) / self.config.total_steps
-        self.progress = min(1.0, max(self.progress, by_time, by_steps))
+        self.progress = min(1.0, max(self.progress, self.time_share, by_steps))
 
     def learning_rate(self):
         """The rate at the present share: linear warm-up, then a half cosine down to zero."""
@@ -287,7 +291,7 @@ class Recorder(keras.callbacks.Callback):
             {
                 "epoch": epoch + 1,
                 "done": bool(self.model.stop_training) or epoch + 1 >= self.config.epochs,
-                "progress": self.schedule.progress,
+                "time_share": self.schedule.time_share,
                 "seconds_used": self.schedule.seconds_used(),
                 "history": self.history,
                 "stopper": {name: _plain(getattr(stopper, name)) for name in names},

@@ -76,7 +76,7 @@ class Config:
     warmup_share: float = 0.05  # of the training
     epochs: int = 9  # at most
     max_minutes: float | None = None  # for the whole command; the schedule follows it
-    monitor: Literal["val_loss", "val_accuracy", "val_auc", "val_one_shot"] = "val_auc"
+    monitor: Literal["val_loss", "val_accuracy", "val_auc", "val_one_shot"] = "val_loss"
     patience: int | None = None  # epochs without improvement before stopping; None: never
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where it is faster
 

@@ -61,14 +61,14 @@ def fit_encoder(run, config, dataset, validator, seconds_used):
     encoder, model = build_training_model(config)
     batches = BATCHES[config.sampling](dataset.index, dataset.pixels, dataset.splits.train, config)
     state = run.load_state()
-    first_epoch, progress, done = 0, 0.0, False
+    first_epoch, time_share, done = 0, 0.0, False
     if state:
         arrays, facts = state
         restore(model, arrays["model"])
-        first_epoch, progress, done = facts["epoch"], facts["progress"], facts["done"]
+        first_epoch, time_share, done = facts["epoch"], facts["time_share"], facts["done"]
         seconds_used += facts["seconds_used"]
         print(f"Continuing after epoch {first_epoch}.")
-    schedule = Schedule(config, seconds_used, progress)
+    schedule = Schedule(config, seconds_used, time_share, first_epoch)
     stopper = _early_stopping(config)
     status = FINISHED
     with interrupts() as asked_to_end:

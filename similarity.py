@@ -10,11 +10,11 @@ import concurrent.futures
 import hashlib
 import io
 import os
-from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
+from scipy.spatial.distance import cdist
 
 import scores
 from gallery import open_gallery
@@ -25,6 +25,8 @@ from run_directory import RunDirectory
 
 BATCH = 256  # images in memory at once
 CANDIDATES = 5  # classes that identify names
+MOST_COMPARED = 1000  # references whose distances to one another are looked at
+FEWEST = 2  # pairs of references that a quantile must stand on
 
 
 class SimilarityModel:
@@ -151,9 +153,8 @@ class SimilarityModel:
     def identify(self, images, references, false_accept_rate=0.01, unreadable=None):
         """Which of some classes is on each image, or none of them; no training needed.
 
-        The class with the nearest mean embedding wins, as in `evaluate.py`. It is believed if its
-        nearest image is nearer than strangers come at the false-accept rate; the probability is
-        that of being the same as this image.
+        The class of the nearest reference wins. It is believed if that reference is nearer than
+        strangers come at the false-accept rate.
 
         Args:
             images: List of images.
@@ -168,35 +169,60 @@ class SimilarityModel:
             `probability`, `distance`, and `candidates`, the nearest classes with theirs.
         """
         opened = references if hasattr(references, "embeddings") else self.open(references)
-        classes = _by_class(opened)
-        prototypes = np.stack([members.mean(axis=0) for members in classes.values()])
-        reach = self.reach(len(opened.names), false_accept_rate)
+        classes, labels = np.unique(_classes(opened.names), return_inverse=True)
+        reach = self.reach(len(labels), false_accept_rate)
+        reach *= self.crowding(opened.embeddings, labels, false_accept_rate)
         answers = []
         for image, embedding in self._embedded(images, unreadable):
-            distances = np.linalg.norm(prototypes - embedding, axis=1)
-            candidates, nearest = [], []
-            for row in np.argsort(distances, kind="stable")[:CANDIDATES]:
-                name = list(classes)[row]
-                nearest.append(np.linalg.norm(classes[name] - embedding, axis=1).min())
-                likely = self.probability_at(nearest[-1])
-                candidates.append(
-                    {"class": name, "probability": likely, "distance": float(distances[row])}
-                )
+            nearest = np.full(len(classes), np.inf)
+            np.minimum.at(nearest, labels, np.linalg.norm(opened.embeddings - embedding, axis=1))
+            candidates = [
+                {
+                    "class": str(classes[row]),
+                    "probability": self.probability_at(nearest[row]),
+                    "distance": float(nearest[row]),
+                }
+                for row in np.argsort(nearest, kind="stable")[:CANDIDATES]
+            ]
             answer = {"query": _title(image), **candidates[0], "candidates": candidates}
-            answers.append(answer if nearest[0] < reach else answer | {"class": None})
+            answers.append(answer if answer["distance"] < reach else answer | {"class": None})
         return answers
 
     def reach(self, num_references, false_accept_rate):
         """How near a stranger comes to the nearest of some reference images, at a rate.
 
-        Each image may accept the share of validation impostors that makes the rate for all. A run
-        that did not keep these shares uses its threshold.
+        With n references a stranger has n chances, so each may accept the share of validation
+        impostors that makes the rate for all. A run that did not keep these shares uses its
+        threshold.
         """
         if not self._decision.get("impostor_quantiles"):
             return self.threshold
-        share = 1 - (1 - false_accept_rate) ** (1 / num_references)
-        shares, distances = np.array(self._decision["impostor_quantiles"]).T
-        return float(np.interp(np.log(share), np.log(shares), distances))
+        share = _share_of_each(num_references, false_accept_rate)
+        return distance_at(share, self._decision["impostor_quantiles"])
+
+    def crowding(self, embeddings, labels, false_accept_rate):
+        """By how much references of different classes lie closer than validation impostors.
+
+        Classes that were not trained on do, and strangers to them as well: `reach` shrinks by
+        this factor. The more references there are, the rarer the near ones it is taken from.
+
+        Args:
+            embeddings: Of the references, (n, embedding_dim).
+            labels: Their classes, (n,).
+            false_accept_rate: Between 0 and 1.
+
+        Returns:
+            At most 1.
+        """
+        some = np.unique(np.linspace(0, len(labels) - 1, MOST_COMPARED).astype(int))
+        different = np.triu(labels[some, None] != labels[some])
+        if not different.any() or not self._decision.get("impostor_quantiles"):
+            return 1.0
+        distances = cdist(embeddings[some], embeddings[some])[different]
+        share = _share_of_each(len(labels), false_accept_rate)
+        share = max(share, min(0.5, FEWEST / len(distances)))  # what so few pairs can tell
+        expected = distance_at(share, self._decision["impostor_quantiles"])
+        return min(1.0, float(np.quantile(distances, share)) / expected)
 
     def search(self, images, gallery, top=10, unreadable=None):
         """The most similar images of a folder.
@@ -225,13 +251,32 @@ class SimilarityModel:
         return [(image, embedding) for image, embedding in pairs if not np.isnan(embedding).any()]
 
 
-def _by_class(references):
-    """Class -> embeddings, of a `Gallery` with a folder or an image per class."""
-    rows = defaultdict(list)
-    for row, name in enumerate(references.names):
-        path = PurePosixPath(name)
-        rows[str(path.parent) if len(path.parts) > 1 else path.stem].append(row)
-    return {name: references.embeddings[members] for name, members in rows.items()}
+def _share_of_each(num_references, false_accept_rate):
+    return -np.expm1(np.log1p(-false_accept_rate) / num_references)
+
+
+def distance_at(share, quantiles):
+    """The distance below which a share of the impostors lies.
+
+    Between the known shares and below them the share grows as a power of the distance, a straight
+    line in logarithms.
+
+    Args:
+        share: Between 0 and 0.5.
+        quantiles: Array of rows `(share, distance)`, ascending.
+    """
+    shares, distances = np.log(np.maximum(quantiles, 1e-9)).T
+    if np.log(share) >= shares[0] or len(shares) < 2:
+        return float(np.exp(np.interp(np.log(share), shares, distances)))
+    low = slice(0, max(2, int(np.sum(shares <= np.log(0.1)))))
+    slope = np.polyfit(shares[low], distances[low], 1)[0]
+    return float(np.exp(distances[0] + slope * (np.log(share) - shares[0])))
+
+
+def _classes(names):
+    """Class of each reference: the folder it lies in, or its own name beside the folders."""
+    paths = map(PurePosixPath, names)
+    return [str(path.parent) if len(path.parts) > 1 else path.stem for path in paths]
 
 
 def _as_png(array):

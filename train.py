@@ -25,7 +25,9 @@ from run_directory import RunDirectory, RunError, write_whole  # noqa: E402
 # What needs Keras is imported in functions, so that a wrong config or path is told at once.
 
 WRONG_INPUT = 2  # exit status
-SHARES = np.geomspace(1e-5, 0.5, 48)  # of impostors, in `threshold.json`
+SHARES = np.geomspace(1e-6, 0.5, 48)  # of impostors, in `threshold.json`
+FEWEST = 5  # impostor pairs that a share must stand on
+MOST_COMPARED = 2000  # validation images of which every pair is looked at
 
 
 def main(args=None):
@@ -108,6 +110,7 @@ def write_outputs(run, config, dataset, validator, fitted):
     write_whole(run / "architecture.json", lambda path: path.write_text(model.to_json()))
     distances = validator.distances(fitted.encoder)
     threshold = choose_threshold(validator.same, distances, config.false_accept_rate)
+    threshold["impostor_quantiles"] = impostor_quantiles(fitted.encoder, dataset, validator)
     run.write_json("threshold.json", threshold)
     if fitted.best_epoch is not None:
         for name in ("accuracy", "loss"):
@@ -139,8 +142,7 @@ def choose_threshold(same, distances, false_accept_rate):
 
     Returns:
         Dict for `threshold.json`: threshold, what it was chosen for, the validation accuracy
-        there, the calibration `[a, b]` of `scores.probability`, and `impostor_quantiles`:
-        `[share, distance]`, below which distance that share of the impostors lies.
+        there, and the calibration `[a, b]` of `scores.probability`.
     """
     if false_accept_rate is None:
         rate, threshold = scores.equal_error_rate(same, distances)
@@ -148,14 +150,41 @@ def choose_threshold(same, distances, false_accept_rate):
     else:
         threshold = scores.threshold_at_false_accept(same, distances, false_accept_rate)
         purpose = f"false-accept rate {false_accept_rate} on validation pairs"
-    quantiles = np.quantile(distances[~same], SHARES)
     return {
         "threshold": float(threshold),
         "chosen_for": purpose,
         "val_accuracy": float(np.mean((distances < threshold) == same)),
         "calibration": list(scores.calibrate(same, distances)),
-        "impostor_quantiles": np.stack([SHARES, quantiles], axis=1).tolist(),
     }
+
+
+def impostor_quantiles(encoder, dataset, validator):
+    """How near validation images of two classes come to one another, for `threshold.json`.
+
+    Every pair counts, as strangers are turned away by the rare near ones.
+
+    Args:
+        encoder: The trained encoder.
+        dataset: The `prepare_data.Dataset`.
+        validator: The `callbacks.Validator`.
+
+    Returns:
+        List of `[share, distance]`: that share of the impostors lies below that distance. Shares
+        that fewer than `FEWEST` pairs would stand for are left out.
+    """
+    from siamese_network_funcs import embed
+
+    if dataset.index.impostors is not None:  # of other pairs nobody knows what they are
+        distances = validator.distances(encoder)[~validator.same]
+    else:
+        some = np.linspace(0, len(validator.rows) - 1, MOST_COMPARED).astype(int)
+        some = np.unique(some)
+        embeddings = embed(encoder, dataset.pixels, validator.rows[some])
+        different = validator.labels[some, None] != validator.labels[some]
+        left, right = np.nonzero(np.triu(different))
+        distances = scores.pair_distances(embeddings, left, right)
+    shares = SHARES[SHARES * len(distances) >= min(FEWEST, len(distances) / 2)]
+    return np.stack([shares, np.quantile(distances, shares)], axis=1).tolist()
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def test_folders_and_globs_are_expanded(here, capsys):
     assert all(one["results"][0]["path"] == one["query"] for one in answers)
 
 
-def test_identify_takes_the_nearest_mean_and_turns_strangers_away(here, capsys, model):
+def test_identify_takes_the_nearest_reference_and_turns_strangers_away(here, capsys, model):
     queries = [f"images/class{label}/{n}.png" for label in range(NUM_CLASSES) for n in (5, 6)]
     for label in range(5):  # three references a class, but one for class 4
         for number in range(3) if label < 4 else [0]:
@@ -179,16 +179,17 @@ def test_identify_takes_the_nearest_mean_and_turns_strangers_away(here, capsys, 
         )
         for label in range(5)
     }
-    means = np.stack([group.mean(axis=0) for group in members.values()])
-    reach = model.reach(13, 0.01)
+    embeddings = np.concatenate(list(members.values()))
+    labels = np.repeat(np.arange(5), [len(group) for group in members.values()])
+    reach = model.reach(13, 0.01) * model.crowding(embeddings, labels, 0.01)
     for answer, embedding in zip(answers, embed_plainly(queries), strict=True):
-        distances = np.linalg.norm(means - embedding, axis=1)
-        best = f"class{distances.argmin()}"
-        nearest = np.linalg.norm(members[best] - embedding, axis=1).min()
+        distances = np.linalg.norm(embeddings - embedding, axis=1)
+        best = f"class{labels[distances.argmin()]}"
         assert answer["candidates"][0]["class"] == best
         assert answer["distance"] == pytest.approx(distances.min(), abs=1e-4)
-        assert answer["class"] == (best if nearest < reach else None)
-        assert answer["probability"] == pytest.approx(model.probability_at(nearest), abs=1e-3)
+        assert answer["class"] == (best if distances.min() < reach else None)
+        likely = model.probability_at(distances.min())
+        assert answer["probability"] == pytest.approx(likely, abs=1e-3)
     assert {"query", "class", "probability", "distance", "candidates"} == set(answers[0])
     assert {one["class"] for one in answers} > {None, "class0"}
     stranger = next(one["query"] for one in answers if one["class"] is None)
@@ -210,6 +211,32 @@ def test_reach_keeps_the_rate_for_all_references_together(model):
         assert abs(accepted - rate) < 4 * np.sqrt(rate / 20_000) + 0.03 * rate
     del decision["impostor_quantiles"]
     assert other.reach(20, 0.01) == 0.5  # a run that did not keep them
+
+
+def test_strangers_of_a_crowded_kind_are_turned_away(model):
+    """Classes lie closer than those of validation, as unseen ones do; so do their strangers."""
+    rng = np.random.default_rng(1)
+
+    def distances(centres):
+        pairs = np.linalg.norm(centres[:, None] - centres, axis=2)
+        return pairs[np.triu_indices(len(centres), 1)]
+
+    table = np.array([
+        [share, np.quantile(distances(rng.normal(size=(400, 8))), share)]
+        for share in np.geomspace(1e-4, 0.5, 40)
+    ])  # fmt: skip
+    decision = {"threshold": 0.5, "calibration": [-1.0, 0.0], "impostor_quantiles": table.tolist()}
+    other = SimilarityModel(model.run, model.config, model.encoder, decision)
+    accepted, uncorrected = [], []
+    for _ in range(100):
+        references, strangers = (0.6 * rng.normal(size=(n, 8)) for n in (20, 200))
+        nearest = np.linalg.norm(strangers[:, None] - references, axis=2).min(axis=1)
+        reach = other.reach(20, 0.05)
+        uncorrected.append(np.mean(nearest < reach))
+        accepted.append(np.mean(nearest < reach * other.crowding(references, np.arange(20), 0.05)))
+    assert np.mean(uncorrected) > 0.3 and 0.01 < np.mean(accepted) < 0.09
+    assert other.crowding(references[:1], np.arange(1), 0.05) == 1.0
+    assert other.crowding(3 * references, np.arange(20), 0.05) == 1.0
 
 
 def test_search_agrees_with_brute_force(here, capsys):

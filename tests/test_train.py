@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -253,3 +254,24 @@ def test_golden_first_step():
 
 
 GOLDEN = [1.67710, 1.31456]
+
+
+def test_impostor_quantiles_count_every_pair_of_two_classes():
+    """Against a double loop, over the embeddings that an encoder gives by itself."""
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(size=(60, 1, 1, 4))
+    labels = rng.integers(5, size=40)
+    rows = np.arange(10, 50)
+    encoder = SimpleNamespace(predict_on_batch=lambda images: images[:, 0, 0])
+    dataset = SimpleNamespace(pixels=pixels, index=SimpleNamespace(impostors=None))
+    validator = SimpleNamespace(rows=rows, labels=labels)
+    expected = [
+        np.linalg.norm(pixels[10 + i] - pixels[10 + j])
+        for i in range(40)
+        for j in range(i)
+        if labels[i] != labels[j]
+    ]
+    table = train.impostor_quantiles(encoder, dataset, validator)
+    assert table[0][0] * len(expected) >= train.FEWEST and table[-1][0] == 0.5
+    for share, distance in table:
+        assert distance == pytest.approx(np.quantile(expected, share), abs=1e-5)
