@@ -11,8 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-START = time.monotonic()  # max_minutes counts from here
-
 import numpy as np  # noqa: E402
 
 import plots  # noqa: E402
@@ -32,7 +30,7 @@ MOST_COMPARED = 2000  # validation images of which every pair is looked at
 
 def main(args=None):
     """Runs the command line; returns the exit status."""
-    args = sys.argv[1:] if args is None else args
+    args, begin = sys.argv[1:] if args is None else args, time.monotonic()
     try:
         run, config, name = _resolve(args)
         if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -50,7 +48,7 @@ def main(args=None):
         print(error, file=sys.stderr)
         return WRONG_INPUT
     print(f"Run directory: {run.path}", flush=True)
-    return train(run, config, dataset)
+    return train(run, config, dataset, begin)
 
 
 def _resolve(args):
@@ -65,13 +63,14 @@ def _resolve(args):
     return (None, *parse_command_line(args, "train.py"))
 
 
-def train(run, config, dataset):
+def train(run, config, dataset, begin):
     """Trains, and leaves weights, threshold and plots in the run directory.
 
     Args:
         run: A `RunDirectory`, new or unfinished.
         config: Its `Config`.
         dataset: A `prepare_data.Dataset`.
+        begin: When the command began (`time.monotonic`); `max_minutes` counts from there.
 
     Returns:
         Exit status: 0, 1 if the training failed, 130 if it was interrupted.
@@ -81,14 +80,14 @@ def train(run, config, dataset):
     from fit import FINISHED, INTERRUPTED, fit_encoder
 
     validator = Validator(dataset, config)
-    fitted = fit_encoder(run, config, dataset, validator, time.monotonic() - START)
+    fitted = fit_encoder(run, config, dataset, validator, time.monotonic() - begin)
     if fitted.encoder is not None:
         write_outputs(run, config, dataset, validator, fitted)
     if fitted.status == FINISHED:
         run.mark_finished()
     if fitted.status == INTERRUPTED:
         print(f"Interrupted. Continue with: python train.py {run.path}")
-    print(f"{(time.monotonic() - START) / 60:.1f} minutes in all. Run directory: {run.path}")
+    print(f"{(time.monotonic() - begin) / 60:.1f} minutes in all. Run directory: {run.path}")
     return fitted.status
 
 

@@ -9,9 +9,9 @@ little and a network has something to learn. Each image is a function of (seed, 
 number): asking for more images changes none that were there before.
 """
 
+import argparse
 import colorsys
 import pathlib
-import sys
 import tempfile
 import time
 import zlib
@@ -83,7 +83,7 @@ def colour(hue, saturation, value):
 
 
 def noise(rng, size, cells, stretch=1.0):
-    """Smooth noise in 0..1 with about `cells` bumps down, and across as many / `stretch`."""
+    """Smooth noise in 0..1 with `cells` bumps from top to bottom, `cells / stretch` across."""
     grid = rng.random((max(2, round(cells)), max(2, round(cells / stretch))), "float32")
     image = Image.fromarray(grid).resize((size, size), Image.Resampling.BICUBIC)
     return np.clip(np.asarray(image), 0, 1)
@@ -115,18 +115,14 @@ def half_blade(crop):
     """One margin of a blade from stalk to tip, and the side veins that lead to it."""
     along = np.linspace(0, 1, 181)
     notch = crop.depth * (1 - along * crop.teeth % 1) * (along * crop.teeth >= 1)
-    back = 14.9 * crop.heart * along * (1 - along) ** 5
+    back = 14.9 * crop.heart * along * (1 - along) ** 5  # 14.9 makes `heart` its largest value
     margin = along - back + 1j * half_width(crop, along) * (1 - notch)
     if crop.parallel:
         shares = np.arange(1, crop.veins + 1) / (crop.veins + 1)
         return margin, [along + 1j * share * half_width(crop, along) for share in shares]
-    veins, steps = [], np.linspace(0, 1, 6)
-    for start, aim in zip(
-        np.linspace(0.02, 0.8, crop.veins), np.linspace(0.18, 0.93, crop.veins), strict=True
-    ):
-        end = margin[round(180 * aim)]
-        veins.append(start + 0.9 * steps * (end - start))
-    return margin, veins
+    starts = np.linspace(0.02, 0.8, crop.veins)[:, None]
+    ends = margin[np.linspace(32.4, 167.4, crop.veins).round().astype(int)][:, None]
+    return margin, list(starts + 0.9 * np.linspace(0, 1, 6) * (ends - starts))
 
 
 def build(crop, rng):
@@ -146,9 +142,9 @@ def build(crop, rng):
 
 def pose(points, rng, size):
     """A function from leaf points to pixels that bends, turns, tilts, scales and shifts."""
-    bend, turn, tilt = rng.normal(0, 0.25), *rng.uniform(0, 2 * np.pi, 2)
+    bend, turn, tilt = rng.normal(0, 0.2), *rng.uniform(0, 2 * np.pi, 2)
     squash, depth = rng.uniform(0.84, 1), rng.uniform(0, 0.2)
-    scale, shift = rng.uniform(0.43, 0.54) * size, complex(*rng.normal(0, 0.03 * size, 2))
+    scale, shift = rng.uniform(0.44, 0.54) * size, complex(*rng.normal(0, 0.025 * size, 2))
 
     def curve(points):
         return points * np.exp(1j * bend * points.real)
@@ -173,7 +169,7 @@ class Leaf:
     blade: np.ndarray
     stalk: np.ndarray
     veins: np.ndarray
-    tone: np.ndarray  # 0.5, less on the side of a blade that is turned from the light
+    tone: np.ndarray  # about 0.5, less on the side of a blade turned away from the light
     breadth: float  # how wide a blade is, in pixels; the yardstick of the symptoms
 
 
@@ -207,7 +203,10 @@ def draw_leaf(crop, rng, size):
 
 
 def dots(rng, leaf, count, radii, clustered, *growths):
-    """For each growth a mask of the same `count` round dots, their radii times that growth."""
+    """For each growth a mask of the same `count` round dots, their radii times that growth.
+
+    A higher power `clustered` of the noise that scatters them leaves more of the blade bare.
+    """
     size = len(leaf.blade)
     chance = (leaf.blade > 0.6) * noise(rng, size, 5) ** clustered
     heaped = np.cumsum(chance, dtype="float64")
@@ -233,9 +232,8 @@ def spots(rng, leaf, severity):
     """Round dark spots with a yellow halo and, often, a pale middle."""
     unit = np.clip(leaf.breadth, 14, 40)
     count = round((7 + 8 * severity) * max(1, 25 / leaf.breadth))
-    halo, core, middle = dots(
-        rng, leaf, count, (0.045 * unit, (0.07 + 0.05 * severity) * unit), 0.3, 1.9, 1, 0.4
-    )
+    radii = (0.045 * unit, (0.07 + 0.05 * severity) * unit)
+    halo, core, middle = dots(rng, leaf, count, radii, 0.3, 1.9, 1, 0.4)
     return [
         (0.75 * blur(halo, 1.2), colour(rng.uniform(48, 60), 0.7, 0.8)),
         (0.95 * core, colour(rng.uniform(10, 35), 0.6, rng.uniform(0.06, 0.18))),
@@ -245,8 +243,8 @@ def spots(rng, leaf, severity):
 
 def rust(rng, leaf, severity):
     """Many small orange pustules in clusters, on a leaf that yellows around them."""
-    count = round(90 + 160 * severity)
-    halo, core = dots(rng, leaf, count, (0.6, 1.3), 2, 2.5, 1)
+    count, unit = round(90 + 160 * severity), len(leaf.blade) / 128
+    halo, core = dots(rng, leaf, count, (0.6 * unit, 1.3 * unit), 2, 2.5, 1)
     return [
         (0.4 * blur(halo, 2), colour(50, 0.75, 0.75)),
         (0.95 * core, colour(rng.uniform(16, 30), 0.9, rng.uniform(0.65, 0.9))),
@@ -296,13 +294,10 @@ def scorch(rng, leaf, severity):
     size = len(leaf.blade)
     reach = np.clip(0.17 * leaf.breadth, 2.5, 8)
     inwards = 2 * blur(leaf.blade, reach) - 1 + 0.5 * (noise(rng, size, 16) - 0.5)
-    line = 0.3 + 0.4 * severity
+    line, tan = 0.3 + 0.4 * severity, colour(rng.uniform(24, 36), 0.5, rng.uniform(0.45, 0.6))
     return [
         (0.8 * np.clip(8 * (line + 0.12 - inwards), 0, 1), colour(12, 0.7, 0.3)),
-        (
-            np.clip(8 * (line - inwards), 0, 1),
-            colour(rng.uniform(24, 36), 0.5, rng.uniform(0.45, 0.6)),
-        ),
+        (np.clip(8 * (line - inwards), 0, 1), tan),
     ]
 
 
@@ -314,7 +309,7 @@ SYMPTOMS = {s.__name__: s for s in (healthy, spots, rust, blight, mildew, mosaic
 
 def background(rng, size):
     """Cloth, boards, pebbles or blades of grass in colours of any hue, (size, size, 3)."""
-    hue, saturation, value = rng.uniform(0, 360), rng.uniform(0, 0.4), rng.uniform(0.25, 0.8)
+    hue, saturation, value = rng.uniform(0, 360), rng.uniform(0, 0.32), rng.uniform(0.3, 0.75)
     first = colour(hue, saturation, value)
     second = colour(hue + rng.normal(0, 20), 0.8 * saturation, value * rng.uniform(0.75, 0.95))
     kind = rng.choice(["cloth", "boards", "pebbles", "grass"])
@@ -367,12 +362,12 @@ def photograph(leaf, picture, rng):
     grid = np.linspace(-1, 1, size, dtype="float32")
     angle, fall = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.25)
     light = 1 + fall * (np.cos(angle) * grid + np.sin(angle) * grid[:, None])
-    light = light * rng.uniform(0.8, 1.25) * (1 - rng.uniform(0, 0.25) * noise(rng, size, 4))
+    light = light * rng.uniform(0.85, 1.2) * (1 - rng.uniform(0, 0.25) * noise(rng, size, 4))
     warmth, tint = rng.normal(0, 0.06), rng.normal(0, 0.03)
     balance = np.array([1 + warmth, 1 + tint, 1 - warmth], "float32")
     scene = np.clip(scene * light[..., None] * balance, 0, 1) ** rng.uniform(0.85, 1.2)
     image = Image.fromarray((scene * 255).astype("uint8"))
-    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.7)))
+    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.6)))
     grain = rng.standard_normal((size, size, 3), "float32") * rng.uniform(1, 5)
     return np.clip(np.asarray(image) + grain, 0, 255).astype("uint8")
 
@@ -386,14 +381,27 @@ def draw_image(name, number, seed, size):
 
 
 def draw_leaves(folder, seed=0, images_per_class=60, size=128, report=print):
-    """Draws every class into `folder`, which must be new or empty.
+    """Draws every class into `folder`.
 
     The files are written to a hidden folder beside it that is renamed at the end: whatever
     stops the drawing, `folder` is either whole or absent.
+
+    Args:
+        folder: Where to, a path that is new or an empty folder.
+        seed: Another seed draws other leaves of the same classes.
+        images_per_class: Files in each class folder, `0000.jpg` and on.
+        size: Pixels along a side.
+        report: Called with a line now and then, on what is done and the seconds left.
+
+    Raises:
+        FileExistsError: If there is something in `folder`, which stays as it is.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"The leaves need a new folder. Received: '{folder}', not empty.")
+        raise FileExistsError(
+            f"The leaves need a new or an empty folder. Received: '{folder}', which holds "
+            "something. Remove it or name another."
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     start, total = time.perf_counter(), len(CLASSES) * images_per_class
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
@@ -412,4 +420,6 @@ def draw_leaves(folder, seed=0, images_per_class=60, size=128, report=print):
 
 
 if __name__ == "__main__":
-    draw_leaves(pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "data/leaves"))
+    parser = argparse.ArgumentParser(description="Draws a folder of leaves, a folder per class.")
+    parser.add_argument("folder", nargs="?", default="data/leaves", help="default: %(default)s")
+    draw_leaves(parser.parse_args().folder)
