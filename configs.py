@@ -188,7 +188,7 @@ CONFIGS = {
         unseen_share=0.0,
         test_share=0.1,
         val_share=0.1,
-        recolored=0.5,
+        recolored=0.3,
         epochs=60,
         max_minutes=10.0,
     ),
