@@ -237,9 +237,12 @@ def _index_classes(source, images, folders, leaves, skipped):
     folders = _without_common_prefix(folders)
     splits = None
     named = {path: SPLIT_FOLDERS.get(parts[0].lower()) for path, parts in folders.items()}
-    if None not in named.values() and len(set(named.values())) > 1:
-        splits = list(named.values())
-        folders = {path: parts[1:] for path, parts in folders.items()}
+    if len(set(named.values()) - {None}) > 1:
+        beside = [path for path, split in named.items() if split is None]
+        skipped |= {str(path): "lies beside train/ and test/, not in one" for path in beside}
+        images = {path: stamp for path, stamp in images.items() if named[path]}
+        splits = [named[path] for path in images]
+        folders = {path: folders[path][1:] for path in images}
         if not all(folders.values()):
             raise DataError(
                 f"Images lie directly in a split folder of '{source}'. Expected class folders "

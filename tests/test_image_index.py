@@ -269,3 +269,10 @@ def test_real_data(name, num_classes, per_class, num_families, real_data):
         for row in range(0, len(index), 7):
             together = {other for other in range(len(index)) if leaf[other] == leaf[row]}
             assert together == set(np.flatnonzero(index.groups == index.groups[row]).tolist())
+
+
+def test_a_folder_beside_train_and_test_is_left_out(write_images):
+    root = write_images("train/a/1.png", "train/b/1.png", "test/a/2.png", "extra/a/3.png")
+    index = read_index(root)
+    assert index.class_names == ["a", "b"] and sorted(index.splits) == ["test", "train", "train"]
+    assert index.skipped == {"extra/a/3.png": "lies beside train/ and test/, not in one"}
