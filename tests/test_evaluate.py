@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 import evaluate
 import train
 from configs import Config
+from lake_runs import lake_scores
 from run_directory import RunDirectory
 
 TINY = (
@@ -186,9 +187,7 @@ def test_lake_runs(here, tmp_path, capsys):
     assert lake["modified Hausdorff"]["error"] == 0.0  # directions are easy for it
     assert 0 <= lake["model"]["interval"][0] <= lake["model"]["error"] <= 1
     assert "Lake's runs, model" in capsys.readouterr().out
-    constant = evaluate.lake_scores(
-        tmp_path / "all_runs.zip", constant_encoder(16), Config(image_size=16)
-    )
+    constant = lake_scores(tmp_path / "all_runs.zip", constant_encoder(16), Config(image_size=16))
     assert constant["model"]["error"] == pytest.approx(1 - 1 / 5)
 
 
