@@ -53,9 +53,9 @@ FEATHER = pairs((0.9, 0, 0.46), (0.8, 66, 0.38), (0.46, 70, 0.42), (0.12, 72, 0.
 CROPS = {
     "Apple": Crop(0.35, 0.45, 1.1, veins=7, hue=100, teeth=22, depth=0.1),
     "Cassava": Crop(0.125, 0.55, 1.3, veins=6, hue=112, leaflets=FAN),
-    "Corn": Crop(0.095, 0.35, 0.45, veins=3, hue=88, parallel=True),
+    "Corn": Crop(0.085, 0.35, 0.4, veins=3, hue=86, parallel=True),
     "Grape": Crop(0.38, 0.48, 1.5, veins=5, hue=84, teeth=6, depth=0.2, leaflets=LOBES),
-    "Peach": Crop(0.15, 0.45, 1.7, veins=11, hue=94, teeth=30, depth=0.06),
+    "Peach": Crop(0.17, 0.45, 1.7, veins=9, hue=104, teeth=30, depth=0.06),
     "Strawberry": Crop(0.4, 0.64, 1.25, veins=6, hue=120, teeth=9, depth=0.16, leaflets=THREE),
     "Tomato": Crop(0.29, 0.38, 1.2, veins=4, hue=104, teeth=4, depth=0.34, leaflets=FEATHER),
     "Yam": Crop(0.43, 0.4, 2.2, veins=5, hue=116, heart=0.36),
@@ -190,7 +190,7 @@ def draw_leaf(crop, rng, size):
         tone.polygon(outline, fill=round(shade - slope))
         tone.polygon(place(np.concatenate([left, midrib[::-1]])), fill=round(shade + slope))
         for points in veins:
-            vein.line(place(points), fill=150, width=round(large * 0.006))
+            vein.line(place(points), fill=210 if crop.parallel else 150, width=round(large * 0.006))
         vein.line(place(midrib), fill=255, width=round(large * 0.011), joint="curve")
         vein.line(place(midrib[:6]), fill=255, width=round(large * 0.016), joint="curve")
     masks = [np.asarray(image.reduce(OVERSAMPLE), "float32") / 255 for image in images.values()]
