@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 import scores
 from batches import BATCHES
-from siamese_network_funcs import build_loss, embed
+from siamese_network_funcs import build_loss, distance_function, embed
 
 VAL_BATCHES = 8  # over which val_loss is averaged when classes are sampled
 VAL_WAYS, VAL_TRIALS = 20, 1000  # of val_one_shot
@@ -72,13 +72,17 @@ class Validator:
             drawn = [batches.rows(step) for step in range(VAL_BATCHES)]
             self.batches = [np.searchsorted(self.rows, rows) for rows in drawn]
 
-    def distances(self, encoder):
+    def distances(self, encoder, distance=None):
         """Distances of the validation pairs, (pairs,)."""
         embeddings = embed(encoder, self.dataset.pixels, self.rows)
-        return scores.pair_distances(embeddings, self.left, self.right)
+        return scores.pair_distances(embeddings, self.left, self.right, distance)
 
-    def score(self, encoder):
+    def score(self, encoder, distance=None):
         """Validation metrics of an encoder.
+
+        Args:
+            encoder: The encoder.
+            distance: A function as from `siamese_network_funcs.distance_function`.
 
         Returns:
             `(metrics, spread)`: a dict of val_loss, val_accuracy, val_auc, val_one_shot, and
@@ -90,8 +94,8 @@ class Validator:
         embeddings = embed(encoder, self.dataset.pixels, self.rows)
         if not np.isfinite(embeddings).all():
             raise TrainingFailed(_advice("Embeddings are not finite"))
-        distances = scores.pair_distances(embeddings, self.left, self.right)
-        trial_distances = scores.trial_distances(embeddings, self.trials)
+        distances = scores.pair_distances(embeddings, self.left, self.right, distance)
+        trial_distances = scores.trial_distances(embeddings, self.trials, distance)
         one_shot = scores.few_shot_scores(trial_distances, self.trials.answers)
         metrics = {
             "val_loss": self._loss(embeddings, distances),
@@ -125,14 +129,15 @@ class Schedule(keras.callbacks.Callback):
     Args:
         config: A `Config`.
         seconds_used: Of `max_minutes`, before the first step.
-        time_share: Share of the training's time used before, when continuing.
-        first_epoch: Epochs done before, when continuing.
+        facts: What was done before, when continuing: `time_share` (of the training's time) and
+            `epoch` (how many).
     """
 
-    def __init__(self, config, seconds_used, time_share=0.0, first_epoch=0):
+    def __init__(self, config, seconds_used, facts):
         super().__init__()
-        self.config, self.first_time_share, self.time_share = config, time_share, time_share
-        self.first_progress = max(time_share, first_epoch / config.epochs)
+        self.config, self.time_share = config, facts["time_share"]
+        self.first_time_share = self.time_share
+        self.first_progress = max(self.time_share, facts["epoch"] / config.epochs)
         self.progress = self.first_progress
         self.begin, self.seconds_before = time.monotonic(), seconds_used
         self.seconds = math.inf
@@ -141,8 +146,12 @@ class Schedule(keras.callbacks.Callback):
             self.seconds = max(1.0, budget - seconds_used - min(CLOSING_SECONDS, 0.3 * budget))
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Remembers where the epoch's steps start."""
+        """Remembers where the epoch's steps start, and how fast pretrained weights move."""
         self.first_step = epoch * self.config.steps_per_epoch
+        fine_tuned = 0 < self.config.frozen_epochs <= epoch
+        self.highest = self.config.learning_rate * (
+            self.config.fine_tune_rate if fine_tuned else 1.0
+        )
 
     def on_train_batch_begin(self, batch, logs=None):
         """Sets this step's learning rate."""
@@ -167,11 +176,11 @@ class Schedule(keras.callbacks.Callback):
         config = self.config
         if self.progress < config.warmup_share:
             # Never zero, or the first step would be lost.
-            return config.learning_rate * max(self.progress / config.warmup_share, 0.01)
+            return self.highest * max(self.progress / config.warmup_share, 0.01)
         if config.schedule == "constant":
-            return config.learning_rate
+            return self.highest
         share = (self.progress - config.warmup_share) / (1 - config.warmup_share)
-        return config.learning_rate * (1 + math.cos(math.pi * share)) / 2
+        return self.highest * (1 + math.cos(math.pi * share)) / 2
 
     def seconds_used(self):
         """Of the whole command and those that it continues."""
@@ -189,12 +198,14 @@ class Epochs(keras.callbacks.Callback):
 
     Args:
         validator: A `Validator`.
-        encoder: The encoder being trained.
+        model: The model being trained.
+        encoder: The encoder in it.
     """
 
-    def __init__(self, validator, encoder):
+    def __init__(self, validator, model, encoder):
         super().__init__()
         self.validator, self.encoder = validator, encoder
+        self.distance = None if model is encoder else distance_function(model)
         self.collapsed_before = False
 
     def on_train_batch_end(self, batch, logs=None):
@@ -204,7 +215,7 @@ class Epochs(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds val_* to the logs; stops a training whose embeddings have collapsed."""
-        metrics, spread = self.validator.score(self.encoder)
+        metrics, spread = self.validator.score(self.encoder, self.distance)
         logs.update(metrics)
         collapsed = spread < HAIR
         if collapsed and self.collapsed_before:
@@ -231,16 +242,16 @@ class Recorder(keras.callbacks.Callback):
         super().__init__()
         self.asked_to_end = asked_to_end
         self.run, self.config, self.schedule, self.stopper = run, config, schedule, stopper
-        self.images_per_step, self.state = images_per_step, state
+        self.images_per_step = images_per_step
         self.history = state[1]["history"] if state else []
+        self.best = (state[0].get("best"), state[1]["stopper"]) if state else None
         self.restore_stopper()
 
     def restore_stopper(self):
-        """Keras's early stopping forgets its best when a training begins; the state knows it."""
-        if self.state:
-            arrays, facts = self.state
-            self.stopper.best_weights = arrays.get("best")
-            for name, value in facts["stopper"].items():
+        """Keras's early stopping forgets its best when a training begins."""
+        if self.best:
+            self.stopper.best_weights, values = self.best
+            for name, value in values.items():
                 setattr(self.stopper, name, value)
 
     def on_train_begin(self, logs=None):
@@ -281,12 +292,14 @@ class Recorder(keras.callbacks.Callback):
         )
 
     def _save_state(self, epoch):
-        stopper = self.stopper
         names = ("best", "wait", "best_epoch", "stopped_epoch")
+        values = {name: _plain(getattr(self.stopper, name)) for name in names}
+        self.best = self.stopper.best_weights, values
         self.run.save_state(
             {
-                "model": [np.array(v) for v in state_variables(self.model)],
-                "best": stopper.best_weights or [],
+                "model": [np.array(v) for v in self.model.variables],
+                "optimizer": [np.array(v) for v in self.model.optimizer.variables],
+                "best": self.stopper.best_weights or [],
             },
             {
                 "epoch": epoch + 1,
@@ -294,24 +307,13 @@ class Recorder(keras.callbacks.Callback):
                 "time_share": self.schedule.time_share,
                 "seconds_used": self.schedule.seconds_used(),
                 "history": self.history,
-                "stopper": {name: _plain(getattr(stopper, name)) for name in names},
+                "stopper": values,
             },
         )
 
 
 def _plain(number):
     return None if number is None else float(number) if isinstance(number, float) else int(number)
-
-
-def state_variables(model):
-    """Every variable that the next step depends on: weights, dropout's seeds, optimizer.
-
-    Args:
-        model: A compiled and built `keras.Model`.
-    """
-    metrics = {id(variable) for variable in model.metrics_variables}
-    variables = model.trainable_variables + model.non_trainable_variables
-    return [v for v in variables if id(v) not in metrics] + model.optimizer.variables
 
 
 def clock(seconds):

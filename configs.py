@@ -33,6 +33,7 @@ class Config:
     test_share: float = 0.15  # of the images of each known class, for test
     val_share: float = 0.15  # of the images (or classes) for validation
     validate_on: Literal["images", "classes"] = "images"  # new images, or classes kept out whole
+    keep_whole: Literal["class", "family"] = "class"  # what is kept out: classes, or families too
 
     # Batches
     sampling: Literal["pairs", "classes"] = "classes"  # couples, or P classes x K images
@@ -54,19 +55,20 @@ class Config:
     recolored: float = 0.0  # share of a batch's classes that get new colours and count as new
 
     # Network
-    encoder: Literal["compact", "leaf_cnn"] = "compact"  # siamese_network_funcs.ENCODERS
+    encoder: str = "compact"  # one of ENCODERS, or a network of keras.applications
+    weights: str | None = None  # pretrained: "imagenet" or a weights file
     embedding_dim: int = 128  # numbers that describe an image
     unit_length: bool = True  # embeddings on the unit sphere: distances lie in 0..2
+    distance: Literal["euclidean", "cosine", "l1", "l1_512"] = "euclidean"  # l1: learned
     whiten: bool = True  # after training, join the embedding with whitened features (whitening.py)
 
     # Loss
-    loss: Literal["contrastive", "supervised_contrastive", "triplet", "circle"] = (
-        "supervised_contrastive"
-    )
+    loss: Literal[
+        "contrastive", "binary_crossentropy", "supervised_contrastive", "triplet", "circle"
+    ] = "supervised_contrastive"
+    triplet: Literal["hardest", "semi_hard", "1+2", "2+1"] = "hardest"  # positives + negatives
     margin: float = 1.0  # distance beyond which an impostor pair costs nothing
-    temperature: float = (
-        0.05  # of the supervised contrastive softmax: smaller looks at harder pairs
-    )
+    temperature: float = 0.05  # of supervised contrastive: smaller looks at harder pairs
 
     # Optimisation
     optimizer: Literal["adamw", "adam", "rmsprop", "sgd"] = "adamw"
@@ -74,6 +76,8 @@ class Config:
     weight_decay: float = 1e-2  # adamw only
     schedule: Literal["cosine", "constant"] = "cosine"  # cosine: warm-up, then down to zero
     warmup_share: float = 0.05  # of the training
+    frozen_epochs: int = 0  # during which pretrained weights stay as they are
+    fine_tune_rate: float = 0.1  # share of the learning rate after them
     epochs: int = 9  # at most
     max_minutes: float | None = None  # for the whole command; the schedule follows it
     monitor: Literal["val_loss", "val_accuracy", "val_auc", "val_one_shot"] = "val_loss"
@@ -93,22 +97,39 @@ class Config:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check_field(field.name, getattr(self, field.name), HINTS[field.name])
-        if self.loss not in LOSSES[self.sampling]:
-            raise ValueError(
-                f"loss='{self.loss}' does not go with sampling='{self.sampling}'. "
-                f"Expected one of {LOSSES[self.sampling]}. Change loss or sampling."
-            )
-        if self.whiten and not self.unit_length:
-            raise ValueError(
-                "whiten=True needs embeddings of unit length. Received: unit_length=False. "
-                "Set whiten=False or unit_length=True."
-            )
-        held_out = self.test_share + self.val_share
-        if held_out > 0.8:
-            raise ValueError(
-                f"test_share + val_share leave too little to train on. Received: {held_out:.2f} "
-                "of the images. Expected at most 0.8 together. Lower one of them."
-            )
+        for makes_sense, sentence in self._combinations():
+            if not makes_sense:
+                raise ValueError(sentence)
+
+    def _combinations(self):
+        """Yields what must hold between fields, and what to say where it does not."""
+        learned, held_out = self.distance in ("l1", "l1_512"), self.test_share + self.val_share
+        yield (
+            self.loss in LOSSES[self.sampling],
+            f"loss='{self.loss}' does not go with sampling='{self.sampling}'. "
+            f"Expected one of {LOSSES[self.sampling]}. Change loss or sampling.",
+        )
+        yield (
+            learned == (self.loss == "binary_crossentropy"),
+            f"loss='{self.loss}' does not go with distance='{self.distance}'. A learned distance "
+            "(l1, l1_512) needs binary_crossentropy, and that loss needs one.",
+        )
+        yield (
+            not self.whiten or (self.unit_length and not learned),
+            "whiten=True needs embeddings of unit length and a distance that is not learned. "
+            f"Received: unit_length={self.unit_length}, distance='{self.distance}'. "
+            "Set whiten=False.",
+        )
+        yield (
+            not self.weights or self.encoder in ("vgg16", *APPLICATIONS),
+            f"weights={self.weights!r} need a network that was trained before. Received: "
+            f"encoder='{self.encoder}'. Choose vgg16 or a network of keras.applications.",
+        )
+        yield (
+            held_out <= 0.8,
+            f"test_share + val_share leave too little to train on. Received: {held_out:.2f} "
+            "of the images. Expected at most 0.8 together. Lower one of them.",
+        )
 
     @property
     def total_steps(self):
@@ -122,8 +143,19 @@ class Config:
 
 HINTS = typing.get_type_hints(Config)
 
+ENCODERS = ("compact", "leaf_cnn", "koch", "alexnet", "vgg16")  # ours, in encoders.py
+APPLICATIONS = """
+    ConvNeXtBase ConvNeXtLarge ConvNeXtSmall ConvNeXtTiny ConvNeXtXLarge DenseNet121 DenseNet169
+    DenseNet201 EfficientNetB0 EfficientNetB1 EfficientNetB2 EfficientNetB3 EfficientNetB4
+    EfficientNetB5 EfficientNetB6 EfficientNetB7 EfficientNetV2B0 EfficientNetV2B1
+    EfficientNetV2B2 EfficientNetV2B3 EfficientNetV2L EfficientNetV2M EfficientNetV2S
+    InceptionResNetV2 InceptionV3 MobileNet MobileNetV2 MobileNetV3Large MobileNetV3Small
+    NASNetLarge NASNetMobile ResNet101 ResNet101V2 ResNet152 ResNet152V2 ResNet50 ResNet50V2
+    VGG16 VGG19 Xception
+""".split()  # named here, so that a wrong one is told before Keras is imported
+
 LOSSES = {  # what each sampling can feed
-    "pairs": ("contrastive",),
+    "pairs": ("contrastive", "binary_crossentropy"),
     "classes": ("contrastive", "supervised_contrastive", "triplet", "circle"),
 }
 
@@ -149,6 +181,8 @@ RANGES = {  # smallest and largest allowed value of each number
     "margin": (1e-6, 1e6),
     "temperature": (1e-3, 100.0),
     "learning_rate": (1e-8, 10.0),
+    "frozen_epochs": (0, 1_000_000),
+    "fine_tune_rate": (0.0, 1.0),
     "weight_decay": (0.0, 1.0),
     "warmup_share": (0.0, 0.9),
     "epochs": (1, 1_000_000),
@@ -175,6 +209,9 @@ def _check_field(name, value, hint):
     if good and name in RANGES:
         low, high = RANGES[name]
         good, expected = low <= value <= high, f"between {low} and {high}"
+    if good and name == "encoder":
+        good = value in (*ENCODERS, *APPLICATIONS)
+        expected = f"one of {', '.join(ENCODERS)}, or a network of keras.applications"
     if not good:
         raise ValueError(f"{name} must be {expected}. Received: {value!r}.")
 

@@ -14,8 +14,8 @@ from callbacks import (
     Schedule,
     TrainingFailed,
     interrupts,
-    state_variables,
 )
+from encoders import find_backbone, load_pretrained
 from siamese_network_funcs import (
     accuracy,
     batch_accuracy,
@@ -26,6 +26,7 @@ from siamese_network_funcs import (
 from whitening import widen_encoder
 
 FINISHED, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
+NEW = {"epoch": 0, "done": False, "time_share": 0.0, "seconds_used": 0.0}  # facts of no state
 
 
 @dataclasses.dataclass
@@ -34,12 +35,14 @@ class Fitted:
 
     Attributes:
         status: FINISHED, FAILED or INTERRUPTED.
-        encoder: The encoder with the best epoch's weights, in float32; None if there are none.
+        model: The two-input model with the best epoch's weights, float32; or None.
+        encoder: The encoder in it.
         history: List of dicts, one an epoch.
         best_epoch: Whose weights these are, counted from 1; None before the first is over.
     """
 
     status: int
+    model: keras.Model | None
     encoder: keras.Model | None
     history: list
     best_epoch: int | None
@@ -61,26 +64,31 @@ def fit_encoder(run, config, dataset, validator, seconds_used):
     encoder, model = build_training_model(config)
     batches = BATCHES[config.sampling](dataset.index, dataset.pixels, dataset.splits.train, config)
     state = run.load_state()
-    first_epoch, time_share, done = 0, 0.0, False
+    arrays, facts = state or ({}, NEW)
     if state:
-        arrays, facts = state
-        restore(model, arrays["model"])
-        first_epoch, time_share, done = facts["epoch"], facts["time_share"], facts["done"]
-        seconds_used += facts["seconds_used"]
-        print(f"Continuing after epoch {first_epoch}.")
-    schedule = Schedule(config, seconds_used, time_share, first_epoch)
+        print(f"Continuing after epoch {facts['epoch']}.")
+        restore(model.variables, arrays["model"])
+    elif config.weights:
+        name = "VGG16" if config.encoder == "vgg16" else config.encoder
+        load_pretrained(encoder, name, config.weights)
+    schedule = Schedule(config, seconds_used + facts["seconds_used"], facts)
     stopper = _early_stopping(config)
     status = FINISHED
     with interrupts() as asked_to_end:
         recorder = Recorder(
             run, config, schedule, stopper, batches.images_per_step, state, asked_to_end
         )
-        callbacks = [schedule, Epochs(validator, encoder), stopper, recorder]
+        callbacks = [schedule, Epochs(validator, model, encoder), stopper, recorder]
         if config.tensorboard:
             callbacks.append(keras.callbacks.TensorBoard(str(run / "tensorboard")))
         try:
-            if not done:
-                _fit(model, batches, config, first_epoch, callbacks)
+            for first, last, frozen in _phases(config, facts):
+                compile_model(model, encoder, config, frozen)
+                if first not in (0, config.frozen_epochs):
+                    restore(model.optimizer.variables, arrays["optimizer"])
+                _fit(model, batches, config, first, last, callbacks)
+                if model.stop_training:
+                    break
         except Interrupted:
             status = INTERRUPTED
         except TrainingFailed as error:
@@ -89,13 +97,21 @@ def fit_encoder(run, config, dataset, validator, seconds_used):
     return _finish(config, dataset, model, encoder, recorder, status)
 
 
-def _fit(model, batches, config, first_epoch, callbacks):
-    first_step = first_epoch * config.steps_per_epoch
+def _phases(config, facts):
+    """`(first epoch, last epoch, whether pretrained weights stay)` of each call of Keras's fit."""
+    begin = config.epochs if facts["done"] else facts["epoch"]
+    frozen = min(config.frozen_epochs, config.epochs)
+    phases = [(begin, frozen, True), (max(begin, frozen), config.epochs, False)]
+    return [phase for phase in phases if phase[0] < phase[1]]
+
+
+def _fit(model, batches, config, first_epoch, last_epoch, callbacks):
+    steps = range(first_epoch * config.steps_per_epoch, last_epoch * config.steps_per_epoch)
     model.fit(
-        (batches[step] for step in range(first_step, config.total_steps)),
+        (batches[step] for step in steps),
         steps_per_epoch=config.steps_per_epoch,
         initial_epoch=first_epoch,
-        epochs=config.epochs,
+        epochs=last_epoch,
         callbacks=callbacks,
         shuffle=False,  # batches come in their own seeded order
         verbose=0,
@@ -103,7 +119,7 @@ def _fit(model, batches, config, first_epoch, callbacks):
 
 
 def build_training_model(config):
-    """The encoder of a config, and the compiled model that trains it.
+    """The encoder of a config, and the model that trains it.
 
     Args:
         config: A `Config`.
@@ -115,14 +131,31 @@ def build_training_model(config):
     keras.config.set_dtype_policy(choose_precision(config))
     encoder = build_encoder(config)
     keras.config.set_dtype_policy("float32")
-    by_pairs = config.sampling == "pairs"
-    model = build_siamese_network(encoder) if by_pairs else encoder
-    metric = keras.metrics.MeanMetricWrapper(
-        accuracy if by_pairs else batch_accuracy, name="accuracy"
-    )
+    if config.sampling == "classes":
+        return encoder, encoder
+    return encoder, build_siamese_network(encoder, config.distance)
+
+
+def compile_model(model, encoder, config, frozen=False):
+    """Compiles a model for a phase of its training, with an optimizer of its own.
+
+    Args:
+        model: From `build_training_model`, as `encoder`.
+        encoder: The encoder in it.
+        config: A `Config`.
+        frozen: Whether pretrained weights stay as they are.
+    """
+    backbone = find_backbone(encoder)
+    if backbone:
+        backbone.trainable = not frozen
+        for layer in backbone._flatten_layers():
+            # A few images of a few classes would spoil the statistics of pretrained ones.
+            if config.weights and isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+    metric = accuracy if config.sampling == "pairs" else batch_accuracy
+    metric = keras.metrics.MeanMetricWrapper(metric, name="accuracy")
     model.compile(_optimizer(config), loss=build_loss(config), metrics=[metric])
     model.optimizer.build(model.trainable_variables)
-    return encoder, model
 
 
 def choose_precision(config):
@@ -161,17 +194,16 @@ def _early_stopping(config):
     )
 
 
-def restore(model, arrays):
-    """Gives a compiled model the variables that a state holds.
+def restore(variables, arrays):
+    """Gives variables the values that a state holds.
 
     Args:
-        model: From `build_training_model`, of the same config.
-        arrays: Values of `state_variables(model)`, in that order.
+        variables: Of a model or an optimizer.
+        arrays: Their values, in the same order.
 
     Raises:
         ValueError: If the state is of another network.
     """
-    variables = state_variables(model)
     if [tuple(v.shape) for v in variables] != [a.shape for a in arrays]:
         raise ValueError("The saved state is of another network. Start a new run.")
     for variable, array in zip(variables, arrays, strict=True):
@@ -179,15 +211,18 @@ def restore(model, arrays):
 
 
 def _finish(config, dataset, model, encoder, recorder, status):
-    """The best epoch's encoder, rebuilt in float32 so that it runs anywhere and can be exported."""
+    """The best epoch's model, rebuilt in float32 so that it runs anywhere and can be exported."""
     stopper = recorder.stopper
     if stopper.best_weights:
         model.set_weights(stopper.best_weights)
     elif status == FAILED:
-        return Fitted(status, None, recorder.history, None)
+        return Fitted(status, None, None, recorder.history, None)
     final = build_encoder(config)
     final.set_weights(encoder.get_weights())
     if config.whiten:
         final = widen_encoder(final, dataset, config.seed)
+    siamese = build_siamese_network(final, config.distance)
+    if model is not encoder:
+        siamese.get_layer("distance").set_weights(model.get_layer("distance").get_weights())
     best_epoch = stopper.best_epoch + 1 if stopper.best_weights else None
-    return Fitted(status, final, recorder.history, best_epoch)
+    return Fitted(status, siamese, final, recorder.history, best_epoch)

@@ -199,6 +199,18 @@ class RunDirectory:
 
         return self._load("model.keras")
 
+    def load_distance(self):
+        """None where the distance is Euclidean; else what `distance_function` gives.
+
+        Raises:
+            RunError: If the run has no model yet.
+        """
+        if self.config.distance == "euclidean":
+            return None
+        from siamese_network_funcs import distance_function
+
+        return distance_function(self.load_model())
+
     def _load(self, name):
         import keras
 

@@ -1,4 +1,4 @@
-"""The network: encoders, the distance between two embeddings, losses, accuracy. Knows no files.
+"""The Siamese network: embedding, distance, losses, accuracy. Knows no files.
 
 An encoder takes raw pixels (0 to 255) and gives an embedding; small distances mean same. Labels
 are 1 for genuine pairs (one class) and 0 for impostors (two classes).
@@ -8,64 +8,18 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from encoders import ENCODERS, build_application, build_base_network  # noqa: F401  known from here
+
 SMALLEST_SQUARED_DISTANCE = 1e-12  # the square root has no gradient at 0
+FAR = 1e9  # farther than any distance
 EMBED_BATCH = 256  # images embedded at once outside training
 
 
-# Encoders
-
-
-def build_base_network(input_shape, embedding_dim=50):
-    """Recipe 1's encoder body: three convolutions of 16, 32, 16 filters, and two dense layers.
-
-    Args:
-        input_shape: `(height, width, channels)`.
-        embedding_dim: Numbers in the embedding.
-
-    Returns:
-        A `keras.Sequential` from pixels in 0..1 to embeddings (batch, embedding_dim).
-    """
-    network = keras.Sequential([keras.Input(input_shape)], name="leaf_cnn")
-    for filters in (16, 32, 16):
-        network.add(layers.Conv2D(filters, 3, activation="relu"))
-        network.add(layers.MaxPooling2D(2))
-        network.add(layers.Dropout(0.25))
-    network.add(layers.Flatten())
-    network.add(layers.Dense(128, activation="relu"))
-    network.add(layers.Dropout(0.1))
-    network.add(layers.Dense(embedding_dim, activation="relu"))
-    return network
-
-
-def build_compact_network(input_shape, embedding_dim=128):
-    """A small modern encoder body: strided 3x3 convolutions, batch norm, global pooling.
-
-    Args:
-        input_shape: `(height, width, channels)`.
-        embedding_dim: Numbers in the embedding.
-
-    Returns:
-        A `keras.Sequential` from pixels in 0..1 to embeddings (batch, embedding_dim).
-    """
-    network = keras.Sequential([keras.Input(input_shape)], name="compact")
-    for filters in (32, 64, 128, 256):
-        strides = 2 if filters == 32 else 1
-        network.add(layers.Conv2D(filters, 3, strides, padding="same", use_bias=False))
-        if filters < 256:
-            network.add(layers.MaxPooling2D(2))  # first: what follows has a quarter of the work
-        # Keras's momentum of 0.99 lags behind a short training by hundreds of steps.
-        network.add(layers.BatchNormalization(momentum=0.9))
-        network.add(layers.ReLU())
-    network.add(layers.GlobalAveragePooling2D())
-    network.add(layers.Dense(embedding_dim))
-    return network
-
-
-ENCODERS = {"leaf_cnn": build_base_network, "compact": build_compact_network}
+# Embeddings
 
 
 def build_encoder(config):
-    """The encoder that a config describes, rescaling included.
+    """The encoder that a config describes.
 
     Args:
         config: A `Config`: `encoder`, `image_size`, `channels`, `embedding_dim`, `unit_length`.
@@ -76,8 +30,11 @@ def build_encoder(config):
     """
     shape = (config.image_size, config.image_size, config.channels)
     pixels = keras.Input(shape, name="pixels")
-    body = ENCODERS[config.encoder](shape, config.embedding_dim)
-    embeddings = ops.cast(body(layers.Rescaling(1 / 255)(pixels)), "float32")
+    if config.encoder in ENCODERS:
+        body = ENCODERS[config.encoder](shape, config.embedding_dim)
+    else:
+        body = build_application(config.encoder, shape, config.embedding_dim)
+    embeddings = ops.cast(body(pixels), "float32")
     if config.unit_length:
         embeddings = unit_length(embeddings)
     return keras.Model(pixels, embeddings, name="encoder")
@@ -132,19 +89,73 @@ def euclidean_distance(embeddings):
     return ops.sqrt(ops.maximum(squared, SMALLEST_SQUARED_DISTANCE))
 
 
-def build_siamese_network(encoder):
+@keras.saving.register_keras_serializable(package="siamese")
+def cosine_distance(embeddings):
+    """One minus the cosine between the embeddings of two images. Takes what the above takes."""
+    left, right = (unit_length(embedding) for embedding in embeddings)
+    return 1.0 - ops.sum(left * right, axis=-1, keepdims=True)
+
+
+@keras.saving.register_keras_serializable(package="siamese")
+def absolute_difference(embeddings):
+    """Element by element, two tensors (batch, embedding_dim) to one."""
+    return ops.abs(embeddings[0] - embeddings[1])
+
+
+def build_distance(kind, embedding_dim):
+    """The layer from two embeddings (batch, embedding_dim) to their distance (batch, 1).
+
+    Args:
+        kind: "euclidean", "cosine", "l1" (Koch: one sigmoid unit on the absolute difference, the
+            probability of two classes) or "l1_512" (512 hidden units before it).
+        embedding_dim: Numbers in an embedding.
+    """
+    if kind in ("euclidean", "cosine"):
+        function = euclidean_distance if kind == "euclidean" else cosine_distance
+        return layers.Lambda(function, name="distance")
+    sides = [keras.Input((embedding_dim,), name=side) for side in ("left", "right")]
+    values = layers.Lambda(absolute_difference)(sides)
+    if kind == "l1_512":
+        values = layers.Dense(512, activation="relu")(values)
+    return keras.Model(sides, layers.Dense(1, activation="sigmoid")(values), name="distance")
+
+
+def build_siamese_network(encoder, distance="euclidean"):
     """Two images through one encoder to their distance.
 
     Args:
         encoder: From `build_encoder`.
+        distance: As for `build_distance`.
 
     Returns:
         A `keras.Model` from `[left, right]`, raw pixels each, to distances (batch, 1).
     """
     left = keras.Input(encoder.input_shape[1:], name="left")
     right = keras.Input(encoder.input_shape[1:], name="right")
-    distance = layers.Lambda(euclidean_distance, name="distance")([encoder(left), encoder(right)])
-    return keras.Model([left, right], distance, name="siamese")
+    layer = build_distance(distance, encoder.output_shape[-1])
+    return keras.Model([left, right], layer([encoder(left), encoder(right)]), name="siamese")
+
+
+def distance_function(model):
+    """The distance of a two-input model, for embeddings that are there already.
+
+    Args:
+        model: From `build_siamese_network`.
+
+    Returns:
+        None if it is Euclidean; else a function of two float32 arrays (n, embedding_dim) that
+        gives distances (n,).
+    """
+    layer = model.get_layer("distance")
+    if isinstance(layer, layers.Lambda) and layer.function is euclidean_distance:
+        return None
+
+    def distance(left, right):
+        return ops.convert_to_numpy(layer([ops.convert_to_tensor(side) for side in (left, right)]))[
+            :, 0
+        ]
+
+    return distance
 
 
 def squared_distances(embeddings):
@@ -181,6 +192,20 @@ def contrastive_loss(same, distance, margin=1.0):
     same = ops.cast(same, distance.dtype)
     impostor_cost = ops.square(ops.maximum(margin - distance, 0.0))
     return ops.mean(same * ops.square(distance) + (1 - same) * impostor_cost)
+
+
+def pair_crossentropy(same, distance):
+    """Binary cross-entropy of a learned distance, the probability of two classes.
+
+    Args:
+        same: Tensor (pairs, 1), 1 for genuine.
+        distance: Tensor (pairs, 1), in 0..1.
+
+    Returns:
+        Scalar.
+    """
+    different = 1 - ops.cast(same, distance.dtype)
+    return ops.mean(keras.losses.binary_crossentropy(different, distance))
 
 
 def batch_contrastive_loss(labels, embeddings, margin=1.0):
@@ -223,34 +248,56 @@ def supervised_contrastive_loss(labels, embeddings, temperature=0.05):
     embeddings = unit_length(embeddings)
     similarity = ops.matmul(embeddings, ops.transpose(embeddings)) / temperature
     others = genuine + impostor  # all but the image itself
-    similarity = similarity - (1 - others) * 1e9
+    similarity = similarity - (1 - others) * FAR
     log_share = similarity - ops.logsumexp(similarity, axis=1, keepdims=True)
     partners = ops.sum(genuine, axis=1)  # (batch,)
     per_image = -ops.sum(genuine * log_share, axis=1) / ops.maximum(partners, 1.0)
     return _masked_mean(per_image, ops.cast(partners > 0, per_image.dtype))
 
 
-def batch_triplet_loss(labels, embeddings, margin=1.0):
-    """For each anchor its farthest positive against its nearest negative of the batch.
+def batch_triplet_loss(labels, embeddings, margin=1.0, triplet="hardest"):
+    """For each anchor: negatives should be farther than positives by a margin.
 
     Args:
         labels: Tensor (batch,), classes.
         embeddings: Tensor (batch, embedding_dim).
-        margin: By how much the negative should be farther than the positive.
+        margin: By how much.
+        triplet: Which images stand against an anchor. "hardest": the farthest positive and the
+            nearest negative; "1+2" takes the two nearest negatives, "2+1" the two farthest
+            positives; "semi_hard": every positive, and the nearest negative that is farther
+            (else the farthest of all).
 
     Returns:
-        Scalar, `mean(max(0, d+ + margin - d-))` over anchors that have both.
+        Scalar, the mean of `max(0, d+ + margin - d-)`.
 
     Reference:
-        Hermans, Beyer & Leibe, "In Defense of the Triplet Loss", 2017.
+        Hermans, Beyer & Leibe, "In Defense of the Triplet Loss", 2017 (hardest); Schroff,
+        Kalenichenko & Philbin, "FaceNet", 2015 (semi-hard).
     """
     genuine, impostor = pair_masks(labels, embeddings.dtype)
     squared = ops.maximum(squared_distances(embeddings), SMALLEST_SQUARED_DISTANCE)
     distance = ops.sqrt(squared)
-    farthest = ops.max(distance * genuine, axis=1)
-    nearest = ops.min(distance + (1 - impostor) * 1e9, axis=1)
-    able = ops.cast(ops.any(genuine > 0, axis=1) & ops.any(impostor > 0, axis=1), distance.dtype)
-    return _masked_mean(ops.maximum(farthest + margin - nearest, 0.0) * able, able)
+    to_negatives = distance + (1 - impostor) * FAR
+    if triplet == "semi_hard":
+        return _semi_hard_loss(distance, genuine, impostor, margin)
+    num_positives, num_negatives = {"1+2": (1, 2), "2+1": (2, 1)}.get(triplet, (1, 1))
+    farthest = ops.top_k(distance * genuine - (1 - genuine) * FAR, num_positives)[0]
+    nearest = -ops.top_k(-to_negatives, num_negatives)[0]
+    hinges = ops.maximum(farthest[:, :, None] + margin - nearest[:, None], 0.0)
+    # An anchor with fewer positives or negatives than that goes without the missing ones.
+    there = ops.cast((farthest[:, :, None] >= 0) & (nearest[:, None] < FAR / 2), distance.dtype)
+    return _masked_mean(hinges, there)
+
+
+def _semi_hard_loss(distance, genuine, impostor, margin):
+    """Over all genuine pairs; (anchor, positive, negative) is a cube of batch^3."""
+    farther = distance[:, None] > distance[:, :, None]  # negative beyond the positive
+    usable = ops.cast(farther, distance.dtype) * impostor[:, None]
+    nearest_farther = ops.min(distance[:, None] + (1 - usable) * FAR, axis=2)  # (batch, batch)
+    farthest = ops.max(distance * impostor, axis=1, keepdims=True)
+    negative = ops.where(nearest_farther < FAR / 2, nearest_farther, farthest)
+    able = genuine * ops.max(impostor, axis=1, keepdims=True)
+    return _masked_mean(ops.maximum(distance + margin - negative, 0.0), able)
 
 
 def pair_masks(labels, dtype="float32"):
@@ -298,12 +345,14 @@ def build_loss(config):
     Returns:
         A `keras.losses.Loss`.
     """
+    if config.loss == "binary_crossentropy":
+        return PairwiseLoss(pair_crossentropy)
     if config.sampling == "pairs":
         return PairwiseLoss(contrastive_loss, margin=config.margin)
     if config.loss == "contrastive":
         return PairwiseLoss(batch_contrastive_loss, margin=config.margin)
     if config.loss == "triplet":
-        return PairwiseLoss(batch_triplet_loss, margin=config.margin)
+        return PairwiseLoss(batch_triplet_loss, margin=config.margin, triplet=config.triplet)
     if config.loss == "circle":
         return keras.losses.Circle()
     return PairwiseLoss(supervised_contrastive_loss, temperature=config.temperature)

@@ -101,13 +101,13 @@ def write_outputs(run, config, dataset, validator, fitted):
         validator: The `callbacks.Validator`.
         fitted: The `fit.Fitted`, with an encoder.
     """
-    from siamese_network_funcs import build_siamese_network
+    from siamese_network_funcs import distance_function
 
-    model = build_siamese_network(fitted.encoder)
+    model, distance = fitted.model, distance_function(fitted.model)
     write_whole(run / "encoder.keras", fitted.encoder.save)
     write_whole(run / "model.weights.h5", model.save_weights)
     write_whole(run / "architecture.json", lambda path: path.write_text(model.to_json()))
-    distances = validator.distances(fitted.encoder)
+    distances = validator.distances(fitted.encoder, distance)
     threshold = choose_threshold(validator.same, distances, config.false_accept_rate)
     threshold["impostor_quantiles"] = impostor_quantiles(fitted.encoder, dataset, validator)
     run.write_json("threshold.json", threshold)

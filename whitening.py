@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from encoders import BACKBONE
 from siamese_network_funcs import embed, unit_length
 
 NUM_MAPS = 3  # feature maps used, the last ones
@@ -49,9 +50,10 @@ def _features_and_embeddings(encoder):
     a model in which two nested ones share layers.
     """
     pixels = keras.Input(encoder.input_shape[1:], name="pixels")
-    rescaling, body = encoder.layers[1:3]
-    values, maps = rescaling(pixels), []
-    for layer in body.layers:
+    values, maps = pixels, []
+    for layer in encoder.layers[1].layers:  # every encoder is a chain
+        if isinstance(layer, layers.InputLayer):
+            continue
         values = layer(values)
         if _is_rectified(layer):
             maps.append(values)  # (batch, height, width, filters)
@@ -64,6 +66,8 @@ def _features_and_embeddings(encoder):
 
 
 def _is_rectified(layer):
+    if layer.name == BACKBONE:
+        return True  # a pretrained network gives its last map only
     is_map = len(layer.output.shape) == 4
     activation = getattr(layer, "activation", None)
     return is_map and (isinstance(layer, layers.ReLU) or activation is keras.activations.relu)

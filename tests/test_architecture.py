@@ -17,8 +17,9 @@ ALLOWED = {  # what the rooms in between may import
     "baselines": {"scores"},
     "batches": {"augment", "image_index"},
     "prepare_data": {"configs", "download_data", "image_cache", "image_index", "splits"},
-    "siamese_network_funcs": {"configs"},
-    "whitening": {"siamese_network_funcs"},
+    "encoders": set(),
+    "siamese_network_funcs": {"encoders"},
+    "whitening": {"encoders", "siamese_network_funcs"},
     "run_directory": {"configs", "siamese_network_funcs"},
     "gallery": {"image_index", "run_directory"},
     "similarity": {

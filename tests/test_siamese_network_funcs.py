@@ -1,5 +1,6 @@
 """The network's functions against double loops and hand values."""
 
+import functools
 import math
 import subprocess
 import sys
@@ -75,16 +76,32 @@ def test_supervised_contrastive_loss_equals_a_double_loop():
     assert float(loss) == pytest.approx(np.mean(losses), rel=1e-4)
 
 
-def test_batch_triplet_loss_equals_a_double_loop():
-    labels, embeddings = random_batch()
-    losses = []
+def triplet_by_loops(labels, embeddings, margin, triplet):
+    hinges = []
     for i in range(len(labels)):
         distances = [math.dist(embeddings[i], other) for other in embeddings]
-        farthest = max(d for j, d in enumerate(distances) if labels[j] == labels[i] and j != i)
-        nearest = min(d for j, d in enumerate(distances) if labels[j] != labels[i])
-        losses.append(max(0.0, farthest + 0.7 - nearest))
-    loss = funcs.batch_triplet_loss(labels, embeddings, margin=0.7)
-    assert float(loss) == pytest.approx(np.mean(losses), rel=1e-4)
+        others = [j for j in range(len(labels)) if j != i]
+        positives = sorted((distances[j] for j in others if labels[j] == labels[i]), reverse=True)
+        negatives = sorted(distances[j] for j in others if labels[j] != labels[i])
+        if triplet == "semi_hard":
+            for positive in positives:
+                farther = [d for d in negatives if d > positive] or [negatives[-1]]
+                hinges.append(max(0.0, positive + margin - farther[0]))
+            continue
+        num_positives, num_negatives = {"hardest": (1, 1), "1+2": (1, 2), "2+1": (2, 1)}[triplet]
+        for positive in positives[:num_positives]:
+            for negative in negatives[:num_negatives]:
+                hinges.append(max(0.0, positive + margin - negative))
+    return np.mean(hinges)
+
+
+@pytest.mark.parametrize("triplet", ["hardest", "semi_hard", "1+2", "2+1"])
+def test_batch_triplet_loss_equals_a_loop(triplet):
+    labels, embeddings = random_batch()
+    labels, embeddings = labels[:-1], embeddings[:-1]  # one class smaller than the others
+    loss = funcs.batch_triplet_loss(labels, embeddings, margin=0.7, triplet=triplet)
+    expected = triplet_by_loops(labels, embeddings, 0.7, triplet)
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
 
 
 def test_accuracy_at_a_threshold_weighs_both_kinds_the_same():
@@ -125,6 +142,8 @@ LOSSES = [
     funcs.batch_contrastive_loss,
     funcs.supervised_contrastive_loss,
     funcs.batch_triplet_loss,
+    functools.partial(funcs.batch_triplet_loss, triplet="semi_hard"),
+    functools.partial(funcs.batch_triplet_loss, triplet="2+1"),
 ]
 
 
@@ -166,30 +185,32 @@ def test_unit_length_of_zero_is_zero_with_a_finite_gradient():
     assert np.isfinite(tape.gradient(total, zeros).numpy()).all()
 
 
-def test_recipe_network_has_the_published_layers():
-    network = funcs.build_base_network((112, 112, 1))
-    convolutions = [
-        layer.filters for layer in network.layers if isinstance(layer, keras.layers.Conv2D)
-    ]
-    assert convolutions == [16, 32, 16]
-    # 112 -> 110 -> 55 -> 53 -> 26 -> 24 -> 12; 12 x 12 x 16 = 2304 values into 128, then 50.
-    expected = (9 * 16 + 16) + (9 * 16 * 32 + 32) + (9 * 32 * 16 + 16)
-    expected += (2304 * 128 + 128) + (128 * 50 + 50)
-    assert network.count_params() == expected
+def test_cosine_distance_by_hand():
+    left, right = np.array([[3.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 2.0], [2.0, 2.0]])
+    result = funcs.cosine_distance([left.astype("float32"), right.astype("float32")])
+    np.testing.assert_allclose(result, [[1.0], [0.0]], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", funcs.ENCODERS)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_encoders_take_raw_pixels_and_give_unit_embeddings(name, channels):
-    config = Config(encoder=name, channels=channels, image_size=48, embedding_dim=16)
-    encoder = funcs.build_encoder(config)
-    pixels = RNG.integers(0, 256, size=(2, 48, 48, channels), dtype=np.uint8)
-    embeddings = encoder.predict(pixels, verbose=0)
-    assert embeddings.shape == (2, 16)
-    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1.0, rtol=1e-3)
-    doubled = funcs.build_siamese_network(encoder).predict([pixels, pixels[::-1]], verbose=0)
-    expected = np.linalg.norm(embeddings - embeddings[::-1], axis=1, keepdims=True)
-    np.testing.assert_allclose(doubled, expected, atol=1e-4)
+def test_pair_crossentropy_by_hand():
+    """A learned distance is the probability of two classes."""
+    same, distance = np.array([[1.0], [0.0]]), np.array([[0.2], [0.9]], np.float32)
+    expected = -(math.log(0.8) + math.log(0.9)) / 2
+    assert float(funcs.pair_crossentropy(same, distance)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["euclidean", "cosine", "l1", "l1_512"])
+def test_distance_function_agrees_with_the_two_input_model_after_loading(kind, tmp_path):
+    encoder = funcs.build_encoder(Config(image_size=32, embedding_dim=8))
+    model = funcs.build_siamese_network(encoder, kind)
+    left, right = RNG.integers(0, 256, (2, 3, 32, 32, 3)).astype(np.float32)
+    expected = model.predict([left, right], verbose=0)[:, 0]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    sides = [encoder.predict(side, verbose=0) for side in (left, right)]
+    function = funcs.distance_function(loaded)
+    assert (function is None) == (kind == "euclidean")
+    distances = function(*sides) if function else np.linalg.norm(sides[0] - sides[1], axis=1)
+    np.testing.assert_allclose(distances, expected, atol=1e-5)
 
 
 def test_saved_model_loads_in_safe_mode_in_a_new_process(tmp_path):

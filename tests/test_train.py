@@ -24,7 +24,8 @@ from run_directory import STATE, RunDirectory
 ROOT = Path(__file__).parent.parent
 TINY = (
     "--image_size 16 --classes_per_batch 4 --images_per_class 4 --steps_per_epoch 4 --epochs 4 "
-    "--embedding_dim 8 --deterministic True --precision float32 --unseen_share 0.25"
+    "--embedding_dim 8 --deterministic True --precision float32 --unseen_share 0.25 "
+    "--max_minutes 1000"  # far off: a slow machine must not change the schedule
 ).split()
 PAIRS_WITH_DROPOUT = (
     "--sampling pairs --loss contrastive --encoder leaf_cnn --pairs_per_batch 8 "
@@ -245,7 +246,8 @@ def test_golden_first_step():
     """Losses of two steps; update only when network, loss or optimizer change on purpose."""
     keras.utils.set_random_seed(0)
     config = Config(image_size=32, embedding_dim=16, precision="float32")
-    _, model = fit.build_training_model(config)
+    encoder, model = fit.build_training_model(config)
+    fit.compile_model(model, encoder, config)
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 4).astype(np.int32)
     images = rng.integers(0, 256, (16, 32, 32, 3)) // 4 + labels[:, None, None, None] * 40

@@ -1,0 +1,160 @@
+"""The encoders: raw pixels (0 to 255) -> what describes an image. Knows no files but weights.
+
+Each `build_*` function takes `input_shape`, `(height, width, channels)`, and `embedding_dim`, and
+gives a `keras.Model` from pixels (batch, height, width, channels) to (batch, embedding_dim).
+"""
+
+import sys
+
+import keras
+from keras import initializers, layers, ops, regularizers
+
+BACKBONE = "backbone"  # layer that holds pretrained weights
+
+
+def build_base_network(input_shape, embedding_dim=50):
+    """Recipe 1: three convolutions of 16, 32, 16 filters with dropout, and two dense layers."""
+    network = keras.Sequential(
+        [keras.Input(input_shape), layers.Rescaling(1 / 255)], name="leaf_cnn"
+    )
+    for filters in (16, 32, 16):
+        network.add(layers.Conv2D(filters, 3, activation="relu"))
+        network.add(layers.MaxPooling2D(2))
+        network.add(layers.Dropout(0.25))
+    network.add(layers.Flatten())
+    network.add(layers.Dense(128, activation="relu"))
+    network.add(layers.Dropout(0.1))
+    network.add(layers.Dense(embedding_dim, activation="relu"))
+    return network
+
+
+def build_compact_network(input_shape, embedding_dim=128):
+    """Ours, for photographs: strided 3x3 convolutions, batch norm, global pooling."""
+    network = keras.Sequential(
+        [keras.Input(input_shape), layers.Rescaling(1 / 255)], name="compact"
+    )
+    for filters in (32, 64, 128, 256):
+        strides = 2 if filters == 32 else 1
+        _add_block(network, filters, strides, pooled=filters < 256)
+    network.add(layers.GlobalAveragePooling2D())
+    network.add(layers.Dense(embedding_dim))
+    return network
+
+
+def _add_block(network, filters, strides, pooled):
+    network.add(layers.Conv2D(filters, 3, strides, padding="same", use_bias=False))
+    if pooled:
+        network.add(layers.MaxPooling2D(2))  # first: what follows has a quarter of the work
+    # Keras's momentum of 0.99 lags behind a short training by hundreds of steps.
+    network.add(layers.BatchNormalization(momentum=0.9))
+    network.add(layers.ReLU())
+
+
+def build_koch_network(input_shape, embedding_dim=4096):
+    """Recipe 2: four convolutions of 10, 7, 4 and 4 pixels, one dense sigmoid layer.
+
+    Reference:
+        Koch, Zemel & Salakhutdinov, "Siamese neural networks for one-shot image recognition", 2015.
+    """
+    network = keras.Sequential([keras.Input(input_shape), layers.Rescaling(1 / 255)], name="koch")
+
+    def settings(penalty):
+        return {
+            "kernel_initializer": initializers.RandomNormal(0.0, 0.01),
+            "bias_initializer": initializers.RandomNormal(0.5, 0.01),
+            "kernel_regularizer": regularizers.L2(penalty),
+        }
+
+    for filters, size in ((64, 10), (128, 7), (128, 4), (256, 4)):
+        network.add(layers.Conv2D(filters, size, activation="relu", **settings(2e-4)))
+        if filters < 256:
+            network.add(layers.MaxPooling2D(2))
+    network.add(layers.Flatten())
+    network.add(layers.Dense(embedding_dim, activation="sigmoid", **settings(1e-3)))
+    return network
+
+
+def build_alexnet_network(input_shape, embedding_dim=1):
+    """Recipe 4: three large convolutions and three dense layers with no activation between."""
+    network = keras.Sequential(
+        [keras.Input(input_shape), layers.Rescaling(1 / 255)], name="alexnet"
+    )
+    network.add(layers.Conv2D(256, 11, strides=4, activation="relu"))
+    network.add(layers.MaxPooling2D(3, strides=2))
+    network.add(layers.Conv2D(256, 5, activation="relu"))
+    network.add(layers.MaxPooling2D(2))
+    network.add(layers.Conv2D(384, 3, activation="relu"))
+    network.add(layers.Flatten())  # 46,464 at 256 pixels
+    for units in (1024, 256, embedding_dim):
+        network.add(layers.Dense(units))
+    return network
+
+
+def build_vgg16_network(input_shape, embedding_dim=None):
+    """Recipe 3: VGG16's five blocks, flattened: the image decides how many numbers come out."""
+    pixels = keras.Input(input_shape)
+    maps = _build_backbone("VGG16", input_shape)(pixels)
+    return keras.Model(pixels, layers.Flatten()(maps), name="vgg16")
+
+
+def build_application(name, input_shape, embedding_dim):
+    """A network of `keras.applications`, pooled, and one dense layer.
+
+    Its own preprocessing comes before it; grey is repeated to three channels.
+
+    Args:
+        name: As in `keras.applications`, for example "ResNet50V2".
+        input_shape: `(height, width, channels)`.
+        embedding_dim: Numbers in the embedding.
+    """
+    pixels = keras.Input(input_shape)
+    maps = _build_backbone(name, input_shape)(pixels)
+    pooled = layers.GlobalAveragePooling2D()(maps)
+    return keras.Model(pixels, layers.Dense(embedding_dim)(pooled), name=name.lower())
+
+
+def _build_backbone(name, input_shape, weights=None):
+    """Raw pixels to feature maps, as one layer."""
+    builder = getattr(keras.applications, name)
+    pixels = keras.Input(input_shape)
+    colour = ops.repeat(pixels, 3, axis=-1) if input_shape[2] == 1 else pixels
+    prepared = sys.modules[builder.__module__].preprocess_input(colour)
+    network = builder(include_top=False, weights=weights, input_shape=(*input_shape[:2], 3))
+    return keras.Model(pixels, network(prepared), name=BACKBONE)
+
+
+def find_backbone(encoder):
+    """The layer of an encoder that can be pretrained, or None."""
+    return next((n for n in encoder._flatten_layers() if n.name == BACKBONE), None)
+
+
+def load_pretrained(encoder, name, weights):
+    """Fills the backbone of an encoder.
+
+    Args:
+        encoder: Model with a backbone.
+        name: As in `keras.applications`.
+        weights: "imagenet" (fetched by Keras) or the path of a weights file, without the top.
+
+    Raises:
+        ValueError: If they cannot be had or do not fit.
+    """
+    backbone = find_backbone(encoder)
+    try:
+        filled = _build_backbone(name, backbone.input_shape[1:], weights)
+    except Exception as error:  # the net, the disk, h5py: each has its own
+        raise ValueError(
+            f"{name} cannot be filled with weights={weights!r}: {str(error).splitlines()[0]} "
+            "Expected 'imagenet' (fetched once from the internet) or the weights file of this "
+            "network without its top."
+        ) from error
+    backbone.set_weights(filled.get_weights())
+
+
+ENCODERS = {
+    "leaf_cnn": build_base_network,
+    "compact": build_compact_network,
+    "koch": build_koch_network,
+    "alexnet": build_alexnet_network,
+    "vgg16": build_vgg16_network,
+}
