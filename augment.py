@@ -27,19 +27,24 @@ def augment(images, config, rng, tables=None):
     relit = _draw_tables(len(images), images.shape[3], config, rng, tables)
     views = np.empty_like(images)
     size = images.shape[2], images.shape[1]
-    for view, image, matrix, table in zip(views, images, matrices, relit, strict=True):
+    # An image on plain ground, as a drawing, goes on in that colour; any other is reflected.
+    corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]]  # (batch, 4, channels)
+    plain = (corners == corners[:, :1]).all(axis=(1, 2))
+    for view, image, matrix, table, flat in zip(views, images, matrices, relit, plain, strict=True):
+        border = cv2.BORDER_CONSTANT if flat else cv2.BORDER_REFLECT_101
+        ground = image[0, 0].tolist() if flat else 0
         warped = cv2.warpAffine(
-            image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+            image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=border, borderValue=ground
         )
         view[...] = cv2.LUT(warped, table[None]).reshape(view.shape)
     return views
 
 
 def _draw_warps(count, size, config, rng):
-    """Affine matrices about the image's middle."""
+    """Affine matrices about the image's middle; each part of a warp has its chance."""
 
     def draw(reach):
-        return rng.uniform(-reach, reach, count)
+        return rng.uniform(-reach, reach, count) * (rng.random(count) < config.warp_chance)
 
     angle = np.deg2rad(draw(config.rotate))
     scale = np.exp(draw(np.log1p(config.zoom)))
@@ -62,6 +67,22 @@ def _draw_tables(count, channels, config, rng, tables):
     tint = 1 + rng.uniform(-config.tint, config.tint, (count, 1, channels))
     relit = (levels * light - 127.5) * contrast + 127.5
     return (relit * tint).clip(0, 255).astype(np.uint8)
+
+
+def turn(images, turns):
+    """Turns each image by a number of right angles; a turned class counts as a new one.
+
+    Args:
+        images: uint8 array (batch, size, size, channels).
+        turns: 0 to 3 of each image, (batch,).
+
+    Returns:
+        A new array of the same shape.
+    """
+    turned = np.empty_like(images)
+    for number in range(4):
+        turned[turns == number] = np.rot90(images[turns == number], number, axes=(1, 2))
+    return turned
 
 
 def recolor(images, classes, share, rng):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from augment import augment, recolor
+from augment import augment, recolor, turn
 from image_index import DataError
 
 
@@ -184,9 +184,14 @@ class ClassBatches:
         rows = self.rows(step)
         rng = np.random.default_rng([self.config.seed, 1, step])
         images, labels, tables = self.pixels[rows], self.index.labels[rows], None
+        num_classes = len(self.index.class_names)
+        if self.config.turned:
+            turns = rng.integers(4, size=len(self.index.family_names))[self.index.families[rows]]
+            images = turn(images, turns)
+            labels = labels + 2 * turns * num_classes
         if self.config.recolored > 0:
             images, tables, recolored = recolor(images, labels, self.config.recolored, rng)
-            labels = labels + recolored * len(self.index.class_names)  # classes of their own
+            labels = labels + recolored * num_classes  # classes of their own
         return augment(images, self.config, rng, tables), labels.astype(np.int32)
 
 

@@ -41,10 +41,25 @@ def build_compact_network(input_shape, embedding_dim=128):
     return network
 
 
-def _add_block(network, filters, strides, pooled):
-    network.add(layers.Conv2D(filters, 3, strides, padding="same", use_bias=False))
+def build_spatial_network(input_shape, embedding_dim=256):
+    """Ours, for what is centred and upright, characters and faces: it keeps where things are."""
+    network = keras.Sequential(
+        [keras.Input(input_shape), layers.Rescaling(1 / 255)], name="spatial"
+    )
+    _add_block(network, 48, strides=2, pooled=False, size=5)
+    for filters in (96, 128, 192):
+        _add_block(network, filters, strides=1, pooled=True)
+    network.add(layers.Flatten())
+    network.add(layers.Dense(embedding_dim))
+    return network
+
+
+def _add_block(network, filters, strides, pooled, size=3):
+    network.add(layers.Conv2D(filters, size, strides, padding="same", use_bias=False))
     if pooled:
-        network.add(layers.MaxPooling2D(2))  # first: what follows has a quarter of the work
+        network.add(
+            layers.MaxPooling2D(2, padding="same")
+        )  # first: what follows has a quarter of the work
     # Keras's momentum of 0.99 lags behind a short training by hundreds of steps.
     network.add(layers.BatchNormalization(momentum=0.9))
     network.add(layers.ReLU())
@@ -154,6 +169,7 @@ def load_pretrained(encoder, name, weights):
 ENCODERS = {
     "leaf_cnn": build_base_network,
     "compact": build_compact_network,
+    "spatial": build_spatial_network,
     "koch": build_koch_network,
     "alexnet": build_alexnet_network,
     "vgg16": build_vgg16_network,

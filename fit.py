@@ -170,7 +170,7 @@ def choose_precision(config):
     except OSError:
         return "float32"
     able = "avx512_bf16" in flags or "amx_bf16" in flags
-    able = able and keras.backend.backend() == "tensorflow" and config.image_size >= 64
+    able = able and keras.backend.backend() == "tensorflow" and config.image_size >= 40
     return "mixed_bfloat16" if able else "float32"
 
 

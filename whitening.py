@@ -44,7 +44,9 @@ def widen_encoder(encoder, dataset, seed):
 
 
 def _features_and_embeddings(encoder):
-    """Mean and deviation over the places of each of the last feature maps, and the embeddings.
+    """What is whitened, and the embeddings: mean and deviation over each of the last feature maps.
+
+    Where an encoder flattens its last map, the embedding itself is what is whitened.
 
     Every layer is applied again, so that the finished model is one flat graph: Keras cannot load
     a model in which two nested ones share layers.
@@ -57,6 +59,8 @@ def _features_and_embeddings(encoder):
         values = layer(values)
         if _is_rectified(layer):
             maps.append(values)  # (batch, height, width, filters)
+    if any(isinstance(layer, layers.Flatten) for layer in encoder.layers[1].layers):
+        return pixels, unit_length(values), values  # where things are matters: no pooled maps
     parts = []
     for places in maps[-NUM_MAPS:]:
         mean = ops.mean(places, axis=(1, 2))

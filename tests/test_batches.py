@@ -289,3 +289,41 @@ def test_recolored_labels_are_new_and_unique_within_a_batch(build_index, tmp_pat
         assert len(np.unique(labels)) == len(np.unique(plain))
         seen |= set((labels // 6).tolist())
     assert seen == {0, 1}
+
+
+def test_turned_classes_are_quarter_turns_and_count_as_new(build_index):
+    index = build_index(np.repeat(np.arange(6), 4), families=[0, 0, 0, 1, 1, 1])
+    pixels = pixels_of(index, channels=1)
+    config = dataclasses.replace(
+        SEEN_AS_IS, turned=True, classes_per_batch=6, images_per_class=4, image_size=8
+    )
+    batches, seen = ClassBatches(index, pixels, np.arange(24), config), set()
+    for step in range(30):
+        images, labels = batches[step]
+        rows = batches.rows(step)
+        turns = labels // 12
+        assert np.array_equal(labels % 12, index.labels[rows])
+        for family in (0, 1):
+            assert len(set(turns[index.families[rows] == family])) == 1
+        for image, row, number in zip(images, rows, turns, strict=True):
+            np.testing.assert_array_equal(image, np.rot90(pixels[row], number))
+        seen |= set(turns.tolist())
+    assert seen == {0, 1, 2, 3}
+
+
+def test_plain_ground_goes_on_beyond_the_border_and_pictures_are_reflected():
+    drawing = np.full((1, 9, 9, 1), 200, np.uint8)
+    drawing[0, 4, 2:] = 10  # a stroke that touches the border between the corners
+    config = dataclasses.replace(SEEN_AS_IS, shift=0.4)
+    moved = augment(drawing, config, FixedRandom())  # by 3.6 pixels, right and down
+    assert moved[0, :3].min() == 200 and moved[0, :, :3].min() == 200
+    drawing[0, 0, 0] = 0  # no plain ground any more
+    assert augment(drawing, config, FixedRandom())[0, :, :3].min() < 200
+
+
+def test_warp_chance_is_the_share_of_images_warped():
+    images = np.random.default_rng(0).integers(0, 256, (400, 9, 9, 1), dtype=np.uint8)
+    config = dataclasses.replace(SEEN_AS_IS, rotate=90.0, warp_chance=0.25)
+    views = augment(images, config, np.random.default_rng(1))
+    share = np.mean([not np.array_equal(*both) for both in zip(views, images, strict=True)])
+    assert 0.18 < share < 0.32

@@ -1,0 +1,45 @@
+"""Every published recipe trains, ends with a model that loads, and is scored, at its own size."""
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import evaluate
+import train
+from configs import CONFIGS
+from run_directory import RunDirectory
+
+LIGHT = ["plantvillage", "triplet", "faces", "omniglot"]
+HEAVY = ["koch", "vgg16", "dogs", "plantvillage-best", "dogs-best"]
+FEW = (
+    "--epochs 1 --steps_per_epoch 2 --pairs_per_batch 4 --classes_per_batch 3 "
+    "--images_per_class 2 --max_minutes 50 --test_share 0.2 --val_share 0.25 --runs_dir runs"
+).split()
+
+
+def test_every_config_is_tried():
+    assert {*LIGHT, *HEAVY, "leaves"} == set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", LIGHT + [pytest.param(n, marks=pytest.mark.slow) for n in HEAVY])
+def test_recipe_trains_and_is_scored(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for folder in range(8):  # four families of two classes
+        for number in range(10):
+            path = tmp_path / f"images/family{folder // 2}/class{folder}/{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = 30 * folder + rng.integers(0, 30, (20, 20, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    assert train.main([name, "--data_dir", "images", "--run_name", name, *FEW]) == 0
+    run = RunDirectory(tmp_path / "runs" / name)
+    distance = run.load_distance()
+    assert (distance is None) == (CONFIGS[name].distance == "euclidean")
+    with open(run / "history.csv") as file:
+        assert np.isfinite(float(next(csv.DictReader(file))["val_loss"]))
+    few = ["--ways", "5", "--shots", "1", "--trials", "50"]
+    assert evaluate.main([str(run.path), "--data", "images", *few]) == 0
+    scores = run.read_json("metrics.json")["sets"]["unseen"]
+    assert 0 <= scores["verification"]["auc"] <= 1
