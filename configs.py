@@ -403,12 +403,13 @@ def read_config(path):
     return config, remarks
 
 
-def parse_command_line(args, program):
+def parse_command_line(args, program, default=None):
     """Turns `[name or config.json] [--field value]` into a config.
 
     Args:
         args: List of strings, `sys.argv[1:]`.
         program: Name shown in the help.
+        default: `(config, name)` where no name is given; the drawn leaves if None.
 
     Returns:
         `(config, name)`; `name` is the named config's, or the file's folder's.
@@ -421,8 +422,10 @@ def parse_command_line(args, program):
 
     args, name = list(args), "leaves"
     if args and not args[0].startswith("-"):
-        name = args.pop(0)
-    if name in CONFIGS:
+        name, default = args.pop(0), None
+    if default:
+        base, name = default
+    elif name in CONFIGS:
         base = CONFIGS[name]
     elif name.endswith(".json"):
         base, remarks = read_config(name)

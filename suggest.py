@@ -1,0 +1,65 @@
+"""A config for a folder nobody tuned for, chosen from what lies in it."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from configs import CONFIGS
+from image_cache import BadImage, decode
+from image_index import DataError, read_bytes
+
+SAMPLE, LOOK = 64, 64  # images looked at, and their size in pixels
+SAME_COLOUR = 6  # largest median difference between the channels of grey images
+DARK, BRIGHT, TWO_TONE = 40, 215, 0.8  # drawings have this share of their pixels beyond them
+VIEWS = 200  # of each image, at most: more would learn it by heart
+
+
+def suggest_config(index):
+    """The named config made for such images, fitted to how many there are.
+
+    Args:
+        index: An `ImageIndex`.
+
+    Returns:
+        `(config, name, reason)`: a `Config`, the name of the config it comes from, and a line
+        for the user.
+
+    Raises:
+        DataError: If none of the images looked at can be read.
+    """
+    sample = _look(index)
+    spread = np.ptp(sample.astype(int), axis=3).mean(axis=(1, 2))  # (images,)
+    grey = np.median(spread) < SAME_COLOUR
+    if index.impostors is not None:
+        kind, name = "given pairs", "dogs"
+    elif grey and np.mean((sample < DARK) | (sample > BRIGHT)) > TWO_TONE:
+        kind, name = "drawings in two tones", "omniglot"
+    elif grey:
+        kind, name = "grey photographs", "faces"
+    else:
+        kind, name = "colour photographs", "plantvillage-best"
+    base = CONFIGS[name]
+    per_step = base.classes_per_batch * base.images_per_class
+    useful = math.ceil(VIEWS * len(index) / per_step / base.steps_per_epoch)
+    config = dataclasses.replace(
+        base, data_dir=str(index.source), epochs=max(1, min(base.epochs, useful))
+    )
+    reason = (
+        f"{kind.capitalize()}, so as in config '{name}': {config.image_size} px, {config.channels} "
+        f"channels, {config.encoder} encoder, {config.total_steps} steps of {per_step} images."
+    )
+    return config, name, reason
+
+
+def _look(index):
+    """Some images in colour, uint8 array (images, LOOK, LOOK, 3)."""
+    images = []
+    for row in np.linspace(0, len(index) - 1, min(SAMPLE, len(index))).astype(int):
+        try:
+            images.append(decode(read_bytes(index.source, index.names[row]), LOOK, 3)[0])
+        except (BadImage, OSError):
+            continue
+    if not images:
+        raise DataError(f"None of the images of '{index.source}' looked at can be read.")
+    return np.stack(images)
