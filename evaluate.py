@@ -9,9 +9,9 @@ python evaluate.py RUN --lake_runs ZIP  Lake's 20 one-shot runs of Omniglot
 import argparse
 import dataclasses
 import itertools
-import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,9 @@ from image_index import DataError, read_index
 from keras_start import start_keras
 from lake_runs import lake_scores
 from prepare_data import Dataset
+from report import score_lines, write_report
 from run_directory import RunDirectory, RunError
-from splits import Splits, unusable
+from splits import unusable
 
 CURVE_WAYS = 20  # N of the accuracy-against-N figure goes from 2 to this
 MOST_HAUSDORFF = 60  # trials: it takes a millisecond a comparison
@@ -33,45 +34,32 @@ SEEDS = {"pairs": 0, "trials": 1, "bootstrap": 2}
 
 @dataclasses.dataclass
 class HeldOut:
-    """One set of images to score on, never mixed with another.
+    """One set of images to score on, never mixed with another."""
 
-    Attributes:
-        name: "known" or "unseen".
-        dataset: The `prepare_data.Dataset` that the rows are of.
-        rows: Its images, sorted.
-        labels: Their classes.
-        embeddings: (images, embedding_dim).
-        left: Positions of the left images of verification pairs; `right` likewise.
-        same: True for genuine pairs.
-        distances: Of the pairs.
-    """
-
-    name: str
+    name: str  # "known" or "unseen"
     dataset: Dataset
-    rows: np.ndarray
-    labels: np.ndarray
-    embeddings: np.ndarray
-    left: np.ndarray
+    rows: np.ndarray  # of the dataset, sorted
+    labels: np.ndarray  # their classes
+    embeddings: np.ndarray  # (images, embedding_dim)
+    distance: Callable | None  # of two embeddings, as in `scores`
+    left: np.ndarray  # of verification pairs: positions in `rows`
     right: np.ndarray
-    same: np.ndarray
-    distances: np.ndarray
-
-    @property
-    def pixels(self):
-        """A copy of all images, uint8 array (images, size, size, channels)."""
-        return self.dataset.pixels[self.rows]
+    same: np.ndarray  # True for genuine pairs
+    distances: np.ndarray  # of the pairs
 
     def image(self, position):
         """One image, uint8 array (size, size, channels)."""
         return self.dataset.pixels[self.rows[position]]
 
+    def class_name(self, position):
+        """The name of an image's class."""
+        return self.dataset.index.class_names[self.labels[position]]
 
-def evaluate(run, encoder, options, report=print):
-    """Scores a run.
+
+def evaluate(run, encoder, options, distance=None, report=print):
+    """Scores a finished `RunDirectory` with its encoder and, where learned, its distance.
 
     Args:
-        run: A finished `RunDirectory`.
-        encoder: Its encoder.
         options: What `parse` gives.
         report: Called with each line for the user.
 
@@ -81,99 +69,70 @@ def evaluate(run, encoder, options, report=print):
     Raises:
         DataError: If there is nothing to score on.
     """
-    threshold = run.read_json("threshold.json")
+    decision = run.read_json("threshold.json")
     metrics = {"run": run.path.name, "data": options.data, "seed": options.seed, "sets": {}}
     held_out = []
-    for name, dataset, rows in held_out_rows(run, options.data, report):
+    dataset, sides = held_out_rows(run, options.data, report)
+    for name, rows in sides.items():
         try:
-            held = _embed_set(name, dataset, rows, encoder, options.seed)
+            held = embed_set(name, dataset, rows, encoder, distance, options.seed)
         except ValueError as error:
             report(f"No score on {name} classes. {error}")
             continue
         held_out.append(held)
-        metrics["sets"][name] = score_set(held, threshold, options, report)
+        metrics["sets"][name] = score_set(held, decision, options, report)
     if options.lake_runs:
-        metrics["lake"] = lake_scores(Path(options.lake_runs), encoder, run.config)
+        source = Path(options.lake_runs)
+        metrics["lake"] = lake_scores(source, encoder, run.config, distance)
     if not held_out and not options.lake_runs:
         raise DataError("There is nothing to score on. Give a folder of images with --data.")
     return metrics, held_out
 
 
 def held_out_rows(run, data, report):
-    """Yields `(name, dataset, rows)` for each set that can be scored."""
-    config = run.config
-    if data:
-        config = dataclasses.replace(config, data_dir=data)
+    """The images to score on: all of `data`, or else what the run kept for test.
+
+    Returns:
+        `(dataset, sides)`: a `Dataset`, and its rows by name, "known" or "unseen".
+    """
+    config = dataclasses.replace(run.config, data_dir=data) if data else run.config
     index = read_index(config.data_dir)
     cache = open_cache(index, config)
-    left_out = unusable(index, cache.digests, cache.unreadable)
-    usable = np.setdiff1d(np.arange(len(index)), list(left_out))
-    nothing = usable[:0]
+    dataset = Dataset(index, cache, splits=None)
     if data:
-        splits = Splits(nothing, nothing, nothing, usable, left_out, [])
-        yield "unseen", Dataset(index, cache, splits), usable
-        return
-    saved, row_of = (
-        run.read_json("splits.json"),
-        {name: row for row, name in enumerate(index.names)},
-    )
+        left_out = unusable(index, cache.digests, cache.unreadable)
+        return dataset, {"unseen": np.setdiff1d(np.arange(len(index)), list(left_out))}
+    saved, sides = run.read_json("splits.json"), {}
     for name in ("known", "unseen"):
-        names = saved[f"test_{name}"]
-        rows = np.array(sorted(row_of[n] for n in names if n in row_of), dtype=int)
-        if len(rows) < len(names):
-            report(f"{len(names) - len(rows)} test images of {name} classes are gone.")
+        rows = np.flatnonzero(np.isin(index.names, saved[f"test_{name}"]))
+        if gone := len(saved[f"test_{name}"]) - len(rows):
+            report(f"{gone} test images of {name} classes are gone.")
         if len(rows):
-            splits = Splits(nothing, nothing, nothing, rows, left_out, [])
-            yield name, Dataset(index, cache, splits), rows
+            sides[name] = rows
         else:
             report(f"The run kept no test images of {name} classes.")
+    return dataset, sides
 
 
-def _embed_set(name, dataset, rows, encoder, seed):
-    """Embeds a set, each image once, and draws its verification pairs."""
+def embed_set(name, dataset, rows, encoder, distance, seed):
+    """Embeds a set, each image once, and draws its verification pairs: a `HeldOut`."""
     from siamese_network_funcs import embed
 
     labels = dataset.index.labels[rows]
     rng = np.random.default_rng([seed, SEEDS["pairs"]])
     pairs = dataset.given_pairs(rows) or scores.draw_verification_pairs(labels, rng)
     embeddings = embed(encoder, dataset.pixels, rows)
-    distances = scores.pair_distances(embeddings, *pairs[:2])
-    return HeldOut(name, dataset, rows, labels, embeddings, *pairs, distances)
+    distances = scores.pair_distances(embeddings, *pairs[:2], distance)
+    return HeldOut(name, dataset, rows, labels, embeddings, distance, *pairs, distances)
 
 
-def score_set(held, threshold, options, report=print):
-    """All scores of one set.
-
-    Args:
-        held: A `HeldOut`.
-        threshold: The run's `threshold.json`.
-        options: What `parse` gives.
-        report: Called with each line for the user.
-
-    Returns:
-        Dict for `metrics.json`.
-    """
-    index = held.dataset.index
-    verification = scores.verification_scores(
-        held.same, held.distances, threshold["threshold"], threshold["calibration"]
-    )
-    verification["intervals"] = scores.bootstrap_intervals(
-        held.same,
-        held.distances,
-        held.labels[held.left],
-        held.labels[held.right],
-        threshold["threshold"],
-        np.random.default_rng([options.seed, SEEDS["bootstrap"]]),
-    )
-    retrieval = scores.retrieval_scores(held.embeddings, held.labels)
-    retrieval["class_recall_at_1"] = {
-        index.class_names[label]: share for label, share in retrieval["class_recall_at_1"].items()
-    }
-    retrieval["most_confused"] = [
-        [index.class_names[one], index.class_names[other], times]
-        for one, other, times in retrieval["most_confused"]
-    ]
-    pixels = held.pixels
+def score_set(held, decision, options, report=print):
+    """All scores of one set, a dict for `metrics.json`; `decision` is the run's threshold.json."""
+    threshold, pairs = decision["threshold"], (held.same, held.distances)
+    rng = np.random.default_rng([options.seed, SEEDS["bootstrap"]])
+    classes = held.labels[held.left], held.labels[held.right]
+    names = np.array(held.dataset.index.class_names)[held.labels]
+    pixels = held.dataset.pixels[held.rows]
     features = {
         "model": held.embeddings,
         "raw pixels": baselines.raw_pixels(pixels),
@@ -181,42 +140,38 @@ def score_set(held, threshold, options, report=print):
         "background": baselines.background_pixels(pixels),
     }
     few_shot = few_shot_table(held, features, options, report)
-    result = {
+    return {
         "images": len(held.rows),
         "classes": len(np.unique(held.labels)),
-        "verification": verification,
+        "verification": {
+            **scores.verification_scores(*pairs, threshold, decision["calibration"]),
+            "intervals": scores.bootstrap_intervals(*pairs, *classes, threshold, rng),
+        },
         "few_shot": few_shot,
         "curve": n_way_curve(held, features, options),
-        "retrieval": retrieval,
+        "retrieval": scores.retrieval_scores(held.embeddings, names, held.distance),
+        "warnings": background_warnings(few_shot),
     }
-    result["warnings"] = background_warnings(result)
-    return result
 
 
 def few_shot_table(held, features, options, report=print):
     """N-way K-shot accuracy of the model and of every baseline, in the same trials.
 
     Args:
-        held: A `HeldOut`.
-        features: Name -> array (images, d); nearest prototype wins.
-        options: What `parse` gives: `ways`, `shots`, `trials`, `seed`.
-        report: Called with each line for the user.
+        features: Name -> array (images, d); the nearest prototype wins.
 
     Returns:
         List of dicts: `ways`, `shots`, `classes` ("across" or "within" families), and under
         each name `accuracy` and `interval`.
     """
     families = held.dataset.index.families[held.rows]
-    places = {"across": None}
-    if len(np.unique(families)) > 1:
-        places["within"] = families
-    table, seen = [], set()
+    places = ("across", "within") if len(np.unique(families)) > 1 else ("across",)
+    table = {}
     for place, ways, shots in itertools.product(places, options.ways, options.shots):
         rng = np.random.default_rng([options.seed, SEEDS["trials"], ways, shots])
+        wanted = held.labels, ways, shots, options.trials, rng
         try:
-            trials = scores.draw_trials(
-                held.labels, ways, shots, options.trials, rng, places[place]
-            )
+            trials = scores.draw_trials(*wanted, families if place == "within" else None)
         except ValueError as error:
             report(f"{held.name} classes, {shots}-shot {place} families: {error}")
             continue
@@ -224,36 +179,34 @@ def few_shot_table(held, features, options, report=print):
         if number < ways:
             report(f"{held.name} classes, {shots}-shot {place}: {number}-way, not {ways}-way, "
                    "as there are no more classes with enough images.")  # fmt: skip
-        if (place, number, shots) in seen:
+        if (place, number, shots) in table:
             continue
-        seen.add((place, number, shots))
         row = {"classes": place, "ways": number, "shots": shots, "trials": options.trials}
         for name, values in features.items():
-            distances = scores.trial_distances(values, trials)
+            distances = _trial_distances(held, name, values, trials)
             row[name] = scores.few_shot_scores(distances, trials.answers)
-        if shots == 1 and _is_binary(held):
+        if shots == 1 and all(kind.endswith(" 1") for kind in held.dataset.cache.kinds):
             row["modified Hausdorff"] = _hausdorff_score(held, trials)
         row["random"] = {"accuracy": 1 / number}
-        table.append(row)
-    return table
+        table[place, number, shots] = row
+    return list(table.values())
 
 
-def _is_binary(held):
-    kinds = held.dataset.cache.kinds
-    return bool(kinds) and all(kind.endswith(" 1") for kind in kinds)
+def _trial_distances(held, name, values, trials):
+    return scores.trial_distances(values, trials, held.distance if name == "model" else None)
 
 
 def _hausdorff_score(held, trials):
-    """Modified Hausdorff distance on the first trials: it is slow, and no more are needed."""
-    first = scores.Trials(*(part[:MOST_HAUSDORFF] for part in trials))
-    wanted = np.unique(np.concatenate([first.queries, first.references.ravel()]))
-    pixels = held.dataset.pixels[held.rows[wanted]]
-    points = dict(zip(wanted.tolist(), baselines.ink_points(pixels), strict=True))
-    distances = np.array([
-        [baselines.modified_hausdorff(points[query], points[one]) for one in references[:, 0]]
-        for query, references in zip(first.queries, first.references, strict=True)
-    ])  # fmt: skip
-    return scores.few_shot_scores(distances, first.answers)
+    """Of black-and-white images, on the first trials: it is slow, and no more are needed."""
+    queries, references, answers = (part[:MOST_HAUSDORFF] for part in trials)
+    asked = baselines.ink_points(held.dataset.pixels[held.rows[queries]])
+    known = baselines.ink_points(held.dataset.pixels[held.rows[references.ravel()]])
+    ways = references.shape[1]
+    distances = [
+        [baselines.modified_hausdorff(query, one) for one in known[n * ways : (n + 1) * ways]]
+        for n, query in enumerate(asked)
+    ]
+    return scores.few_shot_scores(np.array(distances), answers)
 
 
 def n_way_curve(held, features, options):
@@ -261,14 +214,9 @@ def n_way_curve(held, features, options):
 
     All N come from the same trials: the right class and the first N - 1 others.
 
-    Args:
-        held: A `HeldOut`.
-        features: Name -> array (images, d).
-        options: What `parse` gives.
-
     Returns:
-        Dict of lists: `ways`, and for each name `accuracy` and `interval`; None if no two
-        classes have two images.
+        Dict of lists: `ways`, and for each name what `scores.few_shot_scores` gives; None if no
+        two classes have two images.
     """
     rng = np.random.default_rng([options.seed, SEEDS["trials"]])
     try:
@@ -280,16 +228,16 @@ def n_way_curve(held, features, options):
     order = np.argsort(np.arange(number) != trials.answers[:, None], axis=1, kind="stable")
     curve = {"ways": list(range(2, number + 1))}
     for name in ("model", "raw pixels"):
-        distances = scores.trial_distances(features[name], trials)
+        distances = _trial_distances(held, name, features[name], trials)
         distances = np.take_along_axis(distances, order, axis=1)
         first = np.zeros(len(distances), int)
         curve[name] = [scores.few_shot_scores(distances[:, :n], first) for n in curve["ways"]]
     return curve
 
 
-def background_warnings(result):
+def background_warnings(few_shot):
     """A sentence for the reader where eight border pixels come near the model's accuracy."""
-    for row in result["few_shot"]:
+    for row in few_shot:
         model, background, chance = (
             row[name]["accuracy"] for name in ("model", "background", "random")
         )
@@ -302,67 +250,30 @@ def background_warnings(result):
     return []
 
 
-# The command line ---------------------------------------------------------------------------------
-
-
-def table_lines(metrics):
-    """The scores as text, for a terminal.
-
-    Args:
-        metrics: What `evaluate` gives.
-
-    Returns:
-        List of lines.
-    """
-    lines = []
-    for name, result in metrics["sets"].items():
-        verification, retrieval = result["verification"], result["retrieval"]
-        lines += ["", f"{name} classes: {result['images']} images of {result['classes']} classes"]
-        for key in ("auc", "equal_error_rate", "true_accept_at_1_percent", "accuracy"):
-            low, high = verification["intervals"][key]
-            title = key.replace("_", " ")
-            lines.append(f"  {title:<28}{verification[key]:.4f}  [{low:.4f}, {high:.4f}]")
-        recalls = "  ".join(f"{k}: {retrieval[f'recall_at_{k}']:.4f}" for k in (1, 5, 10))
-        lines.append(f"  {'retrieval, recall at':<28}{recalls}")
-        lines.append(f"  {'mean average precision':<28}{retrieval['mean_average_precision']:.4f}")
-        for row in result["few_shot"]:
-            title = f"{row['ways']}-way {row['shots']}-shot {row['classes']}"
-            cells = [f"{k} {v['accuracy']:.1%}" for k, v in row.items() if isinstance(v, dict)]
-            lines.append(f"  {title:<28}{', '.join(cells)}")
-        lines += [f"  WARNING: {warning}" for warning in result["warnings"]]
-    for name, result in metrics.get("lake", {}).items():
-        low, high = result["interval"]
-        lines.append(
-            f"  Lake's runs, {name:<19}{result['error']:.2%} error  [{low:.2%}, {high:.2%}]"
-        )
-    return lines
-
-
 def parse(args):
     """The command line as a namespace."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", help="a finished run directory")
-    parser.add_argument("--data", help="score on this folder, .zip or .csv instead")
-    parser.add_argument("--ways", type=_at_least(2), nargs="+", default=[5, 20], help="N classes")
-    parser.add_argument(
-        "--shots", type=_at_least(1), nargs="+", default=[1, 5], help="K references"
-    )
-    parser.add_argument("--trials", type=_at_least(1), default=1000)
-    parser.add_argument("--seed", type=_at_least(0), default=0, help="of pairs and trials")
-    parser.add_argument("--lake_runs", help="zip with run01/class_labels.txt and so on")
-    parser.add_argument("--out", help="folder for the results; the run's by default")
+    add = parser.add_argument
+    add("run", help="a finished run directory")
+    add("--data", help="score on this folder, .zip or .csv instead")
+    add("--ways", type=_at_least(2), nargs="+", default=[5, 20], help="N classes")
+    add("--shots", type=_at_least(1), nargs="+", default=[1, 5], help="K references")
+    add("--trials", type=_at_least(1), default=1000)
+    add("--seed", type=_at_least(0), default=0, help="of pairs and trials")
+    add("--lake_runs", help="zip with run01/class_labels.txt and so on")
+    add("--out", help="folder for the results; the run's by default")
     return parser.parse_args(args)
 
 
 def _at_least(low):
-    def number(text):
-        if not re.fullmatch(r"\d+", text) or int(text) < low:
+    def whole_number(text):
+        if not text.isdecimal() or int(text) < low:
             raise argparse.ArgumentTypeError(f"expected a whole number from {low} up, got {text!r}")
         return int(text)
 
-    return number
+    return whole_number
 
 
 def main(args=None):
@@ -375,16 +286,14 @@ def main(args=None):
         if options.data:
             read_index(options.data)  # a wrong path is told before Keras is imported
         start_keras()
-        metrics, held_out = evaluate(run, run.load_encoder(), options)
+        encoder = run.load_encoder()
+        metrics, held_out = evaluate(run, encoder, options, run.load_distance())
     except (ValueError, OSError) as error:  # DataError and RunError are ValueErrors
         print(error, file=sys.stderr)
         return 2
-    out = Path(options.out) if options.out else run.path
-    out.mkdir(parents=True, exist_ok=True)
-    print(*table_lines(metrics), sep="\n")
-    from report import write_report
-
-    write_report(out, run, metrics, held_out)
+    print(*score_lines(metrics), sep="\n")
+    out = Path(options.out or run.path)
+    write_report(out, run, metrics, held_out, encoder)
     print(f"\n{out / 'report.html'}, metrics.json and figures; {time.monotonic() - begin:.0f} s.")
     return 0
 

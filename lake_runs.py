@@ -12,7 +12,7 @@ from image_index import DataError, list_files, read_bytes
 NATIVE_SIZE = 105  # pixels of Omniglot's drawings, at which Lake's baselines are defined
 
 
-def lake_scores(source, encoder, config):
+def lake_scores(source, encoder, config, distance=None):
     """Error on runs of Lake's form: each test drawing against one drawing of 20 characters.
 
     Args:
@@ -20,9 +20,11 @@ def lake_scores(source, encoder, config):
             training file of the same character.
         encoder: The encoder to score.
         config: Its `Config`: `image_size`, `channels`.
+        distance: Of two embeddings, as in `scores`.
 
     Returns:
-        Dict: for the model and each baseline `error` (mean over runs) and `interval` (95%).
+        Dict: for the model and each baseline `error` (mean over runs), `interval` (95%) and the
+        number of `runs`.
 
     Raises:
         DataError: If there are no such runs.
@@ -33,33 +35,34 @@ def lake_scores(source, encoder, config):
     """
     from siamese_network_funcs import embed
 
-    def embeddings(names):
-        pixels = _decode_all(source, names, config.image_size, config.channels)
-        return embed(encoder, pixels, np.arange(len(names)))
+    def embedded(pixels):
+        return embed(encoder, pixels, np.arange(len(pixels)))
+
+    def matrix(features, sides, distance=None):
+        asked, known = (features(side) for side in sides)
+        return scores.row_distances(asked[:, None], known[None], distance)
 
     errors = {}
-    for tests, trainings, answers in read_lake_runs(source):
-        asked, known = embeddings(tests), embeddings(trainings)
-        native = [_decode_all(source, names, NATIVE_SIZE, 1) for names in (tests, trainings)]
-        raw = [baselines.raw_pixels(pixels).astype(np.float32) for pixels in native]
-        blurred = [baselines.centred_blurred_pixels(pixels) for pixels in native]
-        points = [baselines.ink_points(pixels) for pixels in native]
+    for *names, answers in read_lake_runs(source):
+        sides = [_decode(source, side, config.image_size, config.channels) for side in names]
+        native = [_decode(source, side, NATIVE_SIZE, 1) for side in names]
+        asked, known = (baselines.ink_points(side) for side in native)
         distances = {
-            "model": _all_distances(asked, known),
-            "raw pixels": _all_distances(*raw),
-            "centred, blurred": _all_distances(*blurred),
-            "modified Hausdorff": baselines.modified_hausdorff_distances(*points),
+            "model": matrix(embedded, sides, distance),
+            "raw pixels": matrix(baselines.raw_pixels, native),
+            "centred, blurred": matrix(baselines.centred_blurred_pixels, native),
+            "modified Hausdorff": np.array(
+                [[baselines.modified_hausdorff(a, b) for b in known] for a in asked]
+            ),
         }
-        for name, matrix in distances.items():
-            errors.setdefault(name, []).append(1 - scores.trial_credit(matrix, answers).mean())
-    return {name: _mean_with_interval(values) for name, values in errors.items()}
+        for name, values in distances.items():
+            error = 1 - scores.trial_credit(values, answers).mean()
+            errors.setdefault(name, []).append(error)
+    return {name: _mean_with_interval(np.array(values)) for name, values in errors.items()}
 
 
 def read_lake_runs(source):
     """Yields `(test files, training files, answers)` of each run.
-
-    Args:
-        source: As for `lake_scores`.
 
     Raises:
         DataError: If there is no `class_labels.txt`, or one that is not of the form.
@@ -85,17 +88,13 @@ def read_lake_runs(source):
         yield tests, trainings, np.array([trainings.index(training) for _, training in pairs])
 
 
-def _decode_all(source, names, size, channels):
+def _decode(source, names, size, channels):
     return np.stack([decode(read_bytes(source, name), size, channels)[0] for name in names])
 
 
-def _all_distances(queries, references):
-    return scores.euclidean(queries, np.broadcast_to(references, (len(queries), *references.shape)))
-
-
-def _mean_with_interval(values):
-    values = np.array(values)
-    reach = 1.96 * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-    mean = float(values.mean())
-    interval = [max(0.0, mean - reach), min(1.0, mean + reach)]
-    return {"error": mean, "interval": interval, "runs": len(values)}
+def _mean_with_interval(errors):
+    mean, reach = errors.mean(), 0.0
+    if len(errors) > 1:
+        reach = 1.96 * errors.std(ddof=1) / np.sqrt(len(errors))
+    interval = np.clip([mean - reach, mean + reach], 0, 1).tolist()
+    return {"error": float(mean), "interval": interval, "runs": len(errors)}

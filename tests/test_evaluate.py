@@ -18,6 +18,7 @@ import evaluate
 import train
 from configs import Config
 from lake_runs import lake_scores
+from report import occlusion_map
 from run_directory import RunDirectory
 
 TINY = (
@@ -84,8 +85,9 @@ def test_auc_agrees_with_an_independent_computation(here):
     metrics = score("--data", "images", "--out", "auc")
     run = RunDirectory("runs/run")
     options = evaluate.parse(["runs/run", "--data", "images"])
-    ((_, dataset, rows),) = evaluate.held_out_rows(run, options.data, print)
-    held = evaluate._embed_set("unseen", dataset, rows, run.load_encoder(), 0)
+    dataset, sides = evaluate.held_out_rows(run, options.data, print)
+    rows = sides["unseen"]
+    held = evaluate.embed_set("unseen", dataset, rows, run.load_encoder(), None, 0)
     images = np.stack([
         np.asarray(Image.open(dataset.index.source / dataset.index.names[row]), dtype=np.float32)
         for row in rows
@@ -122,6 +124,26 @@ def test_constant_network_scores_one_in_n_and_a_perfect_one_all(here):
     perfect, _ = evaluate.evaluate(run, mean_colour_encoder(16), options)
     assert all(r["model"]["accuracy"] == 1 for r in perfect["sets"]["unseen"]["few_shot"])
     assert perfect["sets"]["unseen"]["verification"]["auc"] == 1
+
+
+def test_a_learned_distance_counts_everywhere(here, tmp_path):
+    """One that says the contrary turns every score of the perfect encoder over."""
+    lake_zip(tmp_path / "all_runs.zip")
+    options = evaluate.parse(["runs/run", "--data", "images", "--trials", "100"])
+    options.lake_runs = tmp_path / "all_runs.zip"
+
+    def contrary(left, right):
+        assert left.dtype == right.dtype == np.float32 and left.shape == right.shape
+        return 1 - np.tanh(np.abs(left - right).sum(axis=1) / 100)
+
+    run = RunDirectory("runs/run")
+    metrics, (held,) = evaluate.evaluate(run, mean_colour_encoder(16), options, contrary)
+    result = metrics["sets"]["unseen"]
+    assert result["verification"]["auc"] == result["retrieval"]["recall_at_1"] == 0
+    assert all(row["model"]["accuracy"] == 0 for row in result["few_shot"])
+    assert metrics["lake"]["model"]["error"] > 0.9
+    heat = occlusion_map(mean_colour_encoder(16), held.image(0), held.embeddings[1], contrary)
+    assert heat.max() > 0
 
 
 def test_background_that_gives_the_class_away_is_warned_of(here, tmp_path):
@@ -186,7 +208,7 @@ def test_lake_runs(here, tmp_path, capsys):
     assert lake["modified Hausdorff"]["runs"] == 3
     assert lake["modified Hausdorff"]["error"] == 0.0  # directions are easy for it
     assert 0 <= lake["model"]["interval"][0] <= lake["model"]["error"] <= 1
-    assert "Lake's runs, model" in capsys.readouterr().out
+    assert "Lake's 3 one-shot runs" in capsys.readouterr().out
     constant = lake_scores(tmp_path / "all_runs.zip", constant_encoder(16), Config(image_size=16))
     assert constant["model"]["error"] == pytest.approx(1 - 1 / 5)
 
@@ -219,7 +241,8 @@ def test_report_is_self_contained_and_escapes_names(here, tmp_path):
     page.feed((tmp_path / "out" / "report.html").read_text())
     assert page.sources and all(source.startswith("data:image/") for source in page.sources)
     assert "script" not in page.tags and "<script>alert(1)<" in page.text
-    for part in ("ROC AUC", "N-way K-shot", "Hardest genuine", "Map of the embeddings",
+    for part in ("ROC AUC", "95% interval", "N-way K-shot", "background", "Hardest genuine",
+                 "Hardest impostors", "Nearest neighbours", "Map of the embeddings",
                  "Where the network looks", "Most confused", "config.json"):  # fmt: skip
         assert part in page.text
 
