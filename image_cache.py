@@ -3,25 +3,36 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
+import glob
 import hashlib
 import io
 import json
-import multiprocessing
+import math
 import os
 import shutil
+import socket
+import sys
 import warnings
 from collections import Counter
 from pathlib import Path
 
+import filelock
 import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from image_index import DataError, read_bytes
 
-VERSION = 1  # part of the key: raise it when decode() changes its result
-FEW_FILES = 4000  # up to here, starting processes costs more than it saves
+VERSION = 2  # part of the key: raise it when decode() changes its result
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others could start programs
 DEEP_GREY_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+ROW = np.dtype([("stamp", "u8"), ("digest", "u8"), ("kind", "S24")])  # stamp 0: no pixels (yet)
+CHUNK, PART = 64, 16_384  # images that a thread decodes at a time; after which progress is kept
+PIXELS, ROWS, FACTS = "pixels.npy", "rows.npy", "facts.json"  # the files of a cache
+LOCK_SECONDS = 3600  # that a run waits for another one decoding the same images
+
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # decode() refuses, not warns
 
 
 class BadImage(ValueError):
@@ -35,16 +46,25 @@ class ImageCache:
     Attributes:
         folder: Where the cache lies.
         pixels: uint8 array (images, size, size, channels), memory-mapped; zeros where unreadable.
-        digests: uint64 array, equal for files of equal content.
+        rows: Array of `ROW`, memory-mapped.
         unreadable: Row -> reason.
-        kinds: "256x256 RGB" -> number of files, before decoding.
     """
 
     folder: Path
     pixels: np.ndarray
-    digests: np.ndarray
+    rows: np.ndarray
     unreadable: dict
-    kinds: dict
+
+    @property
+    def digests(self):
+        """uint64 array, equal for files of equal content."""
+        return self.rows["digest"]
+
+    @property
+    def kinds(self):
+        """ "256x256 RGB" -> number of files, before decoding, the commonest first."""
+        kinds = Counter(self.rows["kind"].tolist())
+        return {kind.decode(): count for kind, count in kinds.most_common() if kind}
 
 
 def decode(data, image_size, channels):
@@ -66,18 +86,20 @@ def decode(data, image_size, channels):
         BadImage: With the reason, whatever is wrong with the file. More than 89 million pixels
             are refused (Pillow's guard against decompression bombs).
     """
+    if not data:
+        raise BadImage("empty file")
     mode = "L" if channels == 1 else "RGB"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-        with image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise BadImage(f"a decompression bomb of {image.width}x{image.height} pixels")
             kind = f"{image.width}x{image.height} {image.mode}"
             image.draft(mode, (image_size, image_size))  # JPEG decodes straight to 1/2, 1/4, 1/8
-            upright = _to_eight_bits(ImageOps.exif_transpose(image)).convert(mode)
+            ImageOps.exif_transpose(image, in_place=True)
+            upright = _to_eight_bits(image).convert(mode)
             small = upright.resize((image_size, image_size), Image.Resampling.BILINEAR)
     except Exception as error:  # Pillow's readers raise nearly anything on a broken file
-        raise BadImage(_reason(data, error)) from error
+        raise BadImage(_reason(error)) from error
     return np.asarray(small).reshape(image_size, image_size, channels), kind
 
 
@@ -87,25 +109,24 @@ def _to_eight_bits(image):
         return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
     if image.mode == "F":
         values = np.nan_to_num(np.asarray(image))
-        return Image.fromarray(
-            (values * (255 if values.max() <= 1 else 1)).clip(0, 255).astype("u1")
-        )
+        scale = 255 if values.max() <= 1 else 1
+        return Image.fromarray((values * scale).clip(0, 255).astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image
 
 
-def _reason(data, error):
-    if not data:
-        return "empty file"
+def _reason(error):
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image"
-    return str(error).strip().rstrip(".") or type(error).__name__
+    return getattr(error, "strerror", None) or str(error).strip().rstrip(".") or repr(error)
 
 
 def open_cache(index, config):
-    """Opens the decoded images of an index, decoding them first where that was not done before.
+    """Opens the decoded images of an index, decoding first what was not decoded before.
+
+    Rows of an earlier cache of the same source are taken over where files are unchanged.
 
     Args:
         index: An `ImageIndex`.
@@ -115,12 +136,23 @@ def open_cache(index, config):
         An `ImageCache`.
 
     Raises:
-        DataError: If an image is unreadable and `on_bad_image` is "error", or none is readable.
+        DataError: If the cache cannot be written, no image is readable, or one is not and
+            `on_bad_image` is "error".
     """
-    folder = Path(config.cache_dir) / f"{index.source.stem}-{_key(index, config)}"
-    if not (folder / "facts.json").exists():
-        _build(folder, index, config)
-    facts = json.loads((folder / "facts.json").read_text())
+    settings = [VERSION, str(index.source.resolve()), config.image_size, config.channels]
+    source = f"{index.source.stem[:40]}-{_hash(json.dumps(settings).encode())}"
+    folder = Path(config.cache_dir) / f"{source}-{_hash(index.stamps.tobytes())}"
+    try:
+        if _must_build(folder):
+            with one_at_a_time(folder.parent / source):
+                if _must_build(folder):  # no other process did it meanwhile
+                    _build(folder, index, config)
+        facts = json.loads((folder / FACTS).read_text())
+    except OSError as error:
+        raise DataError(
+            f"The cache '{folder}' cannot be written: {error.strerror or error}. "
+            "Make room or set another cache_dir."
+        ) from error
     unreadable = {int(row): reason for row, reason in facts["unreadable"].items()}
     if unreadable and (config.on_bad_image == "error" or len(unreadable) == len(index)):
         row, reason = next(iter(unreadable.items()))
@@ -128,97 +160,135 @@ def open_cache(index, config):
             f"{len(unreadable)} of {len(index)} images cannot be read. First: "
             f"'{index.names[row]}': {reason}. Remove them or set on_bad_image='skip'."
         )
-    return ImageCache(
-        folder=folder,
-        pixels=np.load(folder / "pixels.npy", mmap_mode="r"),
-        digests=np.load(folder / "digests.npy"),
-        unreadable=unreadable,
-        kinds=facts["kinds"],
-    )
+    return ImageCache(folder, *_arrays(folder), unreadable)
 
 
-def _key(index, config):
-    """Changes when a file comes, goes or changes, or when it is to be decoded otherwise."""
-    settings = [VERSION, str(index.source.resolve()), config.image_size, config.channels]
-    content = json.dumps([settings, index.names, index.stamps])
-    return hashlib.blake2b(content.encode("utf-8", "surrogateescape"), digest_size=6).hexdigest()
+def _hash(content):
+    return hashlib.blake2b(content, digest_size=6).hexdigest()
+
+
+def _arrays(folder):
+    return [np.load(folder / name, mmap_mode="r") for name in (PIXELS, ROWS)]
+
+
+def _must_build(folder):
+    facts = folder / FACTS
+    return not facts.exists() or json.loads(facts.read_text())["retry"]
+
+
+@contextlib.contextmanager
+def one_at_a_time(path):
+    """Holds the lock of a path, which ends with the process; waits while another one holds it."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    lock, owner = filelock.FileLock(f"{path}.lock", LOCK_SECONDS), Path(f"{path}.owner")
+    with contextlib.suppress(filelock.Timeout):
+        lock.acquire(blocking=False)
+    if not lock.is_locked:
+        who = owner.read_text() if owner.exists() else "another process"
+        print(f"Waiting for {who}, which prepares '{path}'.", file=sys.stderr)
+        lock.acquire()
+    try:
+        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
 
 
 def _build(folder, index, config):
-    """Decodes into a folder beside, and renames it when it is whole."""
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    _remove_dead(folder)
-    partial.mkdir(parents=True, exist_ok=True)
+    """Decodes into a folder beside, which a killed run leaves to the next, and renames it whole."""
+    partial, source = Path(f"{folder}.partial"), folder.name.rpartition("-")[0]
+    older = [path for path in folder.parent.glob(f"{glob.escape(source)}-*") if path != partial]
     try:
-        shape = (len(index), config.image_size, config.image_size, config.channels)
-        pixels_path = partial / "pixels.npy"
-        np.lib.format.open_memmap(pixels_path, "w+", np.uint8, shape).flush()
-        digests = np.zeros(len(index), dtype=np.uint64)
-        unreadable, kinds = {}, Counter()
-        with tqdm(total=len(index), desc="decoding images", unit="image", delay=0.5) as progress:
-            for first, chunk_digests, chunk_unreadable, chunk_kinds in _decode_all(
-                pixels_path, index, config
-            ):
-                digests[first : first + len(chunk_digests)] = chunk_digests
-                unreadable.update(chunk_unreadable)
-                kinds.update(chunk_kinds)
-                progress.update(len(chunk_digests))
-        np.save(partial / "digests.npy", digests)
-        facts = {"unreadable": dict(sorted(unreadable.items())), "kinds": dict(kinds.most_common())}
-        (partial / "facts.json").write_text(json.dumps(facts))
-        with contextlib.suppress(OSError):  # another run may have been faster
-            os.rename(partial, folder)
-        if not (folder / "facts.json").exists():
-            raise DataError(f"The cache '{folder}' cannot be written. Set another cache_dir.")
+        rows = _begin(partial, index, config, older)
+        errors = _decode_missing(partial, rows, index, config)
+        if not index.source.exists():
+            raise DataError(f"'{index.source}' vanished while its images were read.")
+        facts = {
+            "unreadable": {row: _reason(error) for row, error in sorted(errors.items())},
+            "retry": any(isinstance(error, OSError) for error in errors.values()),
+        }
+        (partial / FACTS).write_text(json.dumps(facts))
+        _flush(partial / ROWS, partial / FACTS)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)  # of no use on a full disk
+        raise
+    for path in older:
+        shutil.rmtree(path)
+    os.rename(partial, folder)
+
+
+def _begin(partial, index, config, older):
+    """The rows that are done: by a killed run, or in older caches, whose pixels are copied."""
+    with contextlib.suppress(FileNotFoundError, ValueError):  # a row cut short is a ValueError
+        return np.load(partial / ROWS)
+    partial.mkdir(exist_ok=True)
+    shape = (len(index), config.image_size, config.image_size, config.channels)
+    needed, free = math.prod(shape), shutil.disk_usage(partial).free
+    if needed > free:
+        raise OSError(f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB free")
+    np.lib.format.open_memmap(partial / PIXELS, "w+", np.uint8, shape)
+    rows = np.zeros(len(index), ROW)
+    for path in older:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            pixels, known = _arrays(path)
+            _, theirs, ours = np.intersect1d(known["stamp"], index.stamps, return_indices=True)
+            order = np.argsort(ours)
+            for part in _parts(order, CHUNK):
+                _write_rows(partial / PIXELS, ours[part], pixels[theirs[part]])
+                rows[ours[part]] = known[theirs[part]]
+    return rows
+
+
+def _decode_missing(partial, rows, index, config):
+    """Decodes with a thread a core: Pillow frees the others while it decodes and resizes."""
+    missing, errors = np.flatnonzero(rows["stamp"] != index.stamps), {}
+    decode_rows = functools.partial(_decode_rows, partial / PIXELS, index, config)
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    try:
+        with tqdm(total=len(missing), desc="decoding images", unit="image", delay=0.5) as progress:
+            for part in _parts(missing, PART) or [missing]:  # once at least, to note copied rows
+                for chunk, done, failed in pool.map(decode_rows, _parts(part, CHUNK)):
+                    rows[chunk] = done
+                    errors |= failed
+                    progress.update(len(chunk))
+                _flush(partial / PIXELS)  # first, so that rows noted as done are
+                np.save(partial / ROWS, rows)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        pool.shutdown(cancel_futures=True)
+    return errors
 
 
-def _remove_dead(folder):
-    """Removes what killed processes left half written."""
-    for partial in folder.parent.glob(f"{folder.name}.partial-*"):
-        try:
-            os.kill(int(partial.name.rpartition("-")[2]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(partial, ignore_errors=True)
-        except PermissionError:
-            pass  # alive, and somebody else's
-
-
-def _decode_all(pixels_path, index, config):
-    """Yields each chunk's result as it is done, on all cores."""
-    size = max(1, min(256, len(index) // 32))
-    chunks = [
-        (pixels_path, index.source, first, index.names[first : first + size])
-        for first in range(0, len(index), size)
-    ]
-    if len(index) <= FEW_FILES:
-        yield from (_decode_chunk(*chunk) for chunk in chunks)
-        return
-    processes = multiprocessing.get_context("spawn")  # forking a process with threads can hang
-    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), processes) as pool:
-        waiting = [pool.submit(_decode_chunk, *chunk) for chunk in chunks]
-        try:
-            for done in concurrent.futures.as_completed(waiting):
-                yield done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _decode_chunk(pixels_path, source, first, names):
+def _decode_rows(path, index, config, chunk):
     """Decodes some files into their rows; returns what was learned of them."""
-    pixels = np.load(pixels_path, mmap_mode="r+")
-    digests, unreadable, kinds = [], {}, Counter()
-    for row, name in enumerate(names, first):
-        data = b""
+    images = np.zeros((len(chunk), config.image_size, config.image_size, config.channels), np.uint8)
+    done, errors = np.zeros(len(chunk), ROW), {}
+    for at, row in enumerate(chunk.tolist()):
         try:
-            data = read_bytes(source, name)
-            pixels[row], kind = decode(data, pixels.shape[1], pixels.shape[3])
-            kinds[kind] += 1
-        except BadImage as error:
-            unreadable[row] = str(error)
-        except Exception as error:  # the disk, the zip
-            unreadable[row] = _reason(b"?", error)
-        digest = hashlib.blake2b(data, digest_size=8).digest()
-        digests.append(int.from_bytes(digest, "little"))
-    return first, digests, unreadable, kinds
+            data = read_bytes(index.source, index.names[row])
+            images[at], kind = decode(data, config.image_size, config.channels)
+            digest = hashlib.blake2b(data, digest_size=8).digest()
+            done[at] = index.stamps[row], int.from_bytes(digest, "little"), kind
+        except Exception as error:  # the image, the disk, the zip
+            errors[row] = error
+    _write_rows(path, chunk, images)
+    return chunk, done, errors
+
+
+def _write_rows(path, rows, images):
+    """Writes images into their rows; on a full disk, a memory map would end the process."""
+    start = np.load(path, mmap_mode="r").offset
+    with open(path, "r+b") as file:
+        for row, image in zip(rows.tolist(), images, strict=True):
+            file.seek(start + row * image.nbytes)
+            file.write(image)
+
+
+def _parts(rows, size):
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _flush(*paths):
+    for path in paths:
+        with open(path, "r+b") as file:
+            os.fsync(file.fileno())

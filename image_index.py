@@ -3,11 +3,13 @@
 import csv
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import re
+import stat
 import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -16,17 +18,14 @@ IMAGE_SUFFIXES = (
     *(".pgm", ".ppm", ".pbm", ".pnm"),
 )
 SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 PAIR_FOLDERS = {"similar_all_images", "dissimilar_all_images"}
-PAIR_NAME = re.compile(r"(similar|dissimilar)_(\d+)_(first|second)$")
+PAIR_NAME = re.compile(r".*/(similar|dissimilar)_(\d+)_(first|second)\.\w+")
 MAX_FILE_BYTES = 200_000_000  # a larger file is no photograph; it is skipped, and said
+TOO_LARGE = f"larger than {MAX_FILE_BYTES // 10**6} MB"
 
 
 class DataError(ValueError):
@@ -35,12 +34,12 @@ class DataError(ValueError):
 
 @dataclasses.dataclass
 class ImageIndex:
-    """The images of one data set, row by row.
+    """The images of one data set, row by row; about 100 bytes each.
 
     Attributes:
         source: Path of the folder, zip or CSV.
-        names: File names relative to the source (zip: members), one a row.
-        stamps: `(size, time)` of each file, by which a change is noticed.
+        names: File names relative to the source (zip: members), array of numpy's StringDType.
+        stamps: uint64 array that changes with the name, size or time of a file.
         labels: Class of each row, int array.
         class_names: Name of each class.
         class_families: Family of each class, int array; all 0 where there are no families.
@@ -52,14 +51,14 @@ class ImageIndex:
     """
 
     source: Path
-    names: list
-    stamps: list
+    names: np.ndarray
+    stamps: np.ndarray
     labels: np.ndarray
     class_names: list
     class_families: np.ndarray
     family_names: list
     groups: np.ndarray
-    splits: list | None = None
+    splits: np.ndarray | None = None
     impostors: np.ndarray | None = None
     skipped: dict = dataclasses.field(default_factory=dict)
 
@@ -86,66 +85,48 @@ def read_index(source):
     Raises:
         DataError: If the source does not exist or holds no images in a known layout.
     """
-    source = Path(source)
+    source, skipped = Path(source), {}
     if not source.exists():
         raise DataError(
             f"data_dir does not exist. Received: '{source}'. "
             "Expected a folder with one sub-folder of images per class, a .zip of one, or a .csv."
         )
     if source.suffix.lower() == ".csv":
-        return _read_csv(source)
-    files, skipped = _list(source)
-    images = {}
-    for name in sorted(files):
-        path = PurePosixPath(name)
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        if len(path.parts) == 1:
+        return _assemble(source, _csv_rows(source, skipped), skipped)
+    images, others = [], []
+    for name, size, time in _walk(source, skipped):
+        if not name.lower().endswith(IMAGE_SUFFIXES):
+            others.append(name)
+        elif "/" not in name:
             skipped[name] = "lies beside the class folders, not in one"
-        elif files[name][0] > MAX_FILE_BYTES:
-            skipped[name] = f"larger than {MAX_FILE_BYTES // 10**6} MB"
+        elif size > MAX_FILE_BYTES:
+            skipped[name] = TOO_LARGE
         else:
-            images[path] = files[name]
-    if not images:
-        raise DataError(
-            f"No images in class folders. Received: '{source}' with {_examples(files)}. "
-            "Expected one sub-folder per class with the images of that class in it."
-        )
-    folders = {path: path.parts[:-1] for path in images}
-    if {parts[-1] for parts in folders.values()} >= PAIR_FOLDERS:
-        return _index_pairs(source, images, skipped)
-    return _index_classes(source, images, folders, _leaf_groups(source, files), skipped)
+            images.append((name, _stamp(name, size, time)))
+    images.sort()
+    if {name.split("/")[-2] for name, _ in images} >= PAIR_FOLDERS:
+        index = _assemble(source, _pair_rows(images, skipped), skipped)
+        pairs = twins(index.groups)
+        index.impostors = pairs[index.labels[pairs[:, 0]] != index.labels[pairs[:, 1]]]
+        return index
+    rows = _class_rows(source, images, _leaves(source, others), skipped)
+    return _assemble(source, rows, skipped, others)
 
 
 def list_files(source):
     """All files of a folder or zip: name -> (size, time or checksum).
 
-    Args:
-        source: Path of a folder or zip.
-
     Raises:
         DataError: If it is neither.
     """
-    return _list(Path(source))[0]
-
-
-def _list(source):
-    if source.is_dir():
-        return _walk(source)
-    if zipfile.is_zipfile(source):
-        return _walk_zip(source)
-    raise DataError(f"data_dir must be a folder, a .zip or a .csv. Received: '{source}'.")
+    return {name: (size, time) for name, size, time in _walk(Path(source), {})}
 
 
 def read_bytes(source, name):
     """The bytes of one file of an index.
 
-    Args:
-        source: `ImageIndex.source`.
-        name: One of `ImageIndex.names`.
-
     Raises:
-        OSError, zipfile.BadZipFile, RuntimeError: If it cannot be read.
+        OSError, zipfile.BadZipFile, KeyError, RuntimeError: If it cannot be read.
     """
     source = Path(source)
     if source.is_dir():
@@ -160,60 +141,83 @@ def _open_zip(path, process, time):  # a forked process must not share the file 
     return zipfile.ZipFile(path)
 
 
-def _walk(root):
-    """All files below a folder: name -> (size, time); links to folders are followed once."""
-    files, skipped, seen, waiting = {}, {}, set(), [""]
-    while waiting:
-        folder = waiting.pop()
-        real = os.path.realpath(root / folder)
-        if real in seen:
+def twins(values):
+    """Pairs of rows that share a value, (n, 2): each row of a value with the next one of it."""
+    order = np.argsort(values, kind="stable")
+    same = np.flatnonzero(values[order[1:]] == values[order[:-1]])
+    return np.stack([order[same], order[same + 1]], axis=1)
+
+
+def _walk(source, skipped):
+    """Yields `(name, size, time or checksum)` of every file of a folder or zip but hidden ones."""
+    if source.is_dir():
+        yield from _walk_folder(source, skipped)
+        return
+    try:
+        with zipfile.ZipFile(source) as archive:
+            members = {member.filename: member for member in archive.infolist()}
+    except (zipfile.BadZipFile, UnicodeDecodeError) as error:
+        raise DataError(
+            f"data_dir must be a folder, a .zip or a .csv. Received: '{source}'."
+        ) from error
+    for name, member in members.items():
+        if not member.is_dir() and not re.search(r"(^|/)(\.|__MACOSX)", name):
+            yield name, member.file_size, member.CRC
+
+
+def _walk_folder(root, skipped):
+    """As `_walk`; links are followed, and a folder that is met again is left out."""
+
+    def skip(error):
+        skipped[os.path.relpath(error.filename, root)] = error.strerror
+
+    seen = set()
+    for path, folders, files in os.walk(root, onerror=skip, followlinks=True):
+        folder, status = Path(path).relative_to(root).as_posix(), os.stat(path)
+        if (status.st_dev, status.st_ino) in seen:
             skipped[folder] = "a link to a folder that was read already"
+            folders.clear()
             continue
-        seen.add(real)
-        entries = [e for e in os.scandir(root / folder) if not e.name.startswith(".")]
-        entries.sort(key=lambda entry: entry.name)
-        if not entries and folder:
-            skipped[folder] = "an empty folder"
-        for entry in entries:
-            name = f"{folder}/{entry.name}" if folder else entry.name
-            try:
-                status = entry.stat()
-            except OSError as error:  # a link to nowhere, or to itself
-                skipped[name] = error.strerror
-                continue
-            if entry.is_dir():
-                waiting.insert(0 if entry.is_symlink() else len(waiting), name)  # links come last
-            elif entry.is_file():
-                files[name] = (status.st_size, status.st_mtime_ns)
-    return files, skipped
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if not folders and not any(name.lower().endswith(IMAGE_SUFFIXES) for name in files):
+            skipped[folder] = "a folder without images"
+        for file in files:
+            name = file if folder == "." else f"{folder}/{file}"
+            found = None if file.startswith(".") else _stat(root, name, skipped)
+            if found:
+                yield name, *found
 
 
-def _walk_zip(path):
-    """All members of a zip: name -> (size, checksum)."""
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    hidden = re.compile(r"(^|/)(\.|__MACOSX)")
-    files = {m.filename: (m.file_size, m.CRC) for m in members if not hidden.search(m.filename)}
-    return {name: stamp for name, stamp in files.items() if not name.endswith("/")}, {}
+def _stat(root, name, skipped):
+    """`(size, time)` of a file, or None, with the reason noted, where it cannot be used."""
+    try:
+        name.encode()
+        status = os.stat(os.path.join(root, name))
+        if stat.S_ISREG(status.st_mode):
+            return status.st_size, status.st_mtime_ns
+        reason = "not a file"
+    except OSError as error:  # a link to nowhere, or to itself
+        reason = error.strerror
+    except ValueError:
+        reason = "its name is not UTF-8"
+    skipped[name.encode(errors="backslashreplace").decode()] = reason
+    return None
 
 
-def _examples(names):
-    """How many files, and the first few by name, for an error message."""
-    return f"{len(names)} files" + (f" ({', '.join(sorted(names)[:3])})" if names else "")
-
-
-def _leaf_groups(source, files):
+def _leaves(source, others):
     """Stem -> leaves from `leaf-map.json`, by which PlantVillage names photographs of one leaf."""
-    maps = sorted((n for n in files if PurePosixPath(n).name == "leaf-map.json"), key=len)
+    maps = [name for name in others if name.rpartition("/")[2] == "leaf-map.json"]
     if not maps:
         return {}
+    path = min(maps, key=len)
     try:
-        leaves = json.loads(read_bytes(source, maps[0]))
-        leaves = {stem: [of] if isinstance(of, str) else of for stem, of in leaves.items()}
-        return {stem.lower(): [str(leaf) for leaf in of] for stem, of in leaves.items() if of}
-    except (ValueError, AttributeError, TypeError, KeyError) as error:
+        leaves = json.loads(read_bytes(source, path))
+        leaves = {stem.lower(): [of] if isinstance(of, str) else of for stem, of in leaves.items()}
+        return {stem: [str(leaf) for leaf in of] for stem, of in leaves.items() if of}
+    except (ValueError, AttributeError, TypeError) as error:
         raise DataError(
-            f"{source}/{maps[0]} must be a JSON object of file stem -> [leaf]. Received: {error}."
+            f"{source}/{path} must be a JSON object of file stem -> [leaf]. Received: {error}."
         ) from error
 
 
@@ -224,128 +228,122 @@ def _leaf(stem, label, leaves):
     return next((leaf for leaf in found if leaf and leaf.startswith(label)), found[0])
 
 
-def _without_common_prefix(folders):
-    """Drops the leading folders that all images share, down to the class folder."""
-    while (
-        len({parts[0] for parts in folders.values()}) == 1 and min(map(len, folders.values())) > 1
-    ):
-        folders = {path: parts[1:] for path, parts in folders.items()}
-    return folders
+def _without_shared_start(folders):
+    """Drops the leading parts that all folders share, down to the class folder."""
+    shared = len(os.path.commonprefix([*folders.values()]))
+    shared = min(shared, min(map(len, folders.values()), default=1) - 1)
+    return {folder: parts[shared:] for folder, parts in folders.items()}
 
 
-def _index_classes(source, images, folders, leaves, skipped):
-    folders = _without_common_prefix(folders)
-    splits = None
-    named = {path: SPLIT_FOLDERS.get(parts[0].lower()) for path, parts in folders.items()}
-    if len(set(named.values()) - {None}) > 1:
-        beside = [path for path, split in named.items() if split is None]
-        skipped |= {str(path): "lies beside train/ and test/, not in one" for path in beside}
-        images = {path: stamp for path, stamp in images.items() if named[path]}
-        splits = [named[path] for path in images]
-        folders = {path: folders[path][1:] for path in images}
+# Each layout gives rows of (name, stamp, label, group or None, split or None).
+
+
+def _class_rows(source, images, leaves, skipped):
+    """The folder of an image is its class, below train/ and test/ where there are such."""
+    folders = {name.rpartition("/")[0] for name, _ in images}
+    folders = _without_shared_start({folder: folder.split("/") for folder in folders})
+    splits = {folder: SPLIT_FOLDERS.get(parts[0].lower()) for folder, parts in folders.items()}
+    if len({*splits.values()} - {None}) < 2:  # one alone may be a class of that name
+        splits = dict.fromkeys(folders)
+    else:
+        folders = {folder: parts[1:] for folder, parts in folders.items() if splits[folder]}
         if not all(folders.values()):
             raise DataError(
                 f"Images lie directly in a split folder of '{source}'. Expected class folders "
                 "inside train/ and test/."
             )
-        folders = _without_common_prefix(folders)
-    labels = ["/".join(parts) for parts in folders.values()]
-    groups = [
-        _leaf(path.stem.lower(), label, leaves) or str(path)
-        for path, label in zip(images, labels, strict=True)
-    ]
-    names = [str(path) for path in images]
-    return _assemble(source, names, list(images.values()), labels, groups, splits, skipped)
+        folders = _without_shared_start(folders)
+    labels = {folder: "/".join(parts) for folder, parts in folders.items()}
+    for name, stamp in images:
+        folder, _, file = name.rpartition("/")
+        if folder not in labels:
+            skipped[name] = "lies beside train/ and test/, not in one"
+            continue
+        leaf = leaves and _leaf(file.rpartition(".")[0].lower(), labels[folder], leaves)
+        yield name, stamp, labels[folder], leaf or None, splits[folder]
 
 
-def _index_pairs(source, images, skipped):
+def _pair_rows(images, skipped):
     """`similar_all_images/similar_3_first.jpg` and the like: every pair its own group."""
-    rows, names = {}, []
-    for path in images:
-        match = PAIR_NAME.fullmatch(path.stem)
+    taken = {}
+    for name, stamp in images:
+        match = PAIR_NAME.fullmatch(name)
         if match is None:
-            skipped[str(path)] = "not named similar_<i>_first, dissimilar_<i>_second or the like"
+            skipped[name] = "not named similar_<i>_first, dissimilar_<i>_second or the like"
             continue
-        key = match.group(1), int(match.group(2)), match.group(3)
-        if key in rows:
-            skipped[str(path)] = f"the same side of the same pair as '{names[rows[key]]}'"
+        kind, number, side = match.groups()
+        pair = f"{kind}_{int(number)}"
+        if taken.setdefault((pair, side), name) != name:
+            skipped[name] = f"the same side of the same pair as '{taken[pair, side]}'"
             continue
-        rows[key] = len(names)
-        names.append(str(path))
-    labels, groups, impostors = [None] * len(names), [None] * len(names), []
-    for (kind, number, side), row in rows.items():
-        pair = f"{kind}_{number}"
-        groups[row] = pair
-        labels[row] = pair if kind == "similar" else f"{pair}_{side}"
-        if kind == "dissimilar" and side == "first" and (kind, number, "second") in rows:
-            impostors.append((row, rows[kind, number, "second"]))
-    stamps = [images[PurePosixPath(name)] for name in names]
-    index = _assemble(source, names, stamps, labels, groups, None, skipped)
-    index.impostors = np.array(impostors, dtype=int).reshape(-1, 2)
-    return index
+        yield name, stamp, pair if kind == "similar" else f"{pair}_{side}", pair, None
 
 
-def _read_csv(source):
+def _csv_rows(source, skipped):
     """`path,label[,group][,split]`, paths relative to the CSV."""
-    with open(source, newline="", encoding="utf-8-sig") as file:
-        lines = list(csv.DictReader(file))
-    columns = set(lines[0]) if lines else set()
-    if not {"path", "label"} <= columns:
-        raise DataError(
-            f"{source} needs a header with the columns path and label, and lines below it. "
-            f"Received the columns: {sorted(map(str, columns))}."
-        )
-    names, stamps, labels, groups, splits, skipped = [], [], [], [], [], {}
-    for line in lines:
-        name, label = line["path"] or "", (line["label"] or "").strip()
-        if not label:
-            skipped[name] = "no label in its line"
-            continue
-        try:
-            status = os.stat(source.parent / name)
-        except OSError as error:
-            skipped[name] = error.strerror or str(error)
-            continue
-        split = (line.get("split") or "").strip().lower()
-        if split and split not in SPLIT_FOLDERS:
+    with open(source, newline="", encoding="utf-8-sig", errors="replace") as file:
+        lines = csv.DictReader(file)
+        if not {"path", "label"} <= set(lines.fieldnames or []):
             raise DataError(
-                f"{source}: split must be one of {sorted(SPLIT_FOLDERS)}. Received: '{split}'."
+                f"{source} needs a header with the columns path and label. "
+                f"Received the columns: {lines.fieldnames}."
             )
-        names.append(name)
-        stamps.append((status.st_size, status.st_mtime_ns))
-        labels.append(label)
-        groups.append(line.get("group") or name)
-        splits.append(SPLIT_FOLDERS.get(split))
-    if not names:
+        for line in lines:
+            name, label = line["path"] or "", (line["label"] or "").strip()
+            split = (line.get("split") or "").strip().lower()
+            if split and split not in SPLIT_FOLDERS:
+                raise DataError(
+                    f"{source}: split must be one of {sorted(SPLIT_FOLDERS)}. Received: '{split}'."
+                )
+            found = _stat(source.parent, name, skipped)
+            if found and not label:
+                skipped[name] = "no label in its line"
+            elif found and found[0] > MAX_FILE_BYTES:
+                skipped[name] = TOO_LARGE
+            elif found:
+                group = line.get("group") or name
+                yield name, _stamp(name, *found), label, group, SPLIT_FOLDERS.get(split)
+
+
+def _assemble(source, rows, skipped, others=()):
+    """Numbers the classes, families and groups of a layout's rows."""
+    columns = list(zip(*rows, strict=True))
+    if not columns:
+        left = sorted([*others, *(f"{name}: {why}" for name, why in skipped.items())])
         raise DataError(
-            f"None of the {len(lines)} lines in {source} has a label and a path that exists. "
-            f"First: {lines[0]}."
+            f"No images in class folders. Received: '{source}' with {len(left)} files"
+            f"{' (' + ', '.join(left[:3]) + ')' if left else ''}. Expected one sub-folder "
+            "per class with the images of that class in it, or a CSV whose paths exist."
         )
+    names, stamps, labels, groups, splits = columns
     if any(splits) and not all(splits):
         raise DataError(f"{source}: give every line a split, or none.")
-    splits = splits if any(splits) else None
-    return _assemble(source, names, stamps, labels, groups, splits, skipped)
-
-
-def _assemble(source, names, stamps, labels, groups, splits, skipped):
-    """Numbers classes, families and groups."""
-    class_names, labels = np.unique(labels, return_inverse=True)
-    family_names, class_families = np.unique(
-        [_family(name) for name in class_names], return_inverse=True
-    )
-    _, groups = np.unique(groups, return_inverse=True)
+    class_names, labels = _number(labels)
+    family_names, class_families = _number([_family(name) for name in class_names])
     return ImageIndex(
         source=source,
-        names=names,
-        stamps=stamps,
-        labels=labels.astype(np.int32),
-        class_names=[str(name) for name in class_names],
-        class_families=class_families.astype(np.int32),
-        family_names=[str(name) for name in family_names],
-        groups=groups.astype(np.int32),
-        splits=splits,
+        names=np.array(names, dtype=np.dtypes.StringDType()),
+        stamps=np.array(stamps, dtype=np.uint64),
+        labels=labels,
+        class_names=class_names,
+        class_families=class_families,
+        family_names=family_names,
+        groups=_number([group or name for group, name in zip(groups, names, strict=True)])[1],
+        splits=np.array(splits) if any(splits) else None,
         skipped=skipped,
     )
+
+
+def _number(values):
+    """The distinct values, sorted, and where each value stands among them."""
+    distinct = sorted(set(values))
+    number = {value: at for at, value in enumerate(distinct)}
+    return distinct, np.array([number[value] for value in values], dtype=np.int32)
+
+
+def _stamp(name, size, time):
+    content = f"{name}\0{size}\0{time}".encode()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 def _family(class_name):

@@ -7,7 +7,7 @@ python prepare_data.py plantvillage  downloads into data/plantvillage
 
 import argparse
 import dataclasses
-import importlib.util
+import runpy
 import sys
 from collections import Counter
 from pathlib import Path
@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw
 
 import download_data
 from configs import DRAWN_LEAVES, Config
-from image_cache import ImageCache, open_cache
-from image_index import ImageIndex, read_index
+from image_cache import ImageCache, one_at_a_time, open_cache
+from image_index import ImageIndex, read_index, twins
 from splits import Splits, equal_files, make_splits, merge_equal_files
 
 SHEET_COLUMNS, SHEET_CLASSES, SHEET_IMAGE = 8, 40, 96  # images a class, classes, pixels
@@ -55,14 +55,11 @@ class Dataset:
         """
         if self.index.impostors is None:
             return None
-        labels = self.index.labels[rows]
-        order = np.argsort(labels, kind="stable")
-        twins = np.flatnonzero(labels[order[1:]] == labels[order[:-1]])
-        genuine = np.stack([order[twins], order[twins + 1]])
+        genuine = twins(self.index.labels[rows])
         inside = np.isin(self.index.impostors, rows).all(axis=1)
-        impostor = np.searchsorted(rows, self.index.impostors[inside]).T
-        left, right = np.concatenate([genuine, impostor], axis=1)
-        return left, right, np.arange(len(left)) < genuine.shape[1]
+        impostors = np.searchsorted(rows, self.index.impostors[inside])
+        left, right = np.concatenate([genuine, impostors]).T
+        return left, right, np.arange(len(left)) < len(genuine)
 
 
 def load_data(config, report=print):
@@ -79,8 +76,10 @@ def load_data(config, report=print):
         DataError: If the data cannot be used; the message says why and how to mend it.
     """
     if config.data_dir == DRAWN_LEAVES and not Path(DRAWN_LEAVES).exists():
-        report(f"No data at hand: drawing leaves into {DRAWN_LEAVES}, once.")
-        _draw_leaves(Path(DRAWN_LEAVES), report)
+        with one_at_a_time(DRAWN_LEAVES):
+            if not Path(DRAWN_LEAVES).exists():  # no other process drew them meanwhile
+                report(f"No data at hand: drawing leaves into {DRAWN_LEAVES}, once.")
+                _draw_leaves(DRAWN_LEAVES, report)
     index = read_index(config.data_dir)
     cache = open_cache(index, config)
     # Copies of one file are one thing: a genuine pair of them would teach nothing.
@@ -90,11 +89,8 @@ def load_data(config, report=print):
 
 
 def _draw_leaves(folder, report):
-    path = Path(__file__).parent / "data" / "draw_leaves.py"
-    spec = importlib.util.spec_from_file_location("draw_leaves", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.draw_leaves(folder, report=report)
+    script = Path(__file__).parent / "data" / "draw_leaves.py"
+    runpy.run_path(str(script))["draw_leaves"](folder, report=report)
 
 
 def inventory(dataset):
@@ -107,62 +103,52 @@ def inventory(dataset):
         List of lines.
     """
     index, cache, splits = dataset.index, dataset.cache, dataset.splits
-    per_class = np.bincount(index.labels, minlength=len(index.class_names))
-    _, group_sizes = np.unique(index.groups, return_counts=True)
+    per_class = np.bincount(index.labels)
     families = [name for name in index.family_names if name]
+    kinds = [f"{kind} x {count}" for kind, count in cache.kinds.items()]
+    single = [index.class_names[label] for label in np.flatnonzero(per_class == 1)]
+    others = {row: why for row, why in splits.left_out.items() if row not in cache.unreadable}
     lines = [
         f"{index.source}: {len(index)} images in {len(index.class_names)} classes",
         f"  images per class: {per_class.min()} to {per_class.max()}, "
         f"median {np.median(per_class):g}",
         f"  families:         {len(families) or 'none'}{_some(families)}",
-        f"  groups:           {(group_sizes > 1).sum()} of 2 images or more",
-        f"  sizes and modes:  {_some([f'{kind} x {n}' for kind, n in cache.kinds.items()], '')}",
+        f"  groups:           {(np.bincount(index.groups) > 1).sum()} of 2 images or more",
+        f"  sizes and modes{_some(kinds)}",
     ]
     if index.impostors is not None:
         lines.append(f"  given pairs:      {len(index.impostors)} dissimilar ones")
     for name, rows in splits.items():
         classes = len(np.unique(index.labels[rows]))
         lines.append(f"  {name + ':':<17} {len(rows)} images of {classes} classes")
-    lines += _class_lines(index, per_class)
-    lines += [f"Note: {remark}" for remark in splits.remarks]
-    lines += _duplicate_lines(index, cache)
-    lines += _reason_lines("Unreadable, skipped", _named(index, cache.unreadable))
-    others = {row: why for row, why in splits.left_out.items() if row not in cache.unreadable}
-    lines += _reason_lines("Left out", _named(index, others))
-    return lines + _reason_lines("Not indexed", index.skipped)
+    if single and index.impostors is None:
+        lines.append(f"Note: {len(single)} classes of one image are impostors only{_some(single)}")
+    return [
+        *lines,
+        *(f"Note: {remark}" for remark in splits.remarks),
+        *_duplicate_lines(index, equal_files(cache.digests, cache.unreadable)),
+        *_reason_lines("Unreadable, skipped", _named(index, cache.unreadable)),
+        *_reason_lines("Left out", _named(index, others)),
+        *_reason_lines("Not indexed", index.skipped),
+    ]
 
 
-def _some(names, before=": "):
+def _some(names):
     """The first few of a list."""
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return (before + ", ".join(names[:MOST_NAMED]) + more) if names else ""
+    return f": {', '.join(names[:MOST_NAMED])}{more}" if names else ""
 
 
-def _class_lines(index, per_class):
-    """Classes that cannot make a genuine pair."""
-    single = [index.class_names[label] for label in np.flatnonzero(per_class == 1)]
-    if not single or index.impostors is not None:
-        return []
-    return [f"Note: {len(single)} classes of one image serve as impostors only{_some(single)}"]
-
-
-def _duplicate_lines(index, cache):
+def _duplicate_lines(index, equal):
     """Files of equal content, with a warning where they lie in two classes."""
-    equal = equal_files(cache.digests, cache.unreadable)
-    if not equal:
-        return []
-    lines = [f"Exact duplicates: {sum(map(len, equal))} files of {len(equal)} contents"]
+    if equal:
+        yield f"Exact duplicates: {sum(map(len, equal))} files of {len(equal)} contents"
     for rows in equal[:MOST_NAMED]:
-        lines.append("  " + " = ".join(index.names[row] for row in rows))
-    crossing = Counter()
-    for rows in equal:
-        classes = sorted({index.class_names[index.labels[row]] for row in rows})
-        if len(classes) > 1 and index.impostors is None:
-            crossing[" and ".join(classes)] += 1
-    return lines + [
-        f"WARNING: {count} files lie in two classes, {classes}: none of them is used."
-        for classes, count in crossing.items()
-    ]
+        yield "  " + " = ".join(index.names[row] for row in rows)
+    classes = (sorted({index.class_names[index.labels[row]] for row in rows}) for rows in equal)
+    crossing = Counter(" and ".join(names) for names in classes if len(names) > 1)
+    for names, count in crossing.items() if index.impostors is None else ():
+        yield f"WARNING: {count} files lie in two classes, {names}: none of them is used."
 
 
 def _named(index, reasons):
@@ -170,11 +156,11 @@ def _named(index, reasons):
 
 
 def _reason_lines(title, reasons):
-    if not reasons:
-        return []
-    kinds = Counter(reasons.values()).most_common(3)
-    lines = [f"{title}: {len(reasons)}  ({', '.join(f'{n} x {why}' for why, n in kinds)})"]
-    return lines + [f"  {name}: {reason}" for name, reason in reasons.items()]
+    if reasons:
+        kinds = Counter(reasons.values()).most_common(3)
+        yield f"{title}: {len(reasons)}  ({', '.join(f'{n} x {why}' for why, n in kinds)})"
+    for name, reason in reasons.items():
+        yield f"  {name}: {reason}"
 
 
 def contact_sheet(dataset):
@@ -202,19 +188,19 @@ def contact_sheet(dataset):
 
 def main(args=None):
     """Downloads a data set, or prints the inventory of one and draws its contact sheet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Raw)
-    parser.add_argument(
-        "path", help="folder, .zip or .csv; or: " + ", ".join(download_data.DATASETS)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    datasets = download_data.DATASETS
+    parser.add_argument("path", help=f"folder, .zip or .csv; or: {', '.join(datasets)}")
     parser.add_argument("--image_size", type=int, default=Config.image_size)
     parser.add_argument("--out", default="contact_sheet.png", help="where the picture goes")
     options = parser.parse_args(args)
     try:
         path = options.path
-        if path in download_data.DATASETS and not Path(path).exists():
+        if path in datasets and not Path(path).exists():
             path = download_data.fetch(path, Path("data"))
-        config = Config(data_dir=str(path), image_size=options.image_size)
-        dataset = load_data(config)
+        dataset = load_data(Config(data_dir=str(path), image_size=options.image_size))
         print(*inventory(dataset), sep="\n")
         contact_sheet(dataset).save(options.out)
         print(f"Contact sheet: {options.out}")
@@ -222,10 +208,6 @@ def main(args=None):
         print(error, file=sys.stderr)
         return 1
     return 0
-
-
-class _Raw(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the module's docstring."""
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from image_index import DataError
+from image_index import DataError, twins
 
 SPLITS = ("train", "val", "test_known", "test_unseen")
+FEWEST_FAMILIES = 4  # to keep whole ones out
 
 
 @dataclasses.dataclass
@@ -44,7 +45,7 @@ def make_splits(index, digests, unreadable, config):
         index: An `ImageIndex`.
         digests: Array (images,), equal for equal files.
         unreadable: Row -> reason.
-        config: A `Config`: `seed`, `validate_on` and the shares.
+        config: A `Config`: `seed`, `validate_on`, `keep_whole` and the shares.
 
     Returns:
         `Splits`.
@@ -52,22 +53,19 @@ def make_splits(index, digests, unreadable, config):
     Raises:
         DataError: If fewer than two classes, or none with two images, would be left to train on.
     """
-    left_out = unusable(index, digests, unreadable)
+    left_out, remarks = unusable(index, digests, unreadable), []
     groups = merge_equal_files(index.groups, digests, skip=unreadable)
     usable = np.setdiff1d(np.arange(len(index)), list(left_out))
-    remarks = []
-    if index.splits:
+    if index.splits is not None:
         sides = _given_sides(index, usable, groups, config, left_out, remarks)
     elif index.impostors is not None:
         groups = _pair_groups(usable, groups, digests, remarks)
         sides = _group_sides(index, usable, groups, config, left_out)
     else:
         sides = _drawn_sides(index, usable, groups, config, remarks)
-    for row in usable[sides[usable] == ""]:
+    for row in usable[sides[usable] == ""].tolist():
         left_out.setdefault(row, "shows what another held-out class shows too")
-    splits = Splits(
-        *(np.flatnonzero(sides == name) for name in SPLITS), left_out=left_out, remarks=remarks
-    )
+    splits = Splits(*(np.flatnonzero(sides == name) for name in SPLITS), left_out, remarks)
     _check_enough(index, splits)
     check_disjoint(index, groups, splits)
     return splits
@@ -75,27 +73,25 @@ def make_splits(index, digests, unreadable, config):
 
 def merge_equal_files(groups, digests, skip=()):
     """Group of each row after joining the groups that share a file of equal content."""
-    parent = list(range(groups.max(initial=-1) + 1))
+    links = [(rows[0], row) for rows in equal_files(digests, skip) for row in rows[1:]]
+    if not links:
+        return groups
+    from scipy.sparse import coo_array  # late: few data sets need what takes half a second
+    from scipy.sparse.csgraph import connected_components
 
-    def root(group):
-        while parent[group] != group:
-            parent[group] = parent[parent[group]]  # keeps the way short
-            group = parent[group]
-        return group
-
-    for first, *others in equal_files(digests, skip):
-        for other in others:
-            parent[root(groups[other])] = root(groups[first])
-    return np.array([root(group) for group in range(len(parent))], dtype=int)[groups]
+    first, other = groups[np.array(links)].T
+    joined = coo_array((np.ones(len(links)), (first, other)), shape=[groups.max() + 1] * 2)
+    return connected_components(joined, directed=False)[1][groups]
 
 
 def equal_files(digests, skip=()):
     """Lists of rows whose files have equal content, two rows or more in each."""
+    rows = np.setdiff1d(np.arange(len(digests)), list(skip))
+    _, content, counts = np.unique(digests[rows], return_inverse=True, return_counts=True)
     rows_of = {}
-    for row, digest in enumerate(digests.tolist()):
-        if row not in skip:
-            rows_of.setdefault(digest, []).append(row)
-    return [rows for rows in rows_of.values() if len(rows) > 1]
+    for at in np.flatnonzero(counts[content] > 1):
+        rows_of.setdefault(content[at], []).append(int(rows[at]))
+    return list(rows_of.values())
 
 
 def unusable(index, digests, unreadable):
@@ -109,9 +105,9 @@ def unusable(index, digests, unreadable):
     for rows in equal_files(digests, unreadable):
         one_of = {index.labels[row]: row for row in rows}  # a row of each class
         for row in rows:
-            twins = [twin for label, twin in one_of.items() if label != index.labels[row]]
-            if twins:
-                reasons[row] = f"same content as '{index.names[twins[0]]}' of another class"
+            twin = next((one for label, one in one_of.items() if label != index.labels[row]), None)
+            if twin is not None:
+                reasons[row] = f"same content as '{index.names[twin]}' of another class"
     return reasons
 
 
@@ -129,63 +125,75 @@ def _drawn_sides(index, usable, groups, config, remarks):
     return _draw_sides(index, usable, groups, _affordable(index, usable, by_class, remarks))
 
 
-def _draw_sides(index, usable, groups, config):
-    """Draws classes first, then groups within each known class."""
-    rng = np.random.default_rng(config.seed)
-    sides = np.full(len(index), "", dtype="<U11")
-    group_side = {}  # a group may span classes; the first class to place it decides
-    classes, counts = np.unique(index.labels[usable], return_counts=True)
-    drawn = rng.permutation(classes[counts >= 2])
-    num_unseen = _num_classes(config.unseen_share, len(drawn))
-    num_val = _num_classes(config.val_share, len(drawn)) if config.validate_on == "classes" else 0
-    rows_of = {label: usable[index.labels[usable] == label] for label in classes}
-    for position, label in enumerate(drawn[: num_unseen + num_val]):
-        side = "test_unseen" if position < num_unseen else "val"
-        for row in rows_of[label]:
-            if group_side.setdefault(groups[row], side) == side:  # else it is left out
-                sides[row] = side
-    whole = set(drawn[: num_unseen + num_val].tolist())
-    val_share = config.val_share if config.validate_on == "images" else 0.0
-    shares = {"val": val_share, "test_known": config.test_share}
-    for label in classes:
-        if label not in whole:
-            _place_groups(rows_of[label], groups, shares, group_side, sides, rng)
-    return sides
-
-
 def _affordable(index, usable, config, remarks):
-    """The config without unseen classes where there are too few classes to keep any out."""
-    num_classes = (np.bincount(index.labels[usable]) >= 2).sum()
-    num_kept = _num_classes(config.unseen_share, num_classes)
-    if config.validate_on == "classes":
-        num_kept += _num_classes(config.val_share, num_classes)
-    if num_kept == 0 or num_classes - num_kept >= 2:
+    """The config without what there are too few families or classes for."""
+    units, what = _units(index, usable, config), "classes"
+    if config.keep_whole == "family":
+        what = "families"
+        if len(units) < FEWEST_FAMILIES:
+            remarks.append(
+                f"Only {len(units)} families, of {FEWEST_FAMILIES} needed for keep_whole='family': "
+                "single classes are kept out of training instead."
+            )
+            config = dataclasses.replace(config, keep_whole="class")
+            return _affordable(index, usable, config, remarks)
+    num_kept = sum(_num_kept(config, len(units)))
+    if num_kept == 0 or len(units) - num_kept >= 2:
         return config
-    remarks.append(f"Only {num_classes} classes of 2 images or more: none is kept unseen.")
+    remarks.append(f"Only {len(units)} {what} of 2 images or more: none is kept unseen.")
     return dataclasses.replace(config, unseen_share=0.0)
 
 
-def _num_classes(share, num_classes):
-    """How many classes a share is: two at least, as one alone makes no impostor pair."""
-    return max(2, round(share * num_classes)) if share > 0 else 0
+def _units(index, usable, config):
+    """What may be kept whole: the classes that have a genuine pair, or their families."""
+    classes = np.flatnonzero(np.bincount(index.labels[usable]) >= 2)
+    return classes if config.keep_whole == "class" else np.unique(index.class_families[classes])
+
+
+def _num_kept(config, num_units):
+    """How many to keep for test and validation: two at least, as one alone has no impostors."""
+    shares = config.unseen_share, config.val_share if config.validate_on == "classes" else 0.0
+    return [max(2, round(share * num_units)) if share > 0 else 0 for share in shares]
+
+
+def _draw_sides(index, usable, groups, config):
+    """Draws what is kept whole first, then groups within each known class."""
+    rng = np.random.default_rng(config.seed)
+    sides = np.full(len(index), "", dtype="<U11")
+    group_side = np.full(groups.max() + 1, "", dtype="<U11")  # a group may span classes
+    units = _units(index, usable, config)
+    cuts = np.cumsum(_num_kept(config, len(units)))
+    *kept, _ = np.split(rng.permutation(units), cuts)
+    unit = index.labels if config.keep_whole == "class" else index.families
+    for side, whole in zip(("test_unseen", "val"), kept, strict=True):
+        rows = usable[np.isin(unit[usable], whole)]
+        rows = rows[group_side[groups[rows]] == ""]  # the others are left out
+        group_side[groups[rows]] = sides[rows] = side
+    val_share = config.val_share if config.validate_on == "images" else 0.0
+    shares = {"val": val_share, "test_known": config.test_share}
+    known = usable[~np.isin(unit[usable], np.concatenate(kept))]
+    known = known[np.argsort(index.labels[known], kind="stable")]
+    for rows in np.split(known, np.flatnonzero(np.diff(index.labels[known])) + 1):
+        _place_groups(rows, groups, shares, group_side, sides, rng)
+    return sides
 
 
 def _place_groups(rows, groups, shares, group_side, sides, rng):
     """Places the groups of one known class; at least two images stay in training."""
     wanted = {side: max(2, round(share * len(rows))) for side, share in shares.items() if share > 0}
-    placed = dict.fromkeys(wanted, 0)
-    rest = len(rows)
-    for group in rng.permutation(np.unique(groups[rows])):
-        members = rows[groups[rows] == group]
-        if group not in group_side:
-            open_sides = [side for side in wanted if placed[side] < wanted[side]]
-            spare = rest - len(members) >= 2
-            group_side[group] = open_sides[0] if open_sides and spare else "train"
-        side = "test_known" if group_side[group] == "test_unseen" else group_side[group]
-        sides[members] = side
-        if side in placed:
-            placed[side] += len(members)
-        rest -= len(members) * (side != "train")
+    own, group_of, sizes = np.unique(groups[rows], return_inverse=True, return_counts=True)
+    side_of, sizes, rest = group_side[own].tolist(), sizes.tolist(), len(rows)
+    for group in rng.permutation(len(own)).tolist():
+        if not side_of[group]:
+            open_sides = [side for side, count in wanted.items() if count > 0]
+            spare = rest - sizes[group] >= 2
+            side_of[group] = open_sides[0] if open_sides and spare else "train"
+        side = side_of[group] = side_of[group].replace("unseen", "known")
+        if side in wanted:
+            wanted[side] -= sizes[group]
+        rest -= sizes[group] * (side != "train")
+    sides[rows] = np.array(side_of)[group_of]
+    group_side[own] = side_of
 
 
 def _pair_groups(usable, groups, digests, remarks):
@@ -203,36 +211,32 @@ def _group_sides(index, usable, groups, config, left_out):
     num_val = max(1, round(config.val_share * len(order)))
     num_test = round(config.test_share * len(order))
     sides = np.full(len(groups), "", dtype="<U11")
-    cuts = np.cumsum([num_val, num_test])
-    parts = zip(("val", "test_known", "train"), np.split(order, cuts), strict=True)
-    for side, members in parts:
+    parts = np.split(order, np.cumsum([num_val, num_test]))
+    for side, members in zip(("val", "test_known", "train"), parts, strict=True):
         sides[usable[np.isin(groups[usable], members)]] = side
-    order = np.argsort(index.labels, kind="stable")
-    twins = np.flatnonzero(np.diff(index.labels[order]) == 0)
-    genuine = np.stack([order[twins], order[twins + 1]], axis=1)
-    pairs = np.concatenate([genuine, index.impostors])
+    pairs = np.concatenate([twins(index.labels), index.impostors])
     parted = pairs[sides[pairs[:, 0]] != sides[pairs[:, 1]]].ravel()
     sides[parted] = ""
-    left_out |= {row: "the other image of its pair is on another side" for row in parted}
+    left_out |= dict.fromkeys(parted.tolist(), "the other image of its pair is on another side")
     return sides
 
 
 def _given_sides(index, usable, groups, config, left_out, remarks):
     """Side of each row from the source's own train, val and test; validation drawn if missing."""
-    given = np.array(index.splits)
     sides = np.full(len(index), "", dtype="<U11")
-    sides[usable] = given[usable]
+    sides[usable] = np.asarray(index.splits)[usable]
     if not (sides == "train").any():
         raise DataError(f"'{index.source}' has test images and no train images. Add a train split.")
     for side, others in (("test", ["train"]), ("val", ["train", "test"])):
         taken = np.isin(groups, groups[np.isin(sides, others)])
         leaks = np.flatnonzero((sides == side) & taken)
         sides[leaks] = ""
-        left_out |= dict.fromkeys(leaks, f"shows what a {' or '.join(others)} image shows")
+        reason = f"shows what a {' or '.join(others)} image shows"
+        left_out |= dict.fromkeys(leaks.tolist(), reason)
         if len(leaks):
             remarks.append(
-                f"{len(leaks)} images given for {side} show what a {' or '.join(others)} image "
-                "shows (same file or same group); they are left out."
+                f"{len(leaks)} images given for {side} are left out: each {reason} "
+                "(same file or same group)."
             )
     if not (sides == "val").any():
         inner = dataclasses.replace(config, unseen_share=0.0, test_share=0.0)
@@ -269,16 +273,18 @@ def check_disjoint(index, groups, splits):
     Raises:
         DataError: Naming the first image that is.
     """
-    side_of_group, side_of_row = {}, {}
-    for name, rows in splits.items():
-        for row in rows:
-            if row in side_of_row:
-                raise DataError(f"'{index.names[row]}' is in {name} and in {side_of_row[row]}.")
-            side_of_row[row] = name
-            other = side_of_group.setdefault(groups[row], name)
-            if other != name and {other, name} != {"test_known", "test_unseen"}:
-                raise DataError(f"'{index.names[row]}' is in {name}, its like in {other}.")
-    trained_on = set(index.labels[splits.train].tolist())
-    for row in splits.test_unseen:
-        if index.labels[row] in trained_on:
-            raise DataError(f"'{index.names[row]}' is of a class trained on, yet in test_unseen.")
+    rows = np.concatenate([rows for _, rows in splits.items()])
+    sides = np.repeat(SPLITS, [len(rows) for _, rows in splits.items()])
+    tested = np.where(np.isin(sides, SPLITS[2:]), "test", sides)  # a group may lie in both of them
+    by_class = np.isin(sides, ["train", "test_unseen"])
+    for what, at, values, side in (
+        ("it", slice(None), rows, sides),
+        ("one of its group", slice(None), groups[rows], tested),
+        ("one of its class", by_class, index.labels[rows[by_class]], sides[by_class]),
+    ):
+        one, other = twins(values).T
+        crossing = np.flatnonzero(side[one] != side[other])
+        if len(crossing):
+            one, other = one[crossing[0]], other[crossing[0]]
+            name = index.names[rows[at][one]]
+            raise DataError(f"'{name}' is in {side[one]}, and {what} is in {side[other]}.")

@@ -1,16 +1,22 @@
 """Cached rows against fresh decodes and hand values, odd files, and when a cache is taken again."""
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import io
+import itertools
 import os
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +28,7 @@ from image_cache import BadImage, decode, open_cache
 from image_index import DataError, read_index
 
 SIZE = 16
+pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 
 
 @pytest.fixture
@@ -227,9 +234,10 @@ def test_a_second_start_decodes_nothing_and_changes_nothing(write_images, config
     def fail(*args):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(image_cache, "_decode_all", fail)
+    monkeypatch.setattr(image_cache, "decode", fail)
+    monkeypatch.setattr(image_cache, "_build", fail)
     second = open_cache(read_index(folder), config)
-    assert bytes_below(config.cache_dir) == before and len(before) == 3
+    assert bytes_below(config.cache_dir) == before and len(before) == 4
     assert second.folder == first.folder and second.kinds == first.kinds
     np.testing.assert_array_equal(second.pixels, first.pixels)
     np.testing.assert_array_equal(second.digests, first.digests)
@@ -238,77 +246,252 @@ def test_a_second_start_decodes_nothing_and_changes_nothing(write_images, config
             open_cache(read_index(folder), dataclasses.replace(config, **other))
 
 
-@pytest.mark.parametrize("form", ["folder", "zip"])
-def test_changed_added_and_removed_files_make_a_new_cache(form, write_images, config, tmp_path):
-    folder = write_images("a/1.png", "b/1.png")
+def check_rows(folder, config):
+    """Opens the cache and compares each row; gives the cache and how many files were decoded."""
+    index, decoded, real = read_index(folder), [], image_cache.decode
 
-    def open_it():
-        source = folder
-        if form == "zip":
-            source = shutil.make_archive(tmp_path / "archive", "zip", folder)
-        index = read_index(source)
+    def decode(*args):
+        decoded.append(1)
+        return real(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image_cache, "decode", decode)
         cache = open_cache(index, config)
-        for row, name in enumerate(index.names):
-            np.testing.assert_array_equal(cache.pixels[row], fresh(folder / name))
-        return cache.folder
+    for row, name in enumerate(index.names):
+        if row not in cache.unreadable:
+            np.testing.assert_array_equal(cache.pixels[row], fresh(Path(folder) / name))
+    content = [(Path(folder) / name).read_bytes() for name in index.names]
+    for row, other in itertools.combinations(set(range(len(index))) - set(cache.unreadable), 2):
+        assert (cache.digests[row] == cache.digests[other]) == (content[row] == content[other])
+    return cache, len(decoded)
 
-    folders = [open_it()]
-    assert open_it() == folders[0]
+
+def test_only_what_came_or_changed_is_decoded(write_images, config):
+    folder = write_images(*(f"{label}/{i}.png" for label in "abc" for i in range(20)))
+    assert check_rows(folder, config)[1] == 60
     (folder / "a/1.png").write_bytes(encoded(noise(9, 9, 3)))
-    folders.append(open_it())
-    write_images("b/2.png")
-    folders.append(open_it())
-    (folder / "b/1.png").unlink()
-    folders.append(open_it())
-    assert len(set(folders)) == 4
+    (folder / "b/7.png").unlink()
+    (folder / "b/9.png").write_bytes(b"")
+    write_images("a/00.png", "d/1.png")
+    cache, decoded = check_rows(folder, config)
+    assert decoded == 4 and list(cache.unreadable.values()) == ["empty file"]
+    assert sum(cache.kinds.values()) == 60 and cache.kinds["9x9 RGB"] == 1
+    assert check_rows(folder, config)[1] == 0
+    assert len(list(Path(config.cache_dir).glob("*/"))) == 1  # the one before is gone
 
 
-def test_a_killed_build_is_not_taken_for_a_cache(write_images, config):
-    folder = write_images("a/1.png", "a/2.png", "b/1.png")
-    code = f"""
-import os, sys
+def test_a_changed_zip_makes_a_new_cache(write_images, config, tmp_path):
+    folder = write_images("a/1.png", "b/1.png")
+    caches = []
+    for _ in range(2):
+        index = read_index(shutil.make_archive(tmp_path / "archive", "zip", folder))
+        caches.append(open_cache(index, config))
+        np.testing.assert_array_equal(caches[-1].pixels[0], fresh(folder / "a/1.png"))
+        (folder / "a/1.png").write_bytes(encoded(noise(9, 9, 3)))
+    assert caches[0].folder != caches[1].folder
+
+
+CHILD = """
+import os, signal, sys, time
 import image_cache
 from configs import Config
 from image_index import read_index
 real, calls = image_cache.decode, []
 def decode(*args):
     calls.append(1)
-    if len(calls) == 3:
-        os.kill(os.getpid(), {int(signal.SIGKILL)})
+    while len(calls) > 2 and os.path.exists({hold!r}):
+        time.sleep(0.01)
+    if len(calls) == {kill_at}:
+        os.kill(os.getpid(), signal.SIGKILL)
     return real(*args)
 image_cache.decode = decode
-config = Config(cache_dir={config.cache_dir!r}, image_size={config.image_size})
-image_cache.open_cache(read_index({str(folder)!r}), config)
+image_cache.CHUNK = image_cache.PART = {part}
+image_cache.open_cache(read_index({folder!r}), Config(cache_dir={cache_dir!r}, image_size={size}))
+print(len(calls))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(image_cache.__file__).parent)
-    assert done.returncode == -signal.SIGKILL and os.listdir(config.cache_dir)
-    index = read_index(folder)
-    cache = open_cache(index, config)
-    for row, name in enumerate(index.names):
-        np.testing.assert_array_equal(cache.pixels[row], fresh(folder / name))
 
 
-def test_an_interrupted_build_leaves_nothing(write_images, config, monkeypatch):
-    def interrupt(*args):
-        raise KeyboardInterrupt
+def start(folder, config, kill_at=0, hold="", part=1):
+    """Another process that prepares the folder, and ends by printing how much it decoded.
 
-    monkeypatch.setattr(image_cache, "decode", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        open_cache(read_index(write_images("a/1.png", "b/1.png")), config)
-    assert os.listdir(config.cache_dir) == []
+    It stops after two files while there is a file `hold`, and kills itself at the one `kill_at`.
+    """
+    names = dict(folder=str(folder), cache_dir=config.cache_dir, size=config.image_size)
+    code = CHILD.format(kill_at=kill_at, hold=str(hold), part=part, **names)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes)
 
 
-def test_processes_decode_the_same_as_one(write_images, config, tmp_path, monkeypatch):
-    folder = write_images(*(f"{label}/{i}.png" for label in "ab" for i in range(40)))
-    (folder / "a/7.png").write_bytes(b"")
-    index = read_index(folder)
-    one = open_cache(index, config)
-    monkeypatch.setattr(image_cache, "FEW_FILES", 0)
-    many = open_cache(index, dataclasses.replace(config, cache_dir=str(tmp_path / "other")))
-    np.testing.assert_array_equal(one.pixels, many.pixels)
-    np.testing.assert_array_equal(one.digests, many.digests)
-    assert many.unreadable == one.unreadable == {index.names.index("a/7.png"): "empty file"}
-    assert many.kinds == one.kinds
+ROOT = Path(image_cache.__file__).parent
+
+
+@pytest.mark.parametrize("damage", [None, "cut", "zeros", "gone"])
+def test_a_killed_build_is_continued(damage, write_images, config):
+    folder = write_images(*(f"a/{i}.png" for i in range(6)), "b/1.png")
+    child = start(folder, config, kill_at=4)
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    (rows,) = Path(config.cache_dir).glob("*.partial/rows.npy")
+    if damage == "gone":
+        rows.unlink()
+    elif damage:
+        whole = rows.read_bytes()
+        rows.write_bytes(whole[:-9] if damage == "cut" else whole[:-90] + bytes(90))
+    decoded = check_rows(folder, config)[1]
+    assert decoded == (7 if damage in ("cut", "gone") else 4)
+    assert check_rows(folder, config)[1] == 0
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_at_once_share_one_cache(killed, write_images, config, tmp_path):
+    folder, hold = write_images(*(f"a/{i}.png" for i in range(9)), "b/1.png"), tmp_path / "hold"
+    hold.touch()
+    first = start(folder, config, kill_at=5 if killed else 0, hold=hold)
+    wait_for_rows(config.cache_dir)
+    second = start(folder, config)
+    said = second.stderr.readline()
+    hold.unlink()
+    assert said.startswith(f"Waiting for process {first.pid} on {socket.gethostname()}, which")
+    decoded = [child.communicate()[0].strip() for child in (first, second)]
+    assert decoded == (["", "6"] if killed else ["10", "0"])  # a lock falls with its owner
+    assert check_rows(folder, config)[1] == 0
+
+
+def wait_for_rows(cache_dir):
+    """Until a build there is in the midst of it."""
+    while not list(Path(cache_dir).glob("*.partial/rows.npy")):
+        time.sleep(0.01)
+
+
+def test_whoever_waits_too_long_is_told_for_whom(write_images, config, monkeypatch, capsys):
+    monkeypatch.setattr(image_cache, "LOCK_SECONDS", 0.1)
+    index = read_index(write_images("a/1.png"))
+    cache = open_cache(index, config).folder
+    shutil.rmtree(cache)
+    with (
+        image_cache.one_at_a_time(cache.with_name(cache.name.rpartition("-")[0])),
+        pytest.raises(DataError, match="lock.*could not be acquired"),
+    ):
+        open_cache(index, config)
+    assert f"Waiting for process {os.getpid()}" in capsys.readouterr().err
+
+
+def left_in(config):
+    """What a build that failed leaves behind, but for the lock."""
+    return [name for name in os.listdir(config.cache_dir) if not name.endswith(".lock")]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(write_images, config, monkeypatch):
+    index = read_index(write_images("a/1.png", "b/1.png"))
+
+    def fail(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_cache, "_write_rows", fail)
+        with pytest.raises(DataError, match="cannot be written: No space left.*cache_dir"):
+            open_cache(index, config)
+    assert left_in(config) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+        with pytest.raises(DataError, match="needed, 0 MB free.*another cache_dir"):
+            open_cache(index, config)
+    assert left_in(config) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="mounting needs root")
+def test_a_disk_that_fills_up(write_images, config, tmp_path):
+    """A real one: the free space is gone after it was looked at."""
+    folder = write_images(*(f"a/{i}.png" for i in range(300)))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        small = dataclasses.replace(config, cache_dir=str(disk / "cache"))
+        (tmp_path / "hold").touch()
+        child = start(folder, small, hold=tmp_path / "hold")
+        wait_for_rows(small.cache_dir)
+        with open(disk / "fill", "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        (tmp_path / "hold").unlink()
+        _, said = child.communicate()
+        assert child.returncode == 1 and "DataError" in said and "No space left" in said
+        assert left_in(small) == []
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_cache_dir_that_cannot_be(write_images, config, tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(DataError, match="cannot be written: .*(exists|Not a directory).*"):
+            open_cache(
+                read_index(write_images("a/1.png")),
+                dataclasses.replace(config, cache_dir=str(path)),
+            )
+
+
+def test_the_data_folder_stays_as_it_is(write_images, config):
+    folder = write_images("a/1.png", "b/1.png")
+    before = bytes_below(folder)
+    open_cache(read_index(folder), config)
+    assert bytes_below(folder) == before
+
+
+def test_a_folder_that_vanishes(write_images, config, monkeypatch):
+    folder = write_images(*(f"a/{i}.png" for i in range(9)))
+    index, real = read_index(folder), image_cache.decode
+
+    def decode(*args):
+        if folder.exists():
+            folder.rename(folder.with_name("away"))
+        return real(*args)
+
+    monkeypatch.setattr(image_cache, "decode", decode)
+    with pytest.raises(DataError, match="vanished while its images were read"):
+        open_cache(index, config)
+    folder.with_name("away").rename(folder)
+    monkeypatch.setattr(image_cache, "decode", real)
+    assert open_cache(index, config).unreadable == {}
+
+
+def test_what_the_disk_refused_is_read_again(write_images, config, monkeypatch):
+    folder = write_images("a/1.png", "a/2.png", "b/1.png")
+    (folder / "a/3.png").write_text("no image")
+    index, real = read_index(folder), image_cache.read_bytes
+
+    def read_bytes(source, name):
+        if name == "a/2.png":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(source, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_cache, "read_bytes", read_bytes)
+        assert open_cache(index, config).unreadable == {1: "Permission denied", 2: "not an image"}
+    cache, decoded = check_rows(folder, config)
+    assert cache.unreadable == {2: "not an image"} and decoded == 2
+
+
+def test_an_interrupted_build_is_continued(write_images, config, monkeypatch):
+    folder = write_images("a/1.png", "a/2.png", "b/1.png")
+    monkeypatch.setattr(image_cache, "CHUNK", 1)
+    monkeypatch.setattr(image_cache, "PART", 1)
+    with monkeypatch.context() as patch:
+        calls, real = [], image_cache.decode
+
+        def interrupt(*args):
+            calls.append(1)
+            if len(calls) == 3:
+                signal.raise_signal(signal.SIGINT)
+            return real(*args)
+
+        patch.setattr(image_cache, "decode", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            open_cache(read_index(folder), config)
+    assert check_rows(folder, config)[1] == 1
 
 
 def test_real_photographs(real_data, tmp_path, config):

@@ -153,6 +153,39 @@ def test_merge_equal_files_joins_chains():
     assert len(set(merge_equal_files(many, np.zeros(20_000, np.uint64)))) == 1  # in little time
 
 
+@pytest.mark.parametrize("validate_on", ["images", "classes"])
+def test_families_kept_whole(validate_on, build_index):
+    family_of = np.repeat(np.arange(12), [1, 2, 3] * 4)
+    index = build_index(np.repeat(np.arange(24), 12), families=family_of)
+    config = dataclasses.replace(CONFIG, keep_whole="family", validate_on=validate_on)
+    splits = make_splits(index, distinct(index), {}, config)
+    check_by_brute_force(index, distinct(index), {}, splits)
+    families = {name: set(index.families[rows].tolist()) for name, rows in splits.items()}
+    assert len(families["test_unseen"]) == 3 and splits.remarks == []
+    assert not families["test_unseen"] & (families["train"] | families["val"])
+    if validate_on == "classes":
+        assert len(families["val"]) == 2 and not families["val"] & families["train"]
+    else:
+        assert families["val"] == families["train"]
+
+
+def test_too_few_families_keep_classes_whole(build_index):
+    index = build_index(np.repeat(np.arange(12), 12), families=np.repeat([0, 1, 2], 4))
+    by_family = dataclasses.replace(CONFIG, keep_whole="family")
+    splits = make_splits(index, distinct(index), {}, by_family)
+    assert splits.remarks[0].startswith("Only 3 families, of 4 needed for keep_whole='family'")
+    assert sides_of(splits) == sides_of(make_splits(index, distinct(index), {}, CONFIG))
+
+
+def test_ten_thousand_classes_of_two(build_index):
+    index = build_index(np.repeat(np.arange(10_000), 2))
+    splits = make_splits(index, distinct(index), {}, CONFIG)
+    for rows in (splits.train, splits.val, splits.test_unseen):
+        assert np.bincount(np.bincount(index.labels[rows]))[1:].tolist() == [0, len(rows) // 2]
+    assert [len(rows) for _, rows in splits.items()] == [12_000, 3_000, 0, 5_000]
+    assert len(splits.remarks) == 1 and "whole classes are kept instead" in splits.remarks[0]
+
+
 def given_index(build_index, sides, labels, **others):
     return build_index(labels, splits=list(sides), **others)
 
@@ -229,7 +262,7 @@ def test_check_disjoint_finds_each_fault(build_index):
         {"train": [0, 3, 4], "test_known": [2, 5]},  # a group on two sides
         {"train": [0, 3, 6], "test_unseen": [7]},  # a class that is not unseen
     ):
-        with pytest.raises(DataError, match=r"/\d\.png' is "):
+        with pytest.raises(DataError, match=r"/\d\.png' is in .*, and .* is in "):
             check(**changes)
 
 
