@@ -46,8 +46,8 @@ def build_spatial_network(input_shape, embedding_dim=256):
     network = keras.Sequential(
         [keras.Input(input_shape), layers.Rescaling(1 / 255)], name="spatial"
     )
-    _add_block(network, 48, strides=2, pooled=False, size=5)
-    for filters in (96, 128, 192):
+    _add_block(network, 32, strides=2, pooled=False, size=5)
+    for filters in (64, 96, 128):
         _add_block(network, filters, strides=1, pooled=True)
     network.add(layers.Flatten())
     network.add(layers.Dense(embedding_dim))
