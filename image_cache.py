@@ -172,6 +172,7 @@ def _arrays(folder):
 
 
 def _must_build(folder):
+    """Whether there is no whole cache, or one that lacks what a disk refused to read."""
     facts = folder / FACTS
     return not facts.exists() or json.loads(facts.read_text())["retry"]
 
@@ -204,11 +205,9 @@ def _build(folder, index, config):
         errors = _decode_missing(partial, rows, index, config)
         if not index.source.exists():
             raise DataError(f"'{index.source}' vanished while its images were read.")
-        facts = {
-            "unreadable": {row: _reason(error) for row, error in sorted(errors.items())},
-            "retry": any(isinstance(error, OSError) for error in errors.values()),
-        }
-        (partial / FACTS).write_text(json.dumps(facts))
+        retry = any(by_disk for _, by_disk in errors.values())
+        unreadable = {row: reason for row, (reason, _) in sorted(errors.items())}
+        (partial / FACTS).write_text(json.dumps({"unreadable": unreadable, "retry": retry}))
         _flush(partial / ROWS, partial / FACTS)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)  # of no use on a full disk
@@ -260,7 +259,7 @@ def _decode_missing(partial, rows, index, config):
 
 
 def _decode_rows(path, index, config, chunk):
-    """Decodes some files into their rows; returns what was learned of them."""
+    """Decodes some files into their rows; returns these, and row -> (reason, by the disk?)."""
     images = np.zeros((len(chunk), config.image_size, config.image_size, config.channels), np.uint8)
     done, errors = np.zeros(len(chunk), ROW), {}
     for at, row in enumerate(chunk.tolist()):
@@ -270,7 +269,7 @@ def _decode_rows(path, index, config, chunk):
             digest = hashlib.blake2b(data, digest_size=8).digest()
             done[at] = index.stamps[row], int.from_bytes(digest, "little"), kind
         except Exception as error:  # the image, the disk, the zip
-            errors[row] = error
+            errors[row] = _reason(error), isinstance(error, OSError)
     _write_rows(path, chunk, images)
     return chunk, done, errors
 

@@ -123,14 +123,11 @@ def inventory(dataset):
         lines.append(f"  {name + ':':<17} {len(rows)} images of {classes} classes")
     if single and index.impostors is None:
         lines.append(f"Note: {len(single)} classes of one image are impostors only{_some(single)}")
-    return [
-        *lines,
-        *(f"Note: {remark}" for remark in splits.remarks),
-        *_duplicate_lines(index, equal_files(cache.digests, cache.unreadable)),
-        *_reason_lines("Unreadable, skipped", _named(index, cache.unreadable)),
-        *_reason_lines("Left out", _named(index, others)),
-        *_reason_lines("Not indexed", index.skipped),
-    ]
+    lines += [f"Note: {remark}" for remark in splits.remarks]
+    lines += _duplicate_lines(index, equal_files(cache.digests, cache.unreadable))
+    for title, reasons in (("Unreadable, skipped", cache.unreadable), ("Left out", others)):
+        lines += _reason_lines(title, {index.names[row]: why for row, why in reasons.items()})
+    return [*lines, *_reason_lines("Not indexed", index.skipped)]
 
 
 def _some(names):
@@ -149,10 +146,6 @@ def _duplicate_lines(index, equal):
     crossing = Counter(" and ".join(names) for names in classes if len(names) > 1)
     for names, count in crossing.items() if index.impostors is None else ():
         yield f"WARNING: {count} files lie in two classes, {names}: none of them is used."
-
-
-def _named(index, reasons):
-    return {index.names[row]: reason for row, reason in reasons.items()}
 
 
 def _reason_lines(title, reasons):

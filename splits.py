@@ -112,7 +112,14 @@ def unusable(index, digests, unreadable):
 
 
 def _drawn_sides(index, usable, groups, config, remarks):
-    """Side of each row, drawn; whole classes validate where there are too few images."""
+    """Side of each row, drawn; asks for less where there are too few families, classes, images."""
+    families = _units(index, usable, dataclasses.replace(config, keep_whole="family"))
+    if config.keep_whole == "family" and len(families) < FEWEST_FAMILIES:
+        remarks.append(
+            f"Only {len(families)} families of {FEWEST_FAMILIES} needed for keep_whole='family': "
+            "single classes are kept out of training instead."
+        )
+        config = dataclasses.replace(config, keep_whole="class")
     config = _affordable(index, usable, config, remarks)
     sides = _draw_sides(index, usable, groups, config)
     if config.validate_on == "classes" or _is_enough(index.labels[sides == "val"]):
@@ -126,21 +133,13 @@ def _drawn_sides(index, usable, groups, config, remarks):
 
 
 def _affordable(index, usable, config, remarks):
-    """The config without what there are too few families or classes for."""
-    units, what = _units(index, usable, config), "classes"
-    if config.keep_whole == "family":
-        what = "families"
-        if len(units) < FEWEST_FAMILIES:
-            remarks.append(
-                f"Only {len(units)} families, of {FEWEST_FAMILIES} needed for keep_whole='family': "
-                "single classes are kept out of training instead."
-            )
-            config = dataclasses.replace(config, keep_whole="class")
-            return _affordable(index, usable, config, remarks)
-    num_kept = sum(_num_kept(config, len(units)))
-    if num_kept == 0 or len(units) - num_kept >= 2:
+    """The config without unseen classes where there are too few classes to keep any out."""
+    num_units = len(_units(index, usable, config))
+    num_kept = sum(_num_kept(config, num_units))
+    if num_kept == 0 or num_units - num_kept >= 2:
         return config
-    remarks.append(f"Only {len(units)} {what} of 2 images or more: none is kept unseen.")
+    what = {"class": "classes", "family": "families"}[config.keep_whole]
+    remarks.append(f"Only {num_units} {what} of 2 images or more: none is kept unseen.")
     return dataclasses.replace(config, unseen_share=0.0)
 
 
@@ -161,9 +160,8 @@ def _draw_sides(index, usable, groups, config):
     rng = np.random.default_rng(config.seed)
     sides = np.full(len(index), "", dtype="<U11")
     group_side = np.full(groups.max() + 1, "", dtype="<U11")  # a group may span classes
-    units = _units(index, usable, config)
-    cuts = np.cumsum(_num_kept(config, len(units)))
-    *kept, _ = np.split(rng.permutation(units), cuts)
+    units = rng.permutation(_units(index, usable, config))
+    *kept, _ = np.split(units, np.cumsum(_num_kept(config, len(units))))
     unit = index.labels if config.keep_whole == "class" else index.families
     for side, whole in zip(("test_unseen", "val"), kept, strict=True):
         rows = usable[np.isin(unit[usable], whole)]

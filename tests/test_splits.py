@@ -173,7 +173,7 @@ def test_too_few_families_keep_classes_whole(build_index):
     index = build_index(np.repeat(np.arange(12), 12), families=np.repeat([0, 1, 2], 4))
     by_family = dataclasses.replace(CONFIG, keep_whole="family")
     splits = make_splits(index, distinct(index), {}, by_family)
-    assert splits.remarks[0].startswith("Only 3 families, of 4 needed for keep_whole='family'")
+    assert splits.remarks[0].startswith("Only 3 families of 4 needed for keep_whole='family'")
     assert sides_of(splits) == sides_of(make_splits(index, distinct(index), {}, CONFIG))
 
 
