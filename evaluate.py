@@ -173,7 +173,8 @@ def few_shot_table(held, features, options, report=print):
         try:
             trials = scores.draw_trials(*wanted, families if place == "within" else None)
         except ValueError as error:
-            report(f"{held.name} classes, {shots}-shot {place} families: {error}")
+            if ways == options.ways[0]:  # the others lack the same images
+                report(f"{held.name} classes, {shots}-shot {place} families: {error}")
             continue
         number = trials.references.shape[1]
         if number < ways:

@@ -18,8 +18,7 @@ def lake_scores(source, encoder, config, distance=None):
     Args:
         source: Zip or folder with `runNN/class_labels.txt`; each line names a test file and the
             training file of the same character.
-        encoder: The encoder to score.
-        config: Its `Config`: `image_size`, `channels`.
+        encoder: The encoder to score; `config` is its `Config`.
         distance: Of two embeddings, as in `scores`.
 
     Returns:

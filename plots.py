@@ -50,8 +50,7 @@ def plot_pairs(pixels, left, right, same, distances, threshold, path):
     Args:
         pixels: uint8 array (images, size, size, channels).
         left, right: Rows of pixels (pairs,).
-        same: Boolean array (pairs,), True for genuine.
-        distances: Array (pairs,).
+        same, distances: Arrays (pairs,), True for genuine.
         threshold: A pair is called the same below it.
         path: PNG to write.
     """
@@ -62,10 +61,8 @@ def plot_pairs(pixels, left, right, same, distances, threshold, path):
         "genuine, called different": (same & ~accepted, RED),
         "impostor, called same": (~same & accepted, RED),
     }
-    figure, grid = plt.subplots(4, 2 * PAIRS_A_KIND, figsize=(11, 7.2), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.16)  # the lines' titles lie between them
-    figure.suptitle(f"Validation pairs: the same below a distance of {threshold:.3f}")
-    for line, (kind, (mask, color)) in zip(grid, kinds.items(), strict=True):
+    rows, titles = [], []
+    for kind, (mask, color) in kinds.items():
         members = np.flatnonzero(mask)
         if color == RED:
             members = members[np.argsort(-error[members])]
@@ -73,14 +70,36 @@ def plot_pairs(pixels, left, right, same, distances, threshold, path):
         shown = members[np.sort(first)]
         if color == GREEN:
             shown = shown[:: max(1, len(shown) // PAIRS_A_KIND)]
-        for axes in line:
+        rows.append([])
+        for pair in shown[:PAIRS_A_KIND]:
+            sign = "<" if accepted[pair] else "≥"
+            caption = f"distance {distances[pair]:.3f} {sign} {threshold:.3f}"
+            rows[-1] += [(pixels[left[pair]], caption), (pixels[right[pair]], "")]
+        titles.append((f"{kind}: {len(members)}", color))
+    plot_rows(rows, path, titles)
+
+
+def plot_rows(rows, path, titles=()):
+    """Images in rows, each with a caption above it.
+
+    Args:
+        rows: List of lists of (uint8 array (size, size, channels), caption).
+        path: PNG to write.
+        titles: Text and colour above each row.
+    """
+    shape = len(rows), max(map(len, rows))
+    size = max(4.5, 1.7 * shape[1]), (2.4 if titles else 2.0) * shape[0]
+    figure = plt.figure(figsize=size, layout="constrained")
+    lines = figure.subfigures(shape[0], squeeze=False)[:, 0]
+    for (title, color), line in zip(titles, lines, strict=False):
+        line.suptitle(title, color=color, fontweight="bold", x=0.01, ha="left")
+    for line, row in zip(lines, rows, strict=True):
+        for number, axes in enumerate(line.subplots(1, shape[1], squeeze=False)[0]):
             axes.axis("off")
-        line[0].text(0, 1.22, f"{kind}: {mask.sum()}", color=color, fontweight="bold",
-                     transform=line[0].transAxes, in_layout=False)  # fmt: skip
-        for pair, axes, other in zip(shown, line[::2], line[1::2], strict=False):
-            axes.imshow(pixels[left[pair]].squeeze(), cmap="gray", vmin=0, vmax=255)
-            other.imshow(pixels[right[pair]].squeeze(), cmap="gray", vmin=0, vmax=255)
-            axes.set_title(f"distance {distances[pair]:.3f}", fontsize=8, loc="left")
+            if number < len(row):
+                pixels, caption = row[number]
+                axes.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255)
+                axes.set_title(caption, fontsize=8, loc="left")
     _save(figure, path)
 
 
@@ -88,8 +107,7 @@ def plot_verification(same, distances, scores, name, path):
     """ROC curve, distance histograms with the threshold, and reliability, side by side.
 
     Args:
-        same: Boolean array (pairs,), True for genuine.
-        distances: Array (pairs,).
+        same, distances: Of pairs, as for `plot_pairs`.
         scores: Dict as from `scores.verification_scores`.
         name: "known" or "unseen".
         path: PNG to write.
@@ -147,35 +165,8 @@ def plot_n_way(curves, path):
     _save(figure, path, axes)
 
 
-def plot_rows(rows, path):
-    """Images in rows, each with a caption above it.
-
-    Args:
-        rows: List of lists of (uint8 array (size, size, 3), caption).
-        path: PNG to write.
-    """
-    shape = len(rows), max(map(len, rows))
-    figure = plt.figure(figsize=(max(4.5, 1.7 * shape[1]), 2.0 * shape[0]), layout="constrained")
-    grid = figure.subplots(*shape, squeeze=False)
-    for axes in grid.ravel():
-        axes.axis("off")
-    for line, row in zip(grid, rows, strict=True):
-        for axes, (pixels, caption) in zip(line, row, strict=False):
-            axes.imshow(pixels)
-            axes.set_title(caption, fontsize=8, loc="left")
-    _save(figure, path)
-
-
 def overlay(pixels, heat):
-    """An image in grey with a heat map laid over it in red.
-
-    Args:
-        pixels: uint8 array (size, size, channels).
-        heat: Array (rows, columns), 0 for nothing.
-
-    Returns:
-        uint8 array (size, size, 3).
-    """
+    """An image (size, size, channels) in grey under a heat map (rows, columns) in red, uint8."""
     grey = pixels.mean(axis=2, keepdims=True)
     scaled = Image.fromarray((178 * heat / (heat.max() or 1)).astype(np.uint8))  # at most 70% red
     red = np.asarray(scaled.resize(pixels.shape[1::-1], Image.Resampling.BICUBIC))[..., None] / 255

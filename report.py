@@ -50,7 +50,7 @@ h3 { font-size: 1rem; margin: 24px 0 6px } p { margin: 6px 0 } .quiet { color: v
 .scroll { overflow-x: auto; margin: 12px 0 } table { border-collapse: collapse; font-size: .92rem }
 th, td { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid var(--line);
   vertical-align: bottom } td { white-space: nowrap }
-td:first-child { white-space: normal; min-width: 104px }
+td:first-child { white-space: normal; min-width: 118px }
 td:nth-child(2) { font-weight: 600 }
 .plot { display: block; background: #fff; border-radius: 6px; width: 100%; max-width: 720px;
   margin: 16px 0 }
@@ -172,9 +172,11 @@ def write_report(out, run, metrics, held_out, encoder):
 
 def _heading(out, run, metrics):
     """How good the run is, at a glance."""
-    source = f"Scored on {metrics['data'] or 'its held-out images'}, which it never trained on."
-    note = "Ranges are 95% intervals: by bootstrap over classes, and over trials for N-way."
-    parts = [tag("h1", run.path.name), tag("p", source, " ", note, class_="quiet")]
+    note = "Scored on its own held-out images, which it never trained on. "
+    if metrics["data"]:
+        note = f"Scored on {metrics['data']}, all of whose classes count as unseen. "
+    note += "Ranges are 95% intervals: by bootstrap over classes, and over trials for N-way."
+    parts = [tag("h1", run.path.name), tag("p", note, class_="quiet")]
     for name, result in metrics["sets"].items():
         overall, *trials = score_tables(result)
         cards = [
@@ -205,11 +207,11 @@ def _set_section(out, held, result, encoder):
         tag("h2", f"{held.name.capitalize()} classes in detail"),
         tag("div", _plot(path, "plot wide"), class_="scroll"),
         _table(score_tables(result)[0]),
-        *_hardest(held, np.flatnonzero(held.same), -1, "genuine pairs: one class, far apart"),
-        *_hardest(held, np.flatnonzero(~held.same), 1, "impostors: two classes, close together"),
-        *_neighbours(held),
-        *_map(held),
-        *_where_it_looks(held, encoder),
+        _hardest(held, np.flatnonzero(held.same), -1, "genuine pairs: one class, far apart"),
+        _hardest(held, np.flatnonzero(~held.same), 1, "impostors: two classes, close together"),
+        _neighbours(held),
+        _map(held),
+        _where_it_looks(held, encoder),
         tag("details", tag("summary", "Most confused classes"), _table(confused), open=""),
         tag("details", tag("summary", "All classes, the hardest first"), _table(by_class)),
     ]
@@ -233,14 +235,13 @@ def _image(pixels, size, alt):
     return tag("img", alt=alt, title=alt, src=f"data:image/jpeg;base64,{data}")
 
 
-def _figure(held, positions, caption, **attributes):
+def _figure(held, positions, caption):
     images = [_image(held.image(at), 96, held.class_name(at)) for at in positions]
-    return tag("figure", *images, tag("figcaption", caption), **attributes)
+    return tag("figure", *images, tag("figcaption", caption))
 
 
-def _strip(title, figures, note="", size=""):
-    strip = tag("div", *figures, class_=f"strip {size}")
-    return [tag("h3", title), tag("p", note, class_="quiet"), strip]
+def _part(title, content, note=""):
+    return tag("section", tag("h3", title), tag("p", note, class_="quiet"), content)
 
 
 def _hardest(held, pairs, sign, title):
@@ -250,7 +251,7 @@ def _hardest(held, pairs, sign, title):
         both = held.left[pair], held.right[pair]
         names = " and ".join(dict.fromkeys(map(held.class_name, both)))
         figures.append(_figure(held, both, f"{held.distances[pair]:.3f}: {names}"))
-    return _strip(f"Hardest {title}", figures)
+    return _part(f"Hardest {title}", tag("div", *figures, class_="strip"))
 
 
 def _neighbours(held):
@@ -267,7 +268,7 @@ def _neighbours(held):
             name = "✓" if held.labels[at] == held.labels[query] else f"✗ {held.class_name(at)}"
             figures.append(_figure(held, [at], f"{distances[at]:.3f} {name}"))
         lines.append(tag("div", *figures, class_="strip line"))
-    return [tag("h3", "Nearest neighbours of a few queries"), *lines]
+    return _part("Nearest neighbours of a few queries", tag("div", *lines))
 
 
 def _map(held):
@@ -285,8 +286,7 @@ def _map(held):
         style = f"left:{x:.1f}%;top:{y:.1f}%;background:{hue}"
         dots.append(tag("i", _image(held.image(at), 64, name), class_=side, style=style))
     note = "t-SNE: a dot an image, a colour a class; point at one to see it."
-    plane = tag("div", *dots, class_="map")
-    return [tag("h3", "Map of the embeddings"), tag("p", note, class_="quiet"), plane]
+    return _part("Map of the embeddings", tag("div", *dots, class_="map"), note)
 
 
 def _where_it_looks(held, encoder):
@@ -307,7 +307,8 @@ def _where_it_looks(held, encoder):
         "Each square is covered in turn; the redder, the more the pair's distance grows without "
         "it. Red beside the object is a bad sign."
     )
-    return _strip("Where the network looks", figures, note, "large")
+    strip = tag("div", *figures, class_="strip large")
+    return _part("Where the network looks", strip, note)
 
 
 def occlusion_map(encoder, pixels, other_embedding, distance=None):

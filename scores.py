@@ -83,18 +83,16 @@ def draw_verification_pairs(labels, rng, max_pairs=20_000):
             f"{len(counts)} with {max(counts, default=0)} in the largest. Add images."
         )
     classes, pairs = _draw_evenly(counts * (counts - 1) // 2, max_pairs, rng)
-    first, second = _unordered_pair(pairs)
-    genuine = by_class[starts[classes] + first], by_class[starts[classes] + second]
+    genuine = starts[classes] + _unordered_pairs(pairs)  # (2, pairs)
 
-    num_genuine, num_class_pairs = len(pairs), len(counts) * (len(counts) - 1) // 2
-    class_pairs = rng.choice(num_class_pairs, min(num_class_pairs, num_genuine), replace=False)
-    one, other = _unordered_pair(class_pairs)
-    drawn, pairs = _draw_evenly(counts[one] * counts[other], num_genuine, rng)
-    one, other = one[drawn], other[drawn]
-    first, second = np.divmod(pairs, counts[other])
-    impostor = by_class[starts[one] + first], by_class[starts[other] + second]
+    num_class_pairs, num_genuine = len(counts) * (len(counts) - 1) // 2, len(pairs)
+    some = rng.choice(num_class_pairs, min(num_class_pairs, num_genuine), replace=False)
+    class_pairs = _unordered_pairs(some)  # (2, class pairs)
+    cells, pairs = _draw_evenly(counts[class_pairs].prod(axis=0), num_genuine, rng)
+    one, other = class_pairs[:, cells]
+    impostor = np.stack([starts[one], starts[other]]) + np.divmod(pairs, counts[other])
 
-    left, right = np.concatenate([genuine, impostor], axis=1)
+    left, right = by_class[np.concatenate([genuine, impostor], axis=1)]
     return left, right, np.arange(len(left)) < num_genuine
 
 
@@ -120,10 +118,10 @@ def _draw_evenly(sizes, count, rng):
     return np.repeat(cells, quotas[cells]), np.concatenate(items)
 
 
-def _unordered_pair(index):
-    """The `index`-th pair (first < second) in the order (0, 1), (0, 2), (1, 2), (0, 3), ..."""
-    second = ((1 + np.sqrt(1 + 8 * index)) / 2).astype(np.int64)
-    return index - second * (second - 1) // 2, second
+def _unordered_pairs(indices):
+    """Which (first < second) stand there in the order (0, 1), (0, 2), (1, 2), (0, 3), ..."""
+    second = ((1 + np.sqrt(1 + 8 * indices)) / 2).astype(np.int64)
+    return np.stack([indices - second * (second - 1) // 2, second])
 
 
 def equal_error_rate(same, distances):
