@@ -150,7 +150,7 @@ def open_cache(index, config):
         facts = json.loads((folder / FACTS).read_text())
     except OSError as error:
         raise DataError(
-            f"The cache '{folder}' cannot be written: {error.strerror or error}. "
+            f"The cache '{folder}' cannot be written: {_reason(error)}. "
             "Make room or set another cache_dir."
         ) from error
     unreadable = {int(row): reason for row, reason in facts["unreadable"].items()}
