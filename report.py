@@ -79,7 +79,7 @@ def score_lines(metrics):
     """The scores as lines for a terminal."""
     lines = []
     for name, result in metrics["sets"].items():
-        lines += ["", _title(name, result), *result["warnings"]]
+        lines += ["", _title(name, result), *(f"WARNING: {w}" for w in result["warnings"])]
         for rows in score_tables(result):
             lines += _aligned(rows)
     return lines + (_aligned(lake_table(metrics["lake"])) if "lake" in metrics else [])
