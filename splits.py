@@ -275,14 +275,11 @@ def check_disjoint(index, groups, splits):
     sides = np.repeat(SPLITS, [len(rows) for _, rows in splits.items()])
     tested = np.where(np.isin(sides, SPLITS[2:]), "test", sides)  # a group may lie in both of them
     by_class = np.isin(sides, ["train", "test_unseen"])
-    for what, at, values, side in (
-        ("it", slice(None), rows, sides),
-        ("one of its group", slice(None), groups[rows], tested),
-        ("one of its class", by_class, index.labels[rows[by_class]], sides[by_class]),
-    ):
-        one, other = twins(values).T
-        crossing = np.flatnonzero(side[one] != side[other])
+    labels = np.where(by_class, index.labels[rows], -1 - np.arange(len(rows)))
+    for values, side in ((rows, sides), (groups[rows], tested), (labels, sides)):
+        pairs = twins(values)
+        crossing = pairs[side[pairs[:, 0]] != side[pairs[:, 1]]]
         if len(crossing):
-            one, other = one[crossing[0]], other[crossing[0]]
-            name = index.names[rows[at][one]]
-            raise DataError(f"'{name}' is in {side[one]}, and {what} is in {side[other]}.")
+            name, other = (index.names[row] for row in rows[crossing[0]])
+            one, two = sides[crossing[0]]
+            raise DataError(f"'{name}' is in {one}, and '{other}', its like, is in {two}.")
