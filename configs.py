@@ -128,6 +128,11 @@ class Config:
             f"encoder='{self.encoder}'. Choose vgg16 or a network of keras.applications.",
         )
         yield (
+            not self.frozen_epochs or self.weights,
+            f"frozen_epochs={self.frozen_epochs} needs pretrained weights. Received: weights=None. "
+            "Give weights, or set frozen_epochs=0.",
+        )
+        yield (
             held_out <= 0.8,
             f"test_share + val_share leave too little to train on. Received: {held_out:.2f} "
             "of the images. Expected at most 0.8 together. Lower one of them.",

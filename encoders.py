@@ -138,6 +138,10 @@ def _build_backbone(name, input_shape, weights=None):
     return keras.Model(pixels, network(prepared), name=BACKBONE)
 
 
+class WeightsError(ValueError):
+    """Pretrained weights cannot be had or do not fit; the message says how to mend it."""
+
+
 def find_backbone(encoder):
     """The layer of an encoder that can be pretrained, or None."""
     return next((n for n in encoder._flatten_layers() if n.name == BACKBONE), None)
@@ -152,13 +156,13 @@ def load_pretrained(encoder, name, weights):
         weights: "imagenet" (fetched by Keras) or the path of a weights file, without the top.
 
     Raises:
-        ValueError: If they cannot be had or do not fit.
+        WeightsError: If they cannot be had or do not fit.
     """
     backbone = find_backbone(encoder)
     try:
         filled = _build_backbone(name, backbone.input_shape[1:], weights)
     except Exception as error:  # the net, the disk, h5py: each has its own
-        raise ValueError(
+        raise WeightsError(
             f"{name} cannot be filled with weights={weights!r}: {str(error).splitlines()[0]} "
             "Expected 'imagenet' (fetched once from the internet) or the weights file of this "
             "network without its top."

@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -89,7 +90,7 @@ class RunDirectory:
     def __truediv__(self, name):
         return self.path / name
 
-    @property
+    @functools.cached_property
     def config(self):
         """The run's own config; what an older file lacks or has in excess is printed."""
         config, remarks = read_config(self / "config.json")
