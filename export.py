@@ -3,12 +3,10 @@
 python export.py RUN --format onnx litert tf_saved_model [--out DIR] [--images FOLDER]
 
 Each file is checked against Keras on images: those of --images, else the run's own, else random.
-Beside it lies a short program that uses it.
+Beside it lies a program of ten lines that uses it.
 """
 
 import argparse
-import inspect
-import itertools
 import shutil
 import sys
 from pathlib import Path
@@ -16,8 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from gallery import image_files
-from image_cache import BadImage
-from image_index import DataError
 from run_directory import RunDirectory, need, write_whole
 from similarity import SimilarityModel
 
@@ -30,140 +26,149 @@ PACKAGES = {
     "tf_saved_model": ("tensorflow",),
 }
 
-EXAMPLE = """# The distance between two images:  python {name} A B
-import pathlib, sys
-import numpy as np
+EXAMPLE = """# The distance between two images:  python example_{form}.py A B
+import pathlib, sys, numpy, {module}
 from PIL import Image, ImageOps
-
-{runner}
-run = {function}(str(pathlib.Path(__file__).with_name("{model}")))
-images = [ImageOps.exif_transpose(Image.open(file)).convert("{mode}") for file in sys.argv[1:3]]
-small = [np.float32(image.resize(({size}, {size}), 2)) for image in images]
-distance = run(*[pixels.reshape(1, {size}, {size}, {channels}) for pixels in small]).item()
-print(f"distance {{distance:.4f}}:", "same" if distance < {threshold} else "different")
+def pixels(file):
+    image = ImageOps.exif_transpose(Image.open(file)).convert("{mode}")
+    return numpy.float32(image.resize(({size}, {size}), 2)).reshape(1, {size}, {size}, {channels})
+model = {module}.{load}(str(pathlib.Path(__file__).with_name("pair{suffix}"))){ready}
+left, right = map(pixels, sys.argv[1:3])
+distance = {ask}.item()
+print(f"distance {{distance:.4f}}:", "same" if distance < {threshold:.6f} else "different")
 """
+EXAMPLE_PARTS = {
+    "onnx": {
+        "module": "onnxruntime",
+        "load": "InferenceSession",
+        "ready": "",
+        "ask": 'model.run(None, {"left": left, "right": right})[0]',
+    },
+    "litert": {
+        "module": "ai_edge_litert.interpreter",
+        "load": "Interpreter",
+        "ready": ".get_signature_runner()",
+        "ask": 'model(left=left, right=right)["output_0"]',
+    },
+    "tf_saved_model": {
+        "module": "tensorflow",
+        "load": "saved_model.load",
+        "ready": "",
+        "ask": "model.serve([left, right]).numpy()",
+    },
+}
 
 
-# These run a model of each format, in the check and, word for word, in the example.
-
-
-def run_onnx(path):
+def run_onnx(path, inputs):
+    """The output of a file on a dict of inputs, as the two below."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path)
-    names = [one.name for one in session.get_inputs()]
-    return lambda *pixels: session.run(None, dict(zip(names, pixels, strict=True)))[0]
+    return onnxruntime.InferenceSession(path).run(None, inputs)[0]
 
 
-def run_litert(path):
+def run_litert(path, inputs):
     from ai_edge_litert.interpreter import Interpreter
 
-    signature = Interpreter(path).get_signature_runner()
-    names = sorted(signature.get_input_details())
-    return lambda *pixels: signature(**dict(zip(names, pixels, strict=True)))["output_0"]
+    return Interpreter(path).get_signature_runner()(**inputs)["output_0"]
 
 
-def run_tf_saved_model(path):
+def run_tf_saved_model(path, inputs):
     import tensorflow
 
     model = tensorflow.saved_model.load(path)
-    return lambda *pixels: model.serve(pixels[0] if len(pixels) == 1 else list(pixels)).numpy()
+    return model.serve(positional(inputs)).numpy()
+
+
+def positional(inputs):
+    """A dict of inputs as Keras wants it: a list, or the only one by itself."""
+    values = list(inputs.values())
+    return values if len(values) > 1 else values[0]
 
 
 RUNNERS = {"onnx": run_onnx, "litert": run_litert, "tf_saved_model": run_tf_saved_model}
 
 
-def portable_encoder(encoder):
-    """The encoder in float32, whatever precision it was trained in: converters ask for it."""
+def portable(network):
+    """A network in float32, whatever precision it was trained in: converters ask for it."""
     import keras
 
-    text = (
-        encoder.to_json().replace("mixed_bfloat16", "float32").replace("mixed_float16", "float32")
-    )
-    portable = keras.models.model_from_json(text)
-    portable.set_weights(encoder.get_weights())
-    return portable
+    text = network.to_json()
+    for reduced in ("mixed_bfloat16", "mixed_float16"):
+        text = text.replace(reduced, "float32")
+    copy = keras.models.model_from_json(text)
+    copy.set_weights(network.get_weights())
+    return copy
 
 
 def sample_pixels(model, folder):
-    """Images to check on, float32 array (CHECKED, size, size, channels), and what they are."""
-    shape = (CHECKED, *model.encoder.input_shape[1:])
-    pixels = []
+    """Images to check on, float32 array (n, size, size, channels), and what they are."""
     try:
-        names = list(image_files(folder))
-        for name in names[:: max(1, len(names) // CHECKED)][:CHECKED]:
-            pixels.append(model.pixels(Path(folder) / name))
-    except (DataError, BadImage, OSError):
-        pass  # another machine, or a zip
-    if len(pixels) < CHECKED:
-        return np.random.default_rng(0).integers(256, size=shape).astype(
-            np.float32
-        ), "random images"
-    return np.stack(pixels).astype(np.float32), f"images of {folder}"
+        paths = [Path(folder, name) for name in image_files(folder)]
+        pixels = [model.pixels(path) for path in paths[:: len(paths) // CHECKED or 1][:CHECKED]]
+        return np.stack(pixels).astype(np.float32), f"{len(pixels)} images of {folder}"
+    except (ValueError, OSError):  # another machine, or a zip
+        shape = (CHECKED, *model.encoder.input_shape[1:])
+        pixels = np.random.default_rng(0).integers(256, size=shape)
+        return pixels.astype(np.float32), f"{CHECKED} random images"
 
 
-def export(model, network, inputs, form, path):
+def export(network, inputs, form, path):
     """Writes one network in one format, whole or not at all, and compares it with Keras.
 
     Args:
-        model: The `SimilarityModel` it is of.
         network: A Keras model.
-        inputs: List of arrays, one an input of the network.
+        inputs: Dict of the names of its inputs to arrays.
         form: One of `SUFFIXES`.
         path: File, or folder for `tf_saved_model`.
 
     Returns:
         The largest difference between its output and Keras's.
     """
-    expected = network.predict_on_batch(inputs if len(inputs) > 1 else inputs[0])
+    expected = network.predict_on_batch(positional(inputs))
     partial = path.with_name(f"partial-{path.name}")
     network.export(partial, format=form, verbose=False)
     if path.is_dir():
         shutil.rmtree(path)
     partial.replace(path)
-    return float(np.abs(RUNNERS[form](str(path))(*inputs) - expected).max())
+    return float(np.abs(RUNNERS[form](str(path), inputs) - expected).max())
 
 
 def write_example(model, form, out):
     """Writes `example_FORMAT.py`, which prints the distance between two images."""
-    name = f"example_{form}.py"
     text = EXAMPLE.format(
-        name=name,
-        model=f"pair{SUFFIXES[form]}",
-        runner=inspect.getsource(RUNNERS[form]),
-        function=RUNNERS[form].__name__,
+        form=form,
+        suffix=SUFFIXES[form],
         mode="L" if model.config.channels == 1 else "RGB",
         size=model.config.image_size,
         channels=model.config.channels,
-        threshold=round(model.threshold, 6),
+        threshold=model.threshold,
+        **EXAMPLE_PARTS[form],
     )
-    write_whole(out / name, lambda path: path.write_text(text))
+    write_whole(out / f"example_{form}.py", lambda path: path.write_text(text))
 
 
 def export_all(model, options):
     """Writes and checks encoder and pair model in each format; returns whether all agree."""
-    from siamese_network_funcs import build_siamese_network
-
     out = Path(options.out or model.run / "export")
     out.mkdir(parents=True, exist_ok=True)
-    encoder = portable_encoder(model.encoder)
     pixels, source = sample_pixels(model, options.images or model.config.data_dir)
+    encoder, pair = portable(model.encoder), portable(model.run.load_model())
     networks = {
-        "encoder": (encoder, [pixels]),
-        "pair": (build_siamese_network(encoder), [pixels, pixels[::-1].copy()]),
+        "encoder": (encoder, {"pixels": pixels}),
+        "pair": (pair, {"left": pixels, "right": pixels[::-1].copy()}),
     }
     worst = 0.0
-    for form, (name, (network, inputs)) in itertools.product(options.format, networks.items()):
-        path = out / f"{name}{SUFFIXES[form]}"
-        difference = export(model, network, inputs, form, path)
-        worst = max(worst, difference)
-        print(f"{path}: differs from Keras by at most {difference:.1e} on {CHECKED} {source}")
+    for form in options.format:
+        for name, (network, inputs) in networks.items():
+            path = out / f"{name}{SUFFIXES[form]}"
+            worst = max(worst, difference := export(network, inputs, form, path))
+            print(f"{path}: differs from Keras by at most {difference:.1e} on {source}")
         write_example(model, form, out)
     return worst <= LARGEST_DIFFERENCE
 
 
-def parse(args):
-    """The command line as a namespace."""
+def main(args=None):
+    """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -171,12 +176,7 @@ def parse(args):
     parser.add_argument("--format", nargs="+", choices=SUFFIXES, required=True)
     parser.add_argument("--out", help="folder for the files; RUN/export by default")
     parser.add_argument("--images", help="folder of images to check on")
-    return parser.parse_args(args)
-
-
-def main(args=None):
-    """Runs the command line; returns the exit status."""
-    options = parse(args)
+    options = parser.parse_args(args)
     try:
         RunDirectory(options.run).read_json("threshold.json")
         if options.images:

@@ -6,19 +6,19 @@ a large folder is being embedded, so that a killed run loses little, and joined 
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+import scores
 from image_index import IMAGE_SUFFIXES, DataError, list_files
 from run_directory import need, write_whole
 
 PART = 2048  # images embedded between two writes: what a kill can cost
-MOST_EXACT = 50_000  # images; above it, comparing with every one takes longer than the index
-EXPANSION = 200  # candidates the index keeps while it searches: more finds more, and takes longer
+MOST_PLAIN = 50_000  # images; above it, a matrix product takes longer than an answer should
+FINALISTS = 10  # times as many as asked for are compared exactly, where bytes did the rest
 
 
 class Gallery:
@@ -30,41 +30,58 @@ class Gallery:
         unreadable: Path -> reason.
     """
 
-    def __init__(self, folder, names, reasons, embeddings, store):
+    def __init__(self, folder, names, reasons, embeddings):
         fine = [row for row, reason in enumerate(reasons) if not reason]
-        self.folder = folder
-        self.names = [names[row] for row in fine]
+        self.folder, self.names = folder, [names[row] for row in fine]
         self.embeddings = embeddings[fine]
         named = zip(names, reasons, strict=True)
         self.unreadable = {os.path.join(folder, name): reason for name, reason in named if reason}
         if not fine:
             path, reason = next(iter(self.unreadable.items()))
             raise DataError(f"No image in '{folder}' can be read. First: {path}: {reason}.")
-        self._squares = np.einsum("ij,ij->i", self.embeddings, self.embeddings)
-        self._index = _open_index(store, self.embeddings) if len(fine) > MOST_EXACT else None
+        if len(fine) > MOST_PLAIN:
+            need("usearch", f"Searching more than {MOST_PLAIN} images")
+            self._scale = 127 / (np.abs(self.embeddings).max() or 1)
+            self._bytes = self._to_bytes(self.embeddings)
+        else:
+            self._squares = np.einsum("ij,ij->i", self.embeddings, self.embeddings)
 
     def path(self, row):
         """Path of one of its images, as text."""
         return os.path.join(self.folder, self.names[row])
 
-    def search(self, embedding, top):
+    def search(self, embedding, top, distance=None):
         """The most similar images.
 
         Args:
             embedding: Array (embedding_dim,).
             top: How many.
+            distance: As in `scores`; a learned one is asked about every image.
 
         Returns:
             `(rows, distances)`, nearest first.
         """
-        if self._index is None:
-            squared = self._squares - 2 * self.embeddings @ embedding  # but for a constant
-            rows = np.argpartition(squared, min(top, len(squared)) - 1)[:top]
-        else:
-            rows = self._index.search(embedding, top).keys.astype(np.int64)
-        distances = np.linalg.norm(self.embeddings[rows] - embedding, axis=1)
-        order = np.argsort(distances, kind="stable")
+        rows = np.arange(len(self.names)) if distance else self._finalists(embedding, top)
+        parts = [rows[part] for part in scores.chunks(len(rows), len(embedding))]
+        distances = np.concatenate([
+            scores.row_distances(embedding, self.embeddings[part], distance) for part in parts
+        ])  # fmt: skip
+        order = np.argsort(distances, kind="stable")[:top]
         return rows[order], distances[order]
+
+    def _finalists(self, embedding, top):
+        """Rows that hold the nearest: by a matrix product, or a quarter of its traffic in bytes."""
+        if len(self.names) <= MOST_PLAIN:
+            squared = self._squares - 2 * self.embeddings @ embedding  # but for a constant
+            return np.argpartition(squared, min(top, len(squared)) - 1)[:top]
+        from usearch.index import MetricKind, search
+
+        count, query = min(FINALISTS * top, len(self.names)), self._to_bytes(embedding)
+        found = search(self._bytes, query, count, MetricKind.L2sq, exact=True)
+        return found.keys.astype(np.int64)
+
+    def _to_bytes(self, embeddings):
+        return np.rint(embeddings * self._scale).clip(-127, 127).astype(np.int8)
 
 
 def image_files(folder):
@@ -88,8 +105,8 @@ def open_gallery(folder, store, embed):
     Args:
         folder: Folder of images, of any depth.
         store: Folder to keep the embeddings in.
-        embed: Called with a list of paths; gives `(embeddings, path -> reason)`, NaN where
-            a file cannot be read.
+        embed: Called with a list of paths; gives `(embeddings, reasons)`, a text for each path
+            that is empty where it can be read.
 
     Returns:
         A `Gallery`.
@@ -98,20 +115,17 @@ def open_gallery(folder, store, embed):
     store.mkdir(parents=True, exist_ok=True)
     keys, reasons, embeddings = _read_parts(store)
     if keys != wanted:
-        known = set(keys)
-        _embed_missing(folder, store, embed, [key for key in wanted if key not in known])
+        _embed_missing(folder, store, embed, sorted(set(wanted) - set(keys)))
         keys, reasons, embeddings = _join_parts(store, wanted)
-    return Gallery(folder, [key[0] for key in keys], reasons, embeddings, store)
+    return Gallery(folder, [key[0] for key in keys], reasons, embeddings)
 
 
 def _embed_missing(folder, store, embed, missing):
     with tqdm(total=len(missing), desc=f"embedding {folder}", unit="image", delay=0.5) as progress:
         for start in range(0, len(missing), PART):
             keys = missing[start : start + PART]
-            paths = [os.path.join(folder, key[0]) for key in keys]
-            embeddings, unreadable = embed(paths)
-            reasons = [unreadable.get(path, "") for path in paths]
-            _write_part(store / f"{time.time_ns()}.npz", keys, reasons, embeddings)
+            embeddings, reasons = embed([os.path.join(folder, key[0]) for key in keys])
+            _write_part(store, keys, reasons, embeddings)
             progress.update(len(keys))
 
 
@@ -119,23 +133,18 @@ def _join_parts(store, wanted):
     """Writes one part of just the wanted keys, in their order, and removes the others."""
     keys, reasons, embeddings = _read_parts(store)
     row_of = {key: row for row, key in enumerate(keys)}
-    rows = [row_of[key] for key in wanted]
-    reasons, embeddings = [reasons[row] for row in rows], embeddings[rows]
-    old = [*store.glob("*.npz"), *store.glob("*.usearch")]
-    _write_part(store / f"{time.time_ns()}.npz", wanted, reasons, embeddings)
+    rows, old = [row_of[key] for key in wanted], list(store.glob("*.npz"))
+    joined = wanted, [reasons[row] for row in rows], embeddings[rows]
+    _write_part(store, *joined)
     for path in old:
         path.unlink(missing_ok=True)
-    return wanted, reasons, embeddings
+    return joined
 
 
-def _write_part(path, keys, reasons, embeddings):
+def _write_part(store, keys, reasons, embeddings):
     facts = np.frombuffer(json.dumps([keys, reasons]).encode(), np.uint8)
-
-    def write(partial):
-        with open(partial, "wb") as file:
-            np.savez(file, facts=facts, embeddings=embeddings)
-
-    write_whole(path, write)
+    arrays = {"facts": facts, "embeddings": embeddings}
+    write_whole(store / f"{time.time_ns()}.npz", lambda partial: np.savez(partial, **arrays))
 
 
 def _read_parts(store):
@@ -147,19 +156,3 @@ def _read_parts(store):
         keys += map(tuple, part_keys)
         reasons += part_reasons
     return keys, reasons, np.concatenate(parts) if parts else None
-
-
-def _open_index(store, embeddings):
-    """The approximate index of all embeddings, memory-mapped; built where it is missing."""
-    need("usearch", f"Searching more than {MOST_EXACT} images")
-    from usearch.index import Index
-
-    path = store / "neighbours.usearch"
-    if not path.exists():
-        print(f"Building the index of {len(embeddings)} images, once.", file=sys.stderr)
-        index = Index(ndim=embeddings.shape[1], metric="l2sq", dtype="f32")
-        index.add(np.arange(len(embeddings)), embeddings)
-        write_whole(path, index.save)
-    index = Index.restore(path, view=True)
-    index.expansion_search = EXPANSION
-    return index

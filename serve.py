@@ -7,14 +7,13 @@ import os
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 import plots
 from image_cache import decode
+from report import occlusion_map
 from run_directory import need
 from similarity import SimilarityModel
 
-THUMBNAIL = 160  # pixels
+SIDES, THUMBNAIL = ("first", "second"), 160  # pixels
 
 
 def serve(options):
@@ -26,10 +25,9 @@ def serve(options):
     need("gradio", "serve")
     with tempfile.TemporaryDirectory() as uploads:
         # Read by Gradio as it is imported: nothing goes out, and nothing dropped here is kept.
-        os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=uploads)
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads}
         os.environ["HF_HUB_OFFLINE"] = "1"
-        model = SimilarityModel.load(options.run)
-        page = build_page(model, options)
+        page = build_page(SimilarityModel.load(options.run), options)
         print(f"http://127.0.0.1:{options.port} until Ctrl-C", flush=True)
         page.launch(
             server_name="127.0.0.1",
@@ -52,83 +50,83 @@ def build_page(model, options):
     """
     import gradio as gr
 
-    def dropped(label):
-        return gr.Image(label=label, type="filepath", image_mode=None, sources=["upload"])
+    class Dropped(gr.Image):
+        """A place for a file, which we read ourselves: Gradio's own error says no reason."""
 
-    def guarded(function):
+        is_template = True  # the browser's side is gr.Image's
+
+        def preprocess(self, payload):
+            return payload and payload.path
+
+    def dropped(label):
+        return Dropped(label=label, type="filepath", sources=["upload"])
+
+    def guarded(function, *others):
         """A file that cannot be read becomes a message on the page."""
 
         def call(*paths):
             if not all(paths):
                 raise gr.Error("Drop an image first.")
             try:
-                return function(*paths)
+                return function(model, *paths, *others)
             except (ValueError, OSError) as error:  # BadImage, DataError, RunError
                 raise gr.Error(str(error)) from error
 
         return call
 
-    with gr.Blocks(title=f"{model.run.path.name}", analytics_enabled=False) as page:
+    with gr.Blocks(title=model.run.path.name, analytics_enabled=False) as page:
         with gr.Tab("Compare two images"):
             with gr.Row():
-                pair = [dropped("first"), dropped("second")]
+                pair = [dropped(side) for side in SIDES]
             button = gr.Button("Compare", variant="primary")
             verdict = gr.Textbox(label="Answer")
             with gr.Row():
-                maps = [
-                    gr.Image(label=f"{n}: where the network looks") for n in ("first", "second")
-                ]
+                maps = [gr.Image(label=f"{side}: where the network looks") for side in SIDES]
             gr.Markdown("Each square is covered in turn; the redder, the more the distance grows.")
-            button.click(guarded(lambda *two: compare(model, *two)), pair, [verdict, *maps])
+            button.click(guarded(compare), pair, [verdict, *maps])
         if options.references:
             with gr.Tab("Identify"):
                 image, button = dropped("image"), gr.Button("Identify", variant="primary")
                 text = gr.Textbox(label="Class")
-                button.click(guarded(lambda one: identify(model, one, options)), image, text)
+                known = options.references, options.false_accept_rate
+                button.click(guarded(identify, *known), image, text)
         if options.gallery:
             with gr.Tab("Find similar"):
                 image, button = dropped("image"), gr.Button("Find", variant="primary")
                 found = gr.Gallery(label="Most similar", columns=5, object_fit="contain")
-                button.click(guarded(lambda one: neighbours(model, one, options)), image, found)
+                button.click(guarded(neighbours, options.gallery), image, found)
     return page
 
 
 def compare(model, first, second):
-    """The verdict as text, and where the network looked in each image.
-
-    Args:
-        model: A `SimilarityModel`.
-        first: Path of an image.
-        second: Path of another.
-    """
-    from report import occlusion_map
-
+    """The verdict as text, and where the network looked in each of two images."""
     pixels = [model.pixels(path) for path in (first, second)]
-    embeddings = model.embed(pixels)
-    distance = float(np.linalg.norm(embeddings[0] - embeddings[1]))
-    verdict = "Same" if distance < model.threshold else "Different"
+    answer, embeddings = model.compare(pixels)[0], model.embed(pixels)
     text = (
-        f"{verdict}: distance {distance:.3f} (same below {model.threshold:.3f}), "
-        f"probability of same {model.probability_at(distance):.1%}"
+        f"{'Same' if answer['same'] else 'Different'}: distance {answer['distance']:.3f} "
+        f"(same below {model.threshold:.3f}), probability of same {answer['probability']:.1%}"
     )
-    heats = [occlusion_map(model.encoder, pixels[n], embeddings[1 - n]) for n in (0, 1)]
-    return text, *(plots.overlay(p, heat) for p, heat in zip(pixels, heats, strict=True))
+    looks = []
+    for own, other in zip(pixels, embeddings[::-1], strict=True):
+        heat = occlusion_map(model.encoder, own, other, model.metric)
+        looks.append(plots.overlay(own, heat))
+    return text, *looks
 
 
-def identify(model, image, options):
+def identify(model, image, references, false_accept_rate):
     """The class of an image and its candidates, as text."""
-    answer = model.identify([image], options.references, options.false_accept_rate)[0]
-    lines = [answer["class"] or "none of these", ""]
-    for one in answer["candidates"]:
-        lines.append(f"{one['class']}: probability {one['probability']:.1%}, "
-                     f"distance {one['distance']:.3f}")  # fmt: skip
-    return "\n".join(lines)
+    answer = model.identify([image], references, false_accept_rate)[0]
+    lines = [
+        f"{one['class']}: probability {one['probability']:.1%}, distance {one['distance']:.3f}"
+        for one in answer["candidates"]
+    ]
+    return "\n".join([answer["class"] or "none of these", "", *lines])
 
 
-def neighbours(model, image, options):
-    """The most similar images of the gallery, as `(pixels, caption)`."""
+def neighbours(model, image, gallery):
+    """The most similar images of a gallery, as `(pixels, caption)`."""
     found = []
-    for one in model.search([image], options.gallery)[0]["results"]:
+    for one in model.search([image], gallery)[0]["results"]:
         pixels = decode(Path(one["path"]).read_bytes(), THUMBNAIL, 3)[0]
         found.append((pixels, f"{one['distance']:.3f}  {Path(one['path']).name}"))
     return found

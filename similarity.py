@@ -7,6 +7,7 @@ model.probability("a.jpg", "b.jpg")
 """
 
 import concurrent.futures
+import functools
 import hashlib
 import io
 import os
@@ -14,96 +15,55 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
-from scipy.spatial.distance import cdist
 
 import scores
 from gallery import open_gallery
 from image_cache import BadImage, decode
 from image_index import MAX_FILE_BYTES
 from keras_start import start_keras
-from run_directory import RunDirectory
+from open_set import OpenSet, all_distances
+from run_directory import RunDirectory, RunError
 
 BATCH = 256  # images in memory at once
 CANDIDATES = 5  # classes that identify names
-MOST_COMPARED = 1000  # references whose distances to one another are looked at
-FEWEST = 2  # pairs of references that a quantile must stand on
 
 
 class SimilarityModel:
-    """A run's encoder with its threshold and calibration.
+    """A run's encoder and distance with its threshold and calibration.
 
     An image is given as a path, or as a uint8 array (height, width) or (height, width, channels)
-    of any size; it is brought to the run's size as in training.
+    of any size; it is brought to the run's size as in training. Where a method takes
+    `unreadable`, that is a dict for position -> reason, and such images are left out; without
+    it, an unreadable image raises `BadImage` with path and reason.
+
+    Args:
+        run: A finished `RunDirectory`; what it was trained on need not be there.
 
     Attributes:
         run: The `RunDirectory`.
-        config: The run's `Config`.
+        config: Its `Config`.
         encoder: Model from raw pixels to embeddings.
+        metric: The distance of two embeddings, as in `scores`: None for Euclidean.
         threshold: Two images are called the same below this distance.
     """
 
-    def __init__(self, run, config, encoder, decision):
-        self.run, self.config, self.encoder = run, config, encoder
-        self.threshold, self._decision = decision["threshold"], decision
-        digest = hashlib.blake2b((run / "encoder.keras").read_bytes(), digest_size=8)
-        self._identity = digest.hexdigest()  # embeddings of another encoder are of no use
+    def __init__(self, run):
+        decision = run.read_json("threshold.json")
+        self.run, self.config = run, run.config
+        start_keras()
+        self.encoder, self.metric = run.load_encoder(), run.load_distance()
+        self.threshold, self._calibration = decision["threshold"], decision["calibration"]
+        # Embeddings of another encoder are of no use.
+        self._identity = _digest((run / "encoder.keras").read_bytes())
 
     @classmethod
     def load(cls, run):
-        """Loads a run directory; what it was trained on need not be there.
-
-        Args:
-            run: Path of a finished run.
+        """Loads a run directory, given as a path.
 
         Raises:
             RunError: If it is no finished run.
         """
-        run = RunDirectory(run)
-        decision, config = run.read_json("threshold.json"), run.config
-        start_keras()
-        return cls(run, config, run.load_encoder(), decision)
-
-    def embed(self, images, unreadable=None):
-        """Embeds images, in batches.
-
-        Args:
-            images: List of images.
-            unreadable: Dict that takes position -> reason; the row of such an image is NaN.
-                Without it, an unreadable image raises.
-
-        Returns:
-            float32 array (images, embedding_dim).
-
-        Raises:
-            BadImage: With path and reason.
-        """
-        from siamese_network_funcs import embed
-
-        failed = {} if unreadable is None else unreadable
-        embeddings = np.full((len(images), self.encoder.output_shape[-1]), np.nan, np.float32)
-        for start in range(0, len(images), BATCH):
-            pixels, kept = self._read(images[start : start + BATCH], start, failed)
-            if failed and unreadable is None:
-                position, reason = next(iter(failed.items()))
-                raise BadImage(f"{_title(images[position])}: {reason}")
-            if kept:
-                embeddings[kept] = embed(self.encoder, pixels, np.arange(len(kept)))
-        return embeddings
-
-    def _read(self, images, start, failed):
-        """Pixels of the readable images of a batch, and their positions."""
-
-        def read(image):
-            try:
-                return self.pixels(image)
-            except (BadImage, OSError) as error:
-                return str(getattr(error, "strerror", None) or error)
-
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            results = dict(enumerate(pool.map(read, images), start))
-        failed.update({at: result for at, result in results.items() if isinstance(result, str)})
-        kept = [at for at in results if at not in failed]
-        return np.stack([results[at] for at in kept]) if kept else None, kept
+        return cls(RunDirectory(run))
 
     def pixels(self, image):
         """What the encoder sees of an image, uint8 array (size, size, channels).
@@ -119,18 +79,67 @@ class SimilarityModel:
             data = Path(image).read_bytes()
         return decode(data, self.config.image_size, self.config.channels)[0]
 
+    def embed(self, images, unreadable=None):
+        """Embeds a list of images, in batches.
+
+        Returns:
+            float32 array (images, embedding_dim); NaN where an image cannot be read.
+        """
+        from siamese_network_funcs import embed
+
+        reasons = {} if unreadable is None else unreadable
+        embeddings = np.full((len(images), self.encoder.output_shape[-1]), np.nan, np.float32)
+        for start in range(0, len(images), BATCH):
+            batch = images[start : start + BATCH]
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                read = dict(enumerate(pool.map(self._pixels_or_reason, batch), start))
+            reasons.update({at: reason for at, (_, reason) in read.items() if reason})
+            if reasons and unreadable is None:
+                at, reason = next(iter(reasons.items()))
+                raise BadImage(f"{_title(images[at])}: {reason}")
+            if fine := [at for at in read if at not in reasons]:
+                pixels = np.stack([read[at][0] for at in fine])
+                embeddings[fine] = embed(self.encoder, pixels, np.arange(len(fine)))
+        return embeddings
+
+    def _pixels_or_reason(self, image):
+        try:
+            return self.pixels(image), None
+        except (BadImage, OSError) as error:
+            return None, getattr(error, "strerror", None) or str(error)
+
+    def _embedded(self, images, unreadable):
+        """Names and embeddings of the readable ones."""
+        embeddings = self.embed(images, unreadable)
+        fine = np.flatnonzero(~np.isnan(embeddings).any(axis=1))
+        return [_title(images[at]) for at in fine], embeddings[fine]
+
     def distance(self, a, b):
         """Distance between two images; small means same."""
-        left, right = self.embed([a, b])
-        return float(np.linalg.norm(left - right))
+        return self.compare([a, b])[0]["distance"]
 
     def probability(self, a, b):
         """Probability that two images are of one class, where both answers were as likely."""
-        return self.probability_at(self.distance(a, b))
+        return self.compare([a, b])[0]["probability"]
 
-    def probability_at(self, distance):
-        """Probability that two images at a distance are of one class."""
-        return float(scores.probability(distance, self._decision["calibration"]))
+    def compare(self, images, unreadable=None):
+        """Every pair of the images.
+
+        Returns:
+            List of dicts: `a`, `b`, `distance`, `probability` of being of one class, and `same`,
+            the verdict at the run's threshold.
+        """
+        names, embeddings = self._embedded(images, unreadable)
+        answers = []
+        for a, distances in enumerate(all_distances(embeddings, embeddings, self.metric)):
+            for b in range(a + 1, len(names)):
+                sides, same = {"a": names[a], "b": names[b]}, bool(distances[b] < self.threshold)
+                answers.append(sides | self._judged(distances[b]) | {"same": same})
+        return answers
+
+    def _judged(self, distance):
+        likely = scores.probability(distance, self._calibration)
+        return {"distance": float(distance), "probability": float(likely)}
 
     def open(self, folder):
         """The embedded images of a folder, a `gallery.Gallery`.
@@ -140,21 +149,29 @@ class SimilarityModel:
         Raises:
             DataError: If there is no image in it.
         """
-        name = hashlib.blake2b(os.fsencode(Path(folder).resolve()), digest_size=8).hexdigest()
-        store = self.run / "embeddings" / f"{self._identity}-{name}"
 
         def embed(paths):
             unreadable = {}
             embeddings = self.embed(paths, unreadable)
-            return embeddings, {paths[at]: reason for at, reason in unreadable.items()}
+            return embeddings, [unreadable.get(at, "") for at in range(len(paths))]
 
-        return open_gallery(folder, store, embed)
+        name = f"{self._identity}-{_digest(os.fsencode(Path(folder).resolve()))}"
+        return open_gallery(folder, self.run / "embeddings" / name, embed)
+
+    def _opened(self, folder):
+        return folder if hasattr(folder, "embeddings") else self.open(folder)
+
+    @functools.cached_property
+    def _open_set(self):
+        if not (self.run / "open_set.npz").exists():
+            raise RunError(f"'{self.run.path}' holds no open_set.npz. Is the run finished?")
+        return OpenSet.load(self.run / "open_set.npz", self.metric)
 
     def identify(self, images, references, false_accept_rate=0.01, unreadable=None):
         """Which of some classes is on each image, or none of them; no training needed.
 
-        The class of the nearest reference wins. It is believed if that reference is nearer than
-        strangers come at the false-accept rate.
+        The class of the nearest reference wins, and is believed if strangers do not come as near
+        (see `open_set`).
 
         Args:
             images: List of images.
@@ -162,67 +179,28 @@ class SimilarityModel:
                 what `open` gives of one.
             false_accept_rate: Share of strangers that may be taken for any of the classes. A
                 smaller one turns more images of the classes away.
-            unreadable: As for `embed`.
+            unreadable: See above.
 
         Returns:
-            List of dicts, unreadable images left out: `query`, `class` (None for none of these),
-            `probability`, `distance`, and `candidates`, the nearest classes with theirs.
+            List of dicts: `query`, `class` (None for none of these), `distance`, `probability`,
+            and `candidates`, the nearest classes with theirs.
         """
-        opened = references if hasattr(references, "embeddings") else self.open(references)
+        opened = self._opened(references)
         classes, labels = np.unique(_classes(opened.names), return_inverse=True)
-        reach = self.reach(len(labels), false_accept_rate)
-        reach *= self.crowding(opened.embeddings, labels, false_accept_rate)
+        reach = self._open_set.reach(opened.embeddings, labels, false_accept_rate)
         answers = []
-        for image, embedding in self._embedded(images, unreadable):
+        for name, embedding in zip(*self._embedded(images, unreadable), strict=True):
             nearest = np.full(len(classes), np.inf)
-            np.minimum.at(nearest, labels, np.linalg.norm(opened.embeddings - embedding, axis=1))
+            distances = all_distances(embedding[None], opened.embeddings, self.metric)[0]
+            np.minimum.at(nearest, labels, distances)
             candidates = [
-                {
-                    "class": str(classes[row]),
-                    "probability": self.probability_at(nearest[row]),
-                    "distance": float(nearest[row]),
-                }
+                {"class": str(classes[row])} | self._judged(nearest[row])
                 for row in np.argsort(nearest, kind="stable")[:CANDIDATES]
             ]
-            answer = {"query": _title(image), **candidates[0], "candidates": candidates}
-            answers.append(answer if answer["distance"] < reach else answer | {"class": None})
+            answer = {"query": name, **candidates[0], "candidates": candidates}
+            score = nearest.min() - self._open_set.background(embedding[None])[0]
+            answers.append(answer if score < reach else answer | {"class": None})
         return answers
-
-    def reach(self, num_references, false_accept_rate):
-        """How near a stranger comes to the nearest of some reference images, at a rate.
-
-        With n references a stranger has n chances, so each may accept the share of validation
-        impostors that makes the rate for all. A run that did not keep these shares uses its
-        threshold.
-        """
-        if not self._decision.get("impostor_quantiles"):
-            return self.threshold
-        share = _share_of_each(num_references, false_accept_rate)
-        return distance_at(share, self._decision["impostor_quantiles"])
-
-    def crowding(self, embeddings, labels, false_accept_rate):
-        """By how much references of different classes lie closer than validation impostors.
-
-        Classes that were not trained on do, and strangers to them as well: `reach` shrinks by
-        this factor. The more references there are, the rarer the near ones it is taken from.
-
-        Args:
-            embeddings: Of the references, (n, embedding_dim).
-            labels: Their classes, (n,).
-            false_accept_rate: Between 0 and 1.
-
-        Returns:
-            At most 1.
-        """
-        some = np.unique(np.linspace(0, len(labels) - 1, MOST_COMPARED).astype(int))
-        different = np.triu(labels[some, None] != labels[some])
-        if not different.any() or not self._decision.get("impostor_quantiles"):
-            return 1.0
-        distances = cdist(embeddings[some], embeddings[some])[different]
-        share = _share_of_each(len(labels), false_accept_rate)
-        share = max(share, min(0.5, FEWEST / len(distances)))  # what so few pairs can tell
-        expected = distance_at(share, self._decision["impostor_quantiles"])
-        return min(1.0, float(np.quantile(distances, share)) / expected)
 
     def search(self, images, gallery, top=10, unreadable=None):
         """The most similar images of a folder.
@@ -231,46 +209,23 @@ class SimilarityModel:
             images: List of images.
             gallery: Folder of images, or what `open` gives of one.
             top: How many.
-            unreadable: As for `embed`.
+            unreadable: See above.
 
         Returns:
-            List of dicts, unreadable images left out: `query`, and `results`, a list of dicts of
-            `path` and `distance`, nearest first.
+            List of dicts: `query`, and `results`, a list of dicts of `path` and `distance`,
+            nearest first.
         """
-        gallery = gallery if hasattr(gallery, "embeddings") else self.open(gallery)
+        opened = self._opened(gallery)
         answers = []
-        for image, embedding in self._embedded(images, unreadable):
-            found = zip(*gallery.search(embedding, top), strict=True)
-            results = [{"path": gallery.path(row), "distance": float(d)} for row, d in found]
-            answers.append({"query": _title(image), "results": results})
+        for name, embedding in zip(*self._embedded(images, unreadable), strict=True):
+            found = zip(*opened.search(embedding, top, self.metric), strict=True)
+            results = [{"path": opened.path(row), "distance": float(d)} for row, d in found]
+            answers.append({"query": name, "results": results})
         return answers
 
-    def _embedded(self, images, unreadable):
-        """`(image, embedding)` of the readable ones."""
-        pairs = zip(images, self.embed(images, unreadable), strict=True)
-        return [(image, embedding) for image, embedding in pairs if not np.isnan(embedding).any()]
 
-
-def _share_of_each(num_references, false_accept_rate):
-    return -np.expm1(np.log1p(-false_accept_rate) / num_references)
-
-
-def distance_at(share, quantiles):
-    """The distance below which a share of the impostors lies.
-
-    Between the known shares and below them the share grows as a power of the distance, a straight
-    line in logarithms.
-
-    Args:
-        share: Between 0 and 0.5.
-        quantiles: Array of rows `(share, distance)`, ascending.
-    """
-    shares, distances = np.log(np.maximum(quantiles, 1e-9)).T
-    if np.log(share) >= shares[0] or len(shares) < 2:
-        return float(np.exp(np.interp(np.log(share), shares, distances)))
-    low = slice(0, max(2, int(np.sum(shares <= np.log(0.1)))))
-    slope = np.polyfit(shares[low], distances[low], 1)[0]
-    return float(np.exp(distances[0] + slope * (np.log(share) - shares[0])))
+def _digest(data):
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def _classes(names):

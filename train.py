@@ -1,7 +1,8 @@
 """Trains the network that a config describes.
 
 python train.py                                      drawn leaves, a few minutes
-python train.py plantvillage --data_dir PATH         photographs of leaves
+python train.py --data_dir PATH                      your images; settings from what they are
+python train.py plantvillage --data_dir PATH         a recipe by name
 python train.py runs/20260101-120000-leaves          continues an unfinished run
 python train.py [name | config.json] [--field value] any field of configs.Config
 """
@@ -11,21 +12,21 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-import plots  # noqa: E402
-import scores  # noqa: E402
-from configs import parse_command_line  # noqa: E402
-from keras_start import start_keras  # noqa: E402
-from prepare_data import inventory, load_data  # noqa: E402
-from run_directory import RunDirectory, RunError, write_whole  # noqa: E402
+import open_set
+import plots
+import scores
+from configs import DRAWN_LEAVES, parse_command_line
+from image_index import read_index
+from keras_start import start_keras
+from prepare_data import inventory, load_data
+from run_directory import RunDirectory, RunError, write_whole
+from suggest import suggest_config
 
 # What needs Keras is imported in functions, so that a wrong config or path is told at once.
 
 WRONG_INPUT = 2  # exit status
-SHARES = np.geomspace(1e-6, 0.5, 48)  # of impostors, in `threshold.json`
-FEWEST = 5  # impostor pairs that a share must stand on
-MOST_COMPARED = 2000  # validation images of which every pair is looked at
 
 
 def main(args=None):
@@ -60,7 +61,12 @@ def _resolve(args):
         if len(args) > 1:
             raise RunError(f"A run continues with its own config. Received: {args[1:]}.")
         return run, run.config, run.path.name
-    return (None, *parse_command_line(args, "train.py"))
+    config, name = parse_command_line(args, "train.py")
+    if config.data_dir != DRAWN_LEAVES and (not args or args[0].startswith("-")):
+        *suggested, reason = suggest_config(read_index(config.data_dir))
+        print(reason)
+        config, name = parse_command_line(args, "train.py", suggested)
+    return None, config, name
 
 
 def train(run, config, dataset, begin):
@@ -77,10 +83,15 @@ def train(run, config, dataset, begin):
     """
     start_keras(config.seed, config.deterministic)
     from callbacks import Validator
+    from encoders import WeightsError
     from fit import FINISHED, INTERRUPTED, fit_encoder
 
     validator = Validator(dataset, config)
-    fitted = fit_encoder(run, config, dataset, validator, time.monotonic() - begin)
+    try:
+        fitted = fit_encoder(run, config, dataset, validator, time.monotonic() - begin)
+    except WeightsError as error:
+        print(error, file=sys.stderr)
+        return WRONG_INPUT
     if fitted.encoder is not None:
         write_outputs(run, config, dataset, validator, fitted)
     if fitted.status == FINISHED:
@@ -109,8 +120,9 @@ def write_outputs(run, config, dataset, validator, fitted):
     write_whole(run / "architecture.json", lambda path: path.write_text(model.to_json()))
     distances = validator.distances(fitted.encoder, distance)
     threshold = choose_threshold(validator.same, distances, config.false_accept_rate)
-    threshold["impostor_quantiles"] = impostor_quantiles(fitted.encoder, dataset, validator)
     run.write_json("threshold.json", threshold)
+    known = strangers(fitted.encoder, dataset, validator, distance)
+    write_whole(run / "open_set.npz", known.save)
     if fitted.best_epoch is not None:
         for name in ("accuracy", "loss"):
             title = f"{name.capitalize()} of pairs, {run.path.name}"
@@ -157,33 +169,28 @@ def choose_threshold(same, distances, false_accept_rate):
     }
 
 
-def impostor_quantiles(encoder, dataset, validator):
-    """How near validation images of two classes come to one another, for `threshold.json`.
-
-    Every pair counts, as strangers are turned away by the rare near ones.
+def strangers(encoder, dataset, validator, distance):
+    """What turns strangers away when the run is used: an `open_set.OpenSet`.
 
     Args:
         encoder: The trained encoder.
         dataset: The `prepare_data.Dataset`.
         validator: The `callbacks.Validator`.
-
-    Returns:
-        List of `[share, distance]`: that share of the impostors lies below that distance. Shares
-        that fewer than `FEWEST` pairs would stand for are left out.
+        distance: As in `scores`.
     """
     from siamese_network_funcs import embed
 
-    if dataset.index.impostors is not None:  # of other pairs nobody knows what they are
-        distances = validator.distances(encoder)[~validator.same]
-    else:
-        some = np.linspace(0, len(validator.rows) - 1, MOST_COMPARED).astype(int)
-        some = np.unique(some)
-        embeddings = embed(encoder, dataset.pixels, validator.rows[some])
-        different = validator.labels[some, None] != validator.labels[some]
-        left, right = np.nonzero(np.triu(different))
-        distances = scores.pair_distances(embeddings, left, right)
-    shares = SHARES[SHARES * len(distances) >= min(FEWEST, len(distances) / 2)]
-    return np.stack([shares, np.quantile(distances, shares)], axis=1).tolist()
+    def some(rows):
+        chosen = np.linspace(0, len(rows) - 1, open_set.MOST_IMAGES).astype(int)
+        rows = rows[np.unique(chosen)]
+        return embed(encoder, dataset.pixels, rows), dataset.index.labels[rows]
+
+    cohort, classes = some(dataset.splits.train)
+    if dataset.index.impostors is None:
+        return open_set.learn(cohort, classes, *some(validator.rows), distance)
+    # Of images of two pairs nobody knows whether they show the same.
+    impostors = open_set.quantiles(validator.distances(encoder, distance)[~validator.same])
+    return open_set.OpenSet(cohort[:0], classes[:0], **impostors, distance=distance)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,11 @@ from PIL import Image
 
 from image_index import ImageIndex
 
+TINY = (
+    "--image_size 16 --classes_per_batch 4 --images_per_class 4 --steps_per_epoch 30 --epochs 1 "
+    "--embedding_dim 8 --precision float32 --unseen_share 0.25 --run_name run"
+).split()
+
 
 @pytest.fixture
 def write_images(tmp_path):
@@ -55,3 +60,21 @@ def real_data():
     if not folder:
         pytest.skip("SIAMESE_REAL_DATA names no folder of real photographs")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """A folder with `images`, 8 classes of 14, and a run trained on them, `runs/run`: to copy."""
+    import train
+
+    folder, rng = tmp_path_factory.mktemp("tiny"), np.random.default_rng(0)
+    for label in range(8):  # noise about a colour each
+        color = 75 + 100 * np.array([label & 1, label >> 1 & 1, label >> 2])
+        (folder / f"images/class{label}").mkdir(parents=True)
+        for number in range(14):
+            pixels = (color + rng.normal(0, 40, (16, 16, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"images/class{label}/{number}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert train.main(["leaves", "--data_dir", "images", *TINY]) == 0
+    return folder

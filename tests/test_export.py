@@ -1,5 +1,6 @@
 """Exported files in their own runtimes, against Keras."""
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -8,25 +9,23 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from test_predict import TINY, noise_folder
 
 import export
-import train
 from configs import Config
-from siamese_network_funcs import build_encoder
+from siamese_network_funcs import build_encoder, build_siamese_network
 
 FORMATS = ["onnx", "litert", "tf_saved_model"]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tiny_run, tmp_path_factory):
     """A folder with images, a finished run on them, and what was exported of it."""
     folder = tmp_path_factory.mktemp("export")
-    noise_folder(folder / "images")
-    with pytest.MonkeyPatch.context() as patch:
+    shutil.copytree(tiny_run, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch, open(folder / "said", "w") as said:
         patch.chdir(folder)
-        assert train.main(["leaves", "--data_dir", "images", *TINY, "--run_name", "run"]) == 0
-        assert export.main(["runs/run", "--format", *FORMATS, "--out", "out"]) == 0
+        with contextlib.redirect_stdout(said):
+            assert export.main(["runs/run", "--format", *FORMATS, "--out", "out"]) == 0
     return folder
 
 
@@ -97,19 +96,16 @@ def test_example_prints_the_distance(here, form, tmp_path):
         [sys.executable, here / "out" / f"example_{form}.py", *paths[:2]],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
+    assert len((here / "out" / f"example_{form}.py").read_text().splitlines()) == 10
     distance = float(done.stdout.split()[1].rstrip(":"))
     assert distance == pytest.approx(keras_outputs()[1][1], abs=1e-3), done.stderr
 
 
 def test_the_check_says_on_what_and_fails_on_a_difference(here, capsys, monkeypatch):
-    shutil.rmtree("moved", ignore_errors=True)
-    assert export.main(["runs/run", "--format", "onnx", "--out", "moved"]) == 0
-    assert "on 8 images of images" in capsys.readouterr().out
-    monkeypatch.setitem(
-        export.RUNNERS, "onnx", lambda path: lambda *p: export.run_onnx(path)(*p) + 0.01
-    )
-    monkeypatch.setattr("inspect.getsource", lambda function: "")
-    shutil.copytree("runs/run", "lonely", dirs_exist_ok=True)
+    said = (here / "said").read_text().splitlines()
+    assert len(said) == 6 and all("on 8 images of images" in line for line in said)
+    monkeypatch.setitem(export.RUNNERS, "onnx", lambda *given: export.run_onnx(*given) + 0.01)
+    shutil.copytree("runs/run", "lonely")
     (here / "images").rename(here / "gone")
     try:
         assert export.main(["lonely", "--format", "onnx", "--out", "moved"]) == 1
@@ -120,17 +116,25 @@ def test_the_check_says_on_what_and_fails_on_a_difference(here, capsys, monkeypa
     assert "more than 0.001" in captured.err
 
 
-def test_bfloat16_runs_are_exported_in_float32():
+def test_a_learned_distance_in_bfloat16_is_exported_in_float32(tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         encoder = build_encoder(Config(image_size=16, embedding_dim=8))
+        network = build_siamese_network(encoder, "l1_512")
     finally:
         keras.config.set_dtype_policy("float32")
-    portable = export.portable_encoder(encoder)
+    for variable in network.get_layer("distance").trainable_variables:
+        variable.assign(3 * variable)  # far from always one half
+    portable = export.portable(network)
     assert {layer.compute_dtype for layer in portable._flatten_layers()} == {"float32"}
-    pixels = np.random.default_rng(0).integers(256, size=(4, 16, 16, 3)).astype(np.float32)
-    expected = encoder.predict(pixels, verbose=0)
-    assert portable.predict(pixels, verbose=0) == pytest.approx(expected, abs=0.05)
+    pixels = np.random.default_rng(0).integers(256, size=(8, 16, 16, 3)).astype(np.float32)
+    inputs = {"left": pixels, "right": pixels[::-1].copy()}
+    expected = network.predict(inputs, verbose=0)
+    assert np.ptp(expected) > 0.01
+    assert portable.predict(inputs, verbose=0) == pytest.approx(expected, abs=0.05)
+    for form in FORMATS:
+        path = tmp_path / f"pair{export.SUFFIXES[form]}"
+        assert export.export(portable, inputs, form, path) < export.LARGEST_DIFFERENCE
 
 
 def test_wrong_input_is_a_sentence(here, capsys, monkeypatch):

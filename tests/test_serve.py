@@ -17,9 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_predict import TINY, noise_folder
 
-import train
 from similarity import SimilarityModel
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -98,6 +96,13 @@ class Browser:
         self.wait_for(f"!!({script}b.innerText.trim() == {text!r}))")
         self.evaluate(f"{script}b.innerText.trim() == {text!r}).click()")
 
+    def reload(self):
+        """Opens the page afresh."""
+        self.evaluate("window.isOld = true")
+        self.send("Page.reload")
+        self.wait_for("!window.isOld && !!document.querySelector('button.primary')?.offsetParent")
+        time.sleep(0.5)  # until the buttons do something
+
     def close(self):
         """Ends the browser."""
         self.process.terminate()
@@ -106,17 +111,15 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tiny_run, tmp_path_factory):
     """A folder with a run, images and references."""
     folder = tmp_path_factory.mktemp("serve")
-    noise_folder(folder / "images")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert train.main(["leaves", "--data_dir", "images", *TINY, "--run_name", "run"]) == 0
+    shutil.copytree(tiny_run, folder, dirs_exist_ok=True)
     for label in (0, 7):
         (folder / "references" / f"colour {label}").mkdir(parents=True)
         shutil.copy(folder / f"images/class{label}/0.png", folder / f"references/colour {label}")
     (folder / "secret.txt").write_text("secret")
+    (folder / "text.png").write_text("no picture")
     return folder
 
 
@@ -201,8 +204,17 @@ def test_identify_and_neighbours(place, browser, model):
     assert f"{found[1]['distance']:.3f}" in browser.evaluate("document.body.innerText")
 
 
+def test_an_unreadable_file_is_a_message_on_the_page(place, browser):
+    for tab, button in (("Identify", "Identify"), ("Find similar", "Find")):
+        browser.reload()
+        open_tab(browser, tab)
+        browser.drop(0, place / "text.png")
+        browser.click(button)
+        browser.wait_for("document.body.innerText.includes('not an image')")
+
+
 def test_asking_without_an_image_is_a_message_on_the_page(browser):
-    browser.send("Page.reload")
+    browser.reload()
     browser.click("Compare")
     browser.wait_for("document.body.innerText.includes('Drop an image first')")
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -19,6 +18,7 @@ import callbacks
 import fit
 import train
 from configs import Config
+from encoders import find_backbone
 from run_directory import STATE, RunDirectory
 
 ROOT = Path(__file__).parent.parent
@@ -105,8 +105,43 @@ def test_best_epochs_weights_are_kept(workplace):
     assert metrics["val_loss"] == pytest.approx(best, abs=1e-4)
 
 
-@pytest.mark.parametrize("settings", [["--patience", "3"], PAIRS_WITH_DROPOUT])
+PRETRAINED = "--encoder VGG16 --image_size 32 --weights backbone.weights.h5".split()
+
+
+def save_backbone():
+    network = keras.applications.VGG16(include_top=False, weights=None, input_shape=(32, 32, 3))
+    network.save_weights("backbone.weights.h5")
+    return network.get_weights()
+
+
+def test_pretrained_weights_stay_while_frozen_and_move_afterwards(workplace):
+    saved = save_backbone()
+    for name, frozen, equal in (("still", "4", True), ("moved", "1", False)):
+        assert run_train(name, *PRETRAINED, "--whiten", "False", "--frozen_epochs", frozen) == 0
+        encoder = RunDirectory(Path("runs") / name).load_encoder()
+        kept = find_backbone(encoder).get_weights()
+        same = [np.array_equal(*both) for both in zip(kept, saved, strict=True)]
+        assert all(same) == equal
+    rates = [float(row["learning_rate"]) for row in history("moved")]
+    assert rates[1] < 0.1 * rates[0]  # a tenth, and the cosine besides
+
+
+def test_weights_that_are_not_there_end_in_a_sentence(workplace, capsys):
+    assert run_train("none", *PRETRAINED, "--weights", "nowhere.weights.h5") == train.WRONG_INPUT
+    assert "VGG16 cannot be filled with weights='nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["--patience", "3"],
+        PAIRS_WITH_DROPOUT,
+        pytest.param([*PRETRAINED, "--frozen_epochs", "1"], marks=pytest.mark.slow),
+    ],
+)
 def test_continuing_gives_the_weights_of_an_undisturbed_run(workplace, monkeypatch, settings):
+    if "--weights" in settings:
+        save_backbone()
     assert run_train("undisturbed", *settings) == 0
 
     class Killed(BaseException):
@@ -256,24 +291,3 @@ def test_golden_first_step():
 
 
 GOLDEN = [1.67710, 1.31456]
-
-
-def test_impostor_quantiles_count_every_pair_of_two_classes():
-    """Against a double loop, over the embeddings that an encoder gives by itself."""
-    rng = np.random.default_rng(0)
-    pixels = rng.normal(size=(60, 1, 1, 4))
-    labels = rng.integers(5, size=40)
-    rows = np.arange(10, 50)
-    encoder = SimpleNamespace(predict_on_batch=lambda images: images[:, 0, 0])
-    dataset = SimpleNamespace(pixels=pixels, index=SimpleNamespace(impostors=None))
-    validator = SimpleNamespace(rows=rows, labels=labels)
-    expected = [
-        np.linalg.norm(pixels[10 + i] - pixels[10 + j])
-        for i in range(40)
-        for j in range(i)
-        if labels[i] != labels[j]
-    ]
-    table = train.impostor_quantiles(encoder, dataset, validator)
-    assert table[0][0] * len(expected) >= train.FEWEST and table[-1][0] == 0.5
-    for share, distance in table:
-        assert distance == pytest.approx(np.quantile(expected, share), abs=1e-5)
