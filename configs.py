@@ -238,6 +238,7 @@ CONFIGS = {
     "leaves": Config(max_minutes=3.5),
     # Recipe 1 on photographs of leaves, its flaws mended: images are split, not pairs; all are
     # decoded once; accuracy is accuracy. python train.py plantvillage --data_dir PATH
+    # 2 minutes on two cores: known AUC 0.79, unseen 0.58.
     "plantvillage": Config(
         data_dir="data/plantvillage",
         channels=1,
@@ -253,6 +254,7 @@ CONFIGS = {
         **UNCHANGED | AS_PUBLISHED,
     ),
     # Ours for photographs of leaves: python train.py plantvillage-best --data_dir PATH
+    # 10 minutes on two cores, all 18 classes trained on: known AUC 0.998, 18-way one-shot 94.8%.
     "plantvillage-best": Config(
         data_dir="data/plantvillage",
         unseen_share=0.0,
@@ -263,7 +265,8 @@ CONFIGS = {
         max_minutes=10.0,
     ),
     # Recipe 2, Koch, Zemel & Salakhutdinov 2015: the weights are chosen on alphabets kept out of
-    # training, not on those it is tested on.
+    # training, not on those it is tested on. python train.py koch --data_dir PATH
+    # 0.8 s a step on two cores, 4.5 hours in all; after 2 minutes unseen 20-way one-shot 14%.
     "koch": Config(
         data_dir="data/omniglot/images_background",
         image_size=105,
@@ -293,6 +296,7 @@ CONFIGS = {
         **AS_PUBLISHED,
     ),
     # Ours for characters: python train.py omniglot --data_dir PATH
+    # 10 minutes on two cores: 8.8% error on runs of Lake's form from alphabets kept out.
     "omniglot": Config(
         data_dir="data/omniglot/images_background",
         image_size=48,
@@ -317,6 +321,7 @@ CONFIGS = {
         max_minutes=10.0,
     ),
     # Ours for faces: python train.py faces --data_dir PATH
+    # Half a minute on two cores, 20 people: 10-way one-shot on ten others 93.4, 96.7, 97.2%.
     "faces": Config(
         data_dir="data/att_faces",
         image_size=64,
@@ -333,6 +338,7 @@ CONFIGS = {
         max_minutes=10.0,
     ),
     # Ours for breeds of dogs, without pretraining: python train.py dogs-best --data_dir PATH
+    # 2 minutes on two cores: unseen breeds AUC 0.73, 15-way one-shot 26%.
     "dogs-best": Config(
         data_dir="data/dogs",
         unseen_share=0.0,
@@ -341,7 +347,8 @@ CONFIGS = {
         epochs=30,
         max_minutes=10.0,
     ),
-    # Recipe 3: VGG16 with a learned L1 similarity.
+    # Recipe 3: VGG16 with a learned L1 similarity. python train.py vgg16 --data_dir PATH
+    # 51 images/s on two cores; after 2 minutes known AUC 0.70.
     "vgg16": Config(
         data_dir="data/plantvillage",
         image_size=105,
@@ -355,7 +362,8 @@ CONFIGS = {
         epochs=20,
         **UNCHANGED | AS_PUBLISHED,
     ),
-    # Recipe 4: breeds of dogs, one number as the embedding.
+    # Recipe 4: breeds of dogs, one number as the embedding. python train.py dogs --data_dir PATH
+    # 60 images/s on two cores; after 2 minutes known AUC 0.54, unseen 0.58.
     "dogs": Config(
         data_dir="data/dogs",
         image_size=256,
@@ -371,6 +379,7 @@ CONFIGS = {
         **UNCHANGED | AS_PUBLISHED,
     ),
     # Recipe 5: anchor, positive, negative. --triplet semi_hard, 1+2 or 2+1 for other readings.
+    # 2 minutes on two cores on photographs of leaves: known AUC 1.000, unseen 0.69.
     "triplet": Config(
         data_dir="data/plantvillage",
         unseen_share=0.0,

@@ -160,12 +160,16 @@ def line(row):
     cells += [f"{row['gigabytes']['mean']:.1f}", f"{row['images_per_second']['mean']:,.0f}"]
     for side in ("known", "unseen"):
         auc = row.get(f"{side}_auc")
-        low, high = auc["range"] if auc else (0, 0)
-        cells.append(f"{auc['mean']:.3f} [{low:.3f}, {high:.3f}]" if auc else "")
+        cells.append(_with_range(auc) if auc else "")
         ways = [key for key in row if key.startswith(side) and key.endswith("_way")]
         shown = max(ways, key=lambda key: int(key.split("_")[1]), default=None)
         cells.append(f"{row[shown]['mean']:.1%} ({shown.split('_')[1]}-way)" if shown else "")
     return "| " + " | ".join([*cells, PUBLISHED.get(row["config"], "")]) + " |"
+
+
+def _with_range(value):
+    low, high = value["range"]
+    return f"{value['mean']:.3f}" + (f" [{low:.3f}, {high:.3f}]" if high > low else "")
 
 
 def write_table(title, rows):
