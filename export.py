@@ -32,30 +32,19 @@ from PIL import Image, ImageOps
 def pixels(file):
     image = ImageOps.exif_transpose(Image.open(file)).convert("{mode}")
     return numpy.float32(image.resize(({size}, {size}), 2)).reshape(1, {size}, {size}, {channels})
-model = {module}.{load}(str(pathlib.Path(__file__).with_name("pair{suffix}"))){ready}
+model = {module}.{load}(str(pathlib.Path(__file__).with_name("pair{suffix}")))
 left, right = map(pixels, sys.argv[1:3])
-distance = {ask}.item()
+distance = model.{ask}.item()
 print(f"distance {{distance:.4f}}:", "same" if distance < {threshold:.6f} else "different")
 """
-EXAMPLE_PARTS = {
-    "onnx": {
-        "module": "onnxruntime",
-        "load": "InferenceSession",
-        "ready": "",
-        "ask": 'model.run(None, {"left": left, "right": right})[0]',
-    },
-    "litert": {
-        "module": "ai_edge_litert.interpreter",
-        "load": "Interpreter",
-        "ready": ".get_signature_runner()",
-        "ask": 'model(left=left, right=right)["output_0"]',
-    },
-    "tf_saved_model": {
-        "module": "tensorflow",
-        "load": "saved_model.load",
-        "ready": "",
-        "ask": "model.serve([left, right]).numpy()",
-    },
+IN_EXAMPLE = {  # module, what opens a file, and what it is asked
+    "onnx": ("onnxruntime", "InferenceSession", 'run(None, {"left": left, "right": right})[0]'),
+    "litert": (
+        "ai_edge_litert.interpreter",
+        "Interpreter",
+        'get_signature_runner()(left=left, right=right)["output_0"]',
+    ),
+    "tf_saved_model": ("tensorflow", "saved_model.load", "serve([left, right]).numpy()"),
 }
 
 
@@ -135,6 +124,7 @@ def export(network, inputs, form, path):
 
 def write_example(model, form, out):
     """Writes `example_FORMAT.py`, which prints the distance between two images."""
+    module, load, ask = IN_EXAMPLE[form]
     text = EXAMPLE.format(
         form=form,
         suffix=SUFFIXES[form],
@@ -142,7 +132,9 @@ def write_example(model, form, out):
         size=model.config.image_size,
         channels=model.config.channels,
         threshold=model.threshold,
-        **EXAMPLE_PARTS[form],
+        module=module,
+        load=load,
+        ask=ask,
     )
     write_whole(out / f"example_{form}.py", lambda path: path.write_text(text))
 

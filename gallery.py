@@ -1,12 +1,8 @@
-"""The embeddings of a folder of images: computed once, kept, refreshed, searched. No Keras here.
+"""The embeddings of a folder of images: computed once, kept, refreshed, searched. No Keras here."""
 
-A store holds `.npz` parts of file keys (name, size, time) and embeddings. Parts are written while
-a large folder is being embedded, so that a killed run loses little, and joined at the end.
-"""
-
-import json
+import contextlib
 import os
-import time
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +10,7 @@ from tqdm import tqdm
 
 import scores
 from image_index import IMAGE_SUFFIXES, DataError, list_files
-from run_directory import need, write_whole
+from run_directory import need
 
 PART = 2048  # images embedded between two writes: what a kill can cost
 MOST_PLAIN = 50_000  # images; above it, a matrix product takes longer than an answer should
@@ -30,21 +26,15 @@ class Gallery:
         unreadable: Path -> reason.
     """
 
-    def __init__(self, folder, names, reasons, embeddings):
-        fine = [row for row, reason in enumerate(reasons) if not reason]
-        self.folder, self.names = folder, [names[row] for row in fine]
-        self.embeddings = embeddings[fine]
-        named = zip(names, reasons, strict=True)
-        self.unreadable = {os.path.join(folder, name): reason for name, reason in named if reason}
-        if not fine:
-            path, reason = next(iter(self.unreadable.items()))
-            raise DataError(f"No image in '{folder}' can be read. First: {path}: {reason}.")
-        if len(fine) > MOST_PLAIN:
+    def __init__(self, folder, names, embeddings, unreadable):
+        self.folder, self.names, self.embeddings = folder, names, embeddings
+        self.unreadable = unreadable
+        if len(names) > MOST_PLAIN:
             need("usearch", f"Searching more than {MOST_PLAIN} images")
-            self._scale = 127 / (np.abs(self.embeddings).max() or 1)
-            self._bytes = self._to_bytes(self.embeddings)
+            self._scale = 127 / (np.abs(embeddings).max() or 1)
+            self._bytes = self._to_bytes(embeddings)
         else:
-            self._squares = np.einsum("ij,ij->i", self.embeddings, self.embeddings)
+            self._squares = np.einsum("ij,ij->i", embeddings, embeddings)
 
     def path(self, row):
         """Path of one of its images, as text."""
@@ -104,55 +94,53 @@ def open_gallery(folder, store, embed):
 
     Args:
         folder: Folder of images, of any depth.
-        store: Folder to keep the embeddings in.
+        store: File (SQLite) to keep the embeddings in.
         embed: Called with a list of paths; gives `(embeddings, reasons)`, a text for each path
             that is empty where it can be read.
 
     Returns:
         A `Gallery`.
+
+    Raises:
+        DataError: If there is no readable image, or the store cannot be written.
     """
-    wanted = [(name, *stamp) for name, stamp in image_files(folder).items()]
-    store.mkdir(parents=True, exist_ok=True)
-    keys, reasons, embeddings = _read_parts(store)
-    if keys != wanted:
-        _embed_missing(folder, store, embed, sorted(set(wanted) - set(keys)))
-        keys, reasons, embeddings = _join_parts(store, wanted)
-    return Gallery(folder, [key[0] for key in keys], reasons, embeddings)
+    files = {os.fsencode(name): stamp for name, stamp in image_files(folder).items()}
+    store.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with contextlib.closing(sqlite3.connect(store, timeout=60)) as base:
+            _refresh(base, folder, files, embed)
+            rows = base.execute("select name, reason, embedding from images order by name")
+            rows = [(os.fsdecode(name), *values) for name, *values in rows]
+    except sqlite3.Error as error:
+        raise DataError(f"The embeddings in '{store}' cannot be kept: {error}.") from error
+    unreadable = {os.path.join(folder, name): reason for name, reason, _ in rows if reason}
+    fine = [(name, values) for name, reason, values in rows if not reason]
+    if not fine:
+        path, reason = next(iter(unreadable.items()))
+        raise DataError(f"No image in '{folder}' can be read. First: {path}: {reason}.")
+    names, values = zip(*fine, strict=True)
+    embeddings = np.frombuffer(b"".join(values), np.float32).reshape(len(names), -1)
+    return Gallery(folder, names, embeddings, unreadable)
 
 
-def _embed_missing(folder, store, embed, missing):
+def _refresh(base, folder, files, embed):
+    base.execute(
+        "create table if not exists images (name primary key, size, time, reason, embedding)"
+    )
+    kept = {name: stamp for name, *stamp in base.execute("select name, size, time from images")}
+    stale = [name for name, stamp in kept.items() if files.get(name) != tuple(stamp)]
+    base.executemany("delete from images where name = ?", [(name,) for name in stale])
+    base.commit()
+    missing = sorted(files.keys() - (kept.keys() - set(stale)))
     with tqdm(total=len(missing), desc=f"embedding {folder}", unit="image", delay=0.5) as progress:
         for start in range(0, len(missing), PART):
-            keys = missing[start : start + PART]
-            embeddings, reasons = embed([os.path.join(folder, key[0]) for key in keys])
-            _write_part(store, keys, reasons, embeddings)
-            progress.update(len(keys))
-
-
-def _join_parts(store, wanted):
-    """Writes one part of just the wanted keys, in their order, and removes the others."""
-    keys, reasons, embeddings = _read_parts(store)
-    row_of = {key: row for row, key in enumerate(keys)}
-    rows, old = [row_of[key] for key in wanted], list(store.glob("*.npz"))
-    joined = wanted, [reasons[row] for row in rows], embeddings[rows]
-    _write_part(store, *joined)
-    for path in old:
-        path.unlink(missing_ok=True)
-    return joined
-
-
-def _write_part(store, keys, reasons, embeddings):
-    facts = np.frombuffer(json.dumps([keys, reasons]).encode(), np.uint8)
-    arrays = {"facts": facts, "embeddings": embeddings}
-    write_whole(store / f"{time.time_ns()}.npz", lambda partial: np.savez(partial, **arrays))
-
-
-def _read_parts(store):
-    keys, reasons, parts = [], [], []
-    for path in sorted(store.glob("[0-9]*.npz")):
-        with np.load(path, allow_pickle=False) as file:
-            part_keys, part_reasons = json.loads(file["facts"].tobytes())
-            parts.append(file["embeddings"])
-        keys += map(tuple, part_keys)
-        reasons += part_reasons
-    return keys, reasons, np.concatenate(parts) if parts else None
+            names = missing[start : start + PART]
+            embeddings, reasons = embed([os.path.join(folder, os.fsdecode(n)) for n in names])
+            rows = [
+                (name, *files[name], reason, embedding.tobytes())
+                for name, reason, embedding in zip(names, reasons, embeddings, strict=True)
+            ]
+            # Another process may embed the same folder.
+            base.executemany("insert or replace into images values (?, ?, ?, ?, ?)", rows)
+            base.commit()
+            progress.update(len(names))

@@ -44,29 +44,32 @@ def ask(options, images, unreadable):
     elif options.verb == "identify":
         known = model.open(options.references)
         answers = model.identify(images, known, options.false_accept_rate, reasons)
-        unreadable.update(known.unreadable)
     else:
         known = model.open(options.gallery)
         answers = model.search(images, known, options.top, reasons)
-        unreadable.update(known.unreadable)
-    unreadable.update({images[at]: reason for at, reason in reasons.items()})
+    unreadable |= {images[at]: reason for at, reason in reasons.items()}
+    unreadable |= {} if options.verb == "compare" else known.unreadable
     return answers
 
 
-def text(answer):
-    """One answer as lines for a reader."""
+def table(answer):
+    """An answer as rows of `(path or class, what is said of it)`, the query first."""
     if "same" in answer:
-        return f"{verdict(answer)}  {answer['a']}  {answer['b']}"
+        verdict = "same" if answer["same"] else "different"
+        return [(answer["a"], f"{verdict:<9}  {numbers(answer)}"), (answer["b"], "")]
     if "results" in answer:
-        found = [f"  {one['distance']:.3f}  {one['path']}" for one in answer["results"]]
-        return "\n".join([answer["query"], *found])
-    found = [f"  {one['class']:<30} {numbers(one)}" for one in answer["candidates"]]
-    return "\n".join([f"{answer['query']}: {answer['class'] or 'none of these'}", *found])
+        found = [(one["path"], f"{one['distance']:.3f}") for one in answer["results"]]
+        return [(answer["query"], "query"), *found]
+    found = [(one["class"], numbers(one)) for one in answer["candidates"]]
+    return [(answer["query"], answer["class"] or "none of these"), *found]
 
 
-def verdict(answer):
-    """What `compare` says of a pair."""
-    return f"{'same' if answer['same'] else 'different':<9}  {numbers(answer)}"
+def text(answer):
+    """An answer as lines for a reader; a pair on one."""
+    (query, said), *others = table(answer)
+    if "same" in answer:
+        return f"{said}  {query}  {others[0][0]}"
+    return "\n".join([f"{said}: {query}", *(f"  {words}  {name}" for name, words in others)])
 
 
 def numbers(answer):
@@ -76,16 +79,9 @@ def numbers(answer):
 
 def draw(answers, path):
     """Draws the first answers of compare or search."""
-
-    def row(answer):
-        if "same" in answer:
-            return [(answer["a"], verdict(answer)), (answer["b"], "")]
-        found = [(one["path"], f"{one['distance']:.3f}") for one in answer["results"]]
-        return [(answer["query"], "query"), *found]
-
     pictures = [
-        [(decode(Path(image).read_bytes(), FIGURE_PIXELS, 3)[0], title) for image, title in images]
-        for images in map(row, answers[:ROWS_DRAWN])
+        [(decode(Path(image).read_bytes(), FIGURE_PIXELS, 3)[0], text) for image, text in row]
+        for row in map(table, answers[:ROWS_DRAWN])
     ]
     write_whole(path, lambda partial: plots.plot_rows(pictures, partial))
     if len(answers) > ROWS_DRAWN:

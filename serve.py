@@ -7,13 +7,16 @@ import os
 import tempfile
 from pathlib import Path
 
+from PIL import Image
+
 import plots
 from image_cache import decode
 from report import occlusion_map
 from run_directory import need
 from similarity import SimilarityModel
 
-SIDES, THUMBNAIL = ("first", "second"), 160  # pixels
+SIDES = ("first", "second")
+THUMBNAIL, LOOK = 160, 320  # pixels
 
 
 def serve(options):
@@ -59,7 +62,7 @@ def build_page(model, options):
             return payload and payload.path
 
     def dropped(label):
-        return Dropped(label=label, type="filepath", sources=["upload"])
+        return Dropped(label=label, type="filepath", sources=["upload"], height=240)
 
     def guarded(function, *others):
         """A file that cannot be read becomes a message on the page."""
@@ -70,7 +73,10 @@ def build_page(model, options):
             try:
                 return function(model, *paths, *others)
             except (ValueError, OSError) as error:  # BadImage, DataError, RunError
-                raise gr.Error(str(error)) from error
+                text = str(error)
+                for path in paths:  # the folder that Gradio keeps it in says nothing to anyone
+                    text = text.replace(path, Path(path).name)
+                raise gr.Error(text) from error
 
         return call
 
@@ -98,18 +104,19 @@ def build_page(model, options):
     return page
 
 
-def compare(model, first, second):
-    """The verdict as text, and where the network looked in each of two images."""
-    pixels = [model.pixels(path) for path in (first, second)]
-    answer, embeddings = model.compare(pixels)[0], model.embed(pixels)
+def compare(model, *paths):
+    """The verdict on two images as text, and where the network looked in each."""
+    answer = model.compare(paths)[0]
     text = (
         f"{'Same' if answer['same'] else 'Different'}: distance {answer['distance']:.3f} "
         f"(same below {model.threshold:.3f}), probability of same {answer['probability']:.1%}"
     )
     looks = []
-    for own, other in zip(pixels, embeddings[::-1], strict=True):
-        heat = occlusion_map(model.encoder, own, other, model.metric)
-        looks.append(plots.overlay(own, heat))
+    for path, other in zip(paths, model.embed(paths)[::-1], strict=True):
+        pixels = model.pixels(path)
+        heat = occlusion_map(model.encoder, pixels, other, model.metric)
+        look = Image.fromarray(plots.overlay(pixels, heat))
+        looks.append(look.resize((LOOK, LOOK), Image.Resampling.BICUBIC))
     return text, *looks
 
 

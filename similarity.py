@@ -155,7 +155,7 @@ class SimilarityModel:
             embeddings = self.embed(paths, unreadable)
             return embeddings, [unreadable.get(at, "") for at in range(len(paths))]
 
-        name = f"{self._identity}-{_digest(os.fsencode(Path(folder).resolve()))}"
+        name = f"{self._identity}-{_digest(os.fsencode(Path(folder).resolve()))}.sqlite"
         return open_gallery(folder, self.run / "embeddings" / name, embed)
 
     def _opened(self, folder):
