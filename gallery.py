@@ -62,7 +62,7 @@ class Gallery:
     def _finalists(self, embedding, top):
         """Rows that hold the nearest: by a matrix product, or a quarter of its traffic in bytes."""
         if len(self.names) <= MOST_PLAIN:
-            squared = self._squares - 2 * self.embeddings @ embedding  # but for a constant
+            squared = self._squares - self.embeddings @ (2 * embedding)  # but for a constant
             return np.argpartition(squared, min(top, len(squared)) - 1)[:top]
         from usearch.index import MetricKind, search
 
