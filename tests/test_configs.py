@@ -42,12 +42,22 @@ def test_the_ends_of_a_range_are_allowed(name, end):
     if name == "test_share":
         value = min(value, 0.8 - RANGES["val_share"][0])  # the two shares limit each other
     room = {"test_share": 0.0, "val_share": 0.01, name: value}
+    if name == "frozen_epochs":
+        room |= {"encoder": "VGG16", "weights": "imagenet"}
     assert getattr(Config(**room), name) == value
 
 
 def test_contradictions_are_refused():
     with pytest.raises(ValueError, match="loss='triplet' does not go with sampling='pairs'"):
         Config(sampling="pairs", loss="triplet")
+    with pytest.raises(ValueError, match="does not go with distance='l1'"):
+        Config(distance="l1")
+    with pytest.raises(ValueError, match="does not go with distance='euclidean'"):
+        Config(sampling="pairs", loss="binary_crossentropy")
+    with pytest.raises(ValueError, match="trained before. Received: encoder='compact'"):
+        Config(weights="imagenet")
+    with pytest.raises(ValueError, match="encoder must be one of compact, .*Received: 'resnet'"):
+        Config(encoder="resnet")
     with pytest.raises(ValueError, match="Received: 0.90"):
         Config(test_share=0.5, val_share=0.4)
     assert set(LOSSES) == set(typing.get_args(HINTS["sampling"]))
