@@ -153,30 +153,16 @@ def parse(args):
             what = "a folder of images per class, or an image per class"
             verb.add_argument("--references", required=name == "identify", help=what)
             what = "share of strangers that may be taken for one of the classes"
-            verb.add_argument("--false_accept_rate", type=rate, default=0.01, help=what)
+            verb.add_argument("--false_accept_rate", type=float, default=0.01, help=what)
         if name in ("search", "serve"):
             verb.add_argument("--gallery", required=name == "search", help="a folder of images")
         if name == "search":
-            verb.add_argument("--top", type=count, default=10, help="how many neighbours")
+            verb.add_argument("--top", type=int, default=10, help="how many neighbours")
         if name in ("compare", "search"):
             verb.add_argument("--figure", help="PNG to draw")
         if name == "serve":
-            verb.add_argument("--port", type=count, default=7860)
+            verb.add_argument("--port", type=int, default=7860)
     return parser.parse_args(args)
-
-
-def rate(text):
-    """A share between 0 and 1, for argparse."""
-    if not 0 < float(text) < 1:
-        raise ValueError
-    return float(text)
-
-
-def count(text):
-    """A whole number from 1 up, for argparse."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
 
 
 def main(args=None):

@@ -87,7 +87,10 @@ def build_page(model, options):
             button = gr.Button("Compare", variant="primary")
             verdict = gr.Textbox(label="Answer")
             with gr.Row():
-                maps = [gr.Image(label=f"{side}: where the network looks") for side in SIDES]
+                maps = [
+                    gr.Image(label=f"{side}: where the network looks", buttons=["fullscreen"])
+                    for side in SIDES
+                ]
             gr.Markdown("Each square is covered in turn; the redder, the more the distance grows.")
             button.click(guarded(compare), pair, [verdict, *maps])
         if options.references:
@@ -99,7 +102,9 @@ def build_page(model, options):
         if options.gallery:
             with gr.Tab("Find similar"):
                 image, button = dropped("image"), gr.Button("Find", variant="primary")
-                found = gr.Gallery(label="Most similar", columns=5, object_fit="contain")
+                found = gr.Gallery(
+                    label="Most similar", columns=5, object_fit="contain", buttons=[]
+                )
                 button.click(guarded(neighbours, options.gallery), image, found)
     return page
 

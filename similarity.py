@@ -185,6 +185,10 @@ class SimilarityModel:
             List of dicts: `query`, `class` (None for none of these), `distance`, `probability`,
             and `candidates`, the nearest classes with theirs.
         """
+        if not 0 < false_accept_rate < 1:
+            raise ValueError(
+                f"false_accept_rate must lie between 0 and 1. Received: {false_accept_rate}."
+            )
         opened = self._opened(references)
         classes, labels = np.unique(_classes(opened.names), return_inverse=True)
         reach = self._open_set.reach(opened.embeddings, labels, false_accept_rate)
@@ -215,6 +219,8 @@ class SimilarityModel:
             List of dicts: `query`, and `results`, a list of dicts of `path` and `distance`,
             nearest first.
         """
+        if top < 1:
+            raise ValueError(f"top must be 1 or more. Received: {top}.")
         opened = self._opened(gallery)
         answers = []
         for name, embedding in zip(*self._embedded(images, unreadable), strict=True):

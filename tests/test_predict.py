@@ -306,6 +306,10 @@ def test_python_interface(here, model):
         model.embed([arrays[0] / 255])
     with pytest.raises(BadImage, match="nowhere.png"):
         model.embed([paths[0], "nowhere.png"])
+    with pytest.raises(ValueError, match=r"between 0 and 1. Received: 1.5"):
+        model.identify(paths, "images", false_accept_rate=1.5)
+    with pytest.raises(ValueError, match="Received: 0"):
+        model.search(paths, "images", top=0)
     answer = model.identify(arrays[:1], "images", false_accept_rate=0.1)[0]
     assert answer["query"] == "array (16, 16, 3)"
 
