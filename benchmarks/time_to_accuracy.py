@@ -74,7 +74,8 @@ def train_ours(folder, rows, config, seconds, watch):
         step = 0
         while time.perf_counter() - begin < seconds:
             last = step + LOOK_EVERY
-            model.fit((drawn[n] for n in range(step, last)), steps_per_epoch=LOOK_EVERY, verbose=0)
+            steps = (drawn[n] for n in range(step, last))
+            model.fit(steps, steps_per_epoch=LOOK_EVERY, shuffle=False, verbose=0)
             step = last
             watch(time.perf_counter() - begin, embed)
 
