@@ -7,14 +7,14 @@ Beside it lies a program of ten lines that uses it.
 """
 
 import argparse
-import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from gallery import image_files
-from run_directory import RunDirectory, need, write_whole
+from run_directory import RunDirectory, RunError, need, write_whole
 from similarity import SimilarityModel
 
 CHECKED = 8  # images that Keras and the exported file must agree on
@@ -112,13 +112,21 @@ def export(network, inputs, form, path):
 
     Returns:
         The largest difference between its output and Keras's.
+
+    Raises:
+        RunError: If it cannot be written.
     """
     expected = network.predict_on_batch(positional(inputs))
-    partial = path.with_name(f"partial-{path.name}")
-    network.export(partial, format=form, verbose=False)
-    if path.is_dir():
-        shutil.rmtree(path)
-    partial.replace(path)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parent) as folder:
+            partial = Path(folder, path.name)
+            network.export(partial, format=form, verbose=False)
+            if path.is_dir():
+                path.rename(Path(folder, "old"))
+            partial.rename(path)
+    except Exception as error:  # TensorFlow, ONNX, the disk: each has its own
+        why = str(error).strip().splitlines()[0]
+        raise RunError(f"'{path}' cannot be written: {why}") from error
     return float(np.abs(RUNNERS[form](str(path), inputs) - expected).max())
 
 

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import functools
 import glob
 import hashlib
@@ -30,6 +31,9 @@ DEEP_GREY_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 ROW = np.dtype([("stamp", "u8"), ("digest", "u8"), ("kind", "S24")])  # stamp 0: no pixels (yet)
 CHUNK, PART = 64, 16_384  # images that a thread decodes at a time; after which progress is kept
 PIXELS, ROWS, FACTS = "pixels.npy", "rows.npy", "facts.json"  # the files of a cache
+NEW_ROWS = "new-rows.npy"  # on its way to be the rows
+ELSEWHERE = "~/.cache/siamese_networks"  # where a cache_dir is not for writing
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 LOCK_SECONDS = 3600  # that a run waits for another one decoding the same images
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # decode() refuses, not warns
@@ -149,6 +153,11 @@ def open_cache(index, config):
                     _build(folder, index, config)
         facts = json.loads((folder / FACTS).read_text())
     except OSError as error:
+        elsewhere = str(Path(ELSEWHERE).expanduser())
+        if error.errno in READ_ONLY and config.cache_dir != elsewhere:
+            said = f"cache_dir '{config.cache_dir}' is not for writing ({_reason(error)})"
+            print(f"{said}: decoded images go to '{elsewhere}'.", file=sys.stderr)
+            return open_cache(index, dataclasses.replace(config, cache_dir=elsewhere))
         raise DataError(
             f"The cache '{folder}' cannot be written: {_reason(error)}. "
             "Make room or set another cache_dir."
@@ -219,7 +228,7 @@ def _build(folder, index, config):
 
 def _begin(partial, index, config, older):
     """The rows that are done: by a killed run, or in older caches, whose pixels are copied."""
-    with contextlib.suppress(FileNotFoundError, ValueError):  # a row cut short is a ValueError
+    with contextlib.suppress(FileNotFoundError, ValueError):
         return np.load(partial / ROWS)
     partial.mkdir(exist_ok=True)
     shape = (len(index), config.image_size, config.image_size, config.channels)
@@ -252,7 +261,8 @@ def _decode_missing(partial, rows, index, config):
                     errors |= failed
                     progress.update(len(chunk))
                 _flush(partial / PIXELS)  # first, so that rows noted as done are
-                np.save(partial / ROWS, rows)
+                np.save(partial / NEW_ROWS, rows)
+                os.replace(partial / NEW_ROWS, partial / ROWS)
     finally:
         pool.shutdown(cancel_futures=True)
     return errors

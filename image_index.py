@@ -5,10 +5,12 @@ import dataclasses
 import functools
 import hashlib
 import json
+import lzma
 import os
 import re
 import stat
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -126,14 +128,24 @@ def read_bytes(source, name):
     """The bytes of one file of an index.
 
     Raises:
-        OSError, zipfile.BadZipFile, KeyError, RuntimeError: If it cannot be read.
+        OSError: If it cannot be read.
+        DataError: If it is too large, or a damaged member of a zip.
     """
     source = Path(source)
-    if source.is_dir():
-        return (source / name).read_bytes()
-    if source.suffix.lower() == ".csv":
-        return (source.parent / name).read_bytes()
-    return _open_zip(source, os.getpid(), source.stat().st_mtime_ns).read(name)
+    if source.is_dir() or source.suffix.lower() == ".csv":
+        path = (source if source.is_dir() else source.parent) / name
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise DataError(TOO_LARGE)
+        return path.read_bytes()
+    archive = _open_zip(source, os.getpid(), source.stat().st_mtime_ns)
+    try:
+        if archive.getinfo(name).file_size > MAX_FILE_BYTES:  # it unpacks to no more than that
+            raise DataError(TOO_LARGE)
+        return archive.read(name)
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+        raise DataError(f"damaged in the zip: {error}") from error
+    except (RuntimeError, KeyError) as error:  # encrypted, packed in an unknown way, gone
+        raise DataError(f"cannot be unpacked: {error.args[0]}") from error
 
 
 @functools.lru_cache(maxsize=4)
@@ -215,7 +227,7 @@ def _leaves(source, others):
         leaves = json.loads(read_bytes(source, path))
         leaves = {stem.lower(): [of] if isinstance(of, str) else of for stem, of in leaves.items()}
         return {stem: [str(leaf) for leaf in of] for stem, of in leaves.items() if of}
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(
             f"{source}/{path} must be a JSON object of file stem -> [leaf]. Received: {error}."
         ) from error

@@ -1,5 +1,6 @@
 """What a run leaves on disk, and reading it back. Every file is written whole or not at all."""
 
+import contextlib
 import csv
 import datetime
 import functools
@@ -30,6 +31,9 @@ def write_whole(path, write):
     Args:
         path: Where the file goes.
         write: Called with a temporary path of the same suffix, to write it.
+
+    Raises:
+        RunError: If it cannot be written: the disk is full, the folder is gone.
     """
     path = Path(path)
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
@@ -38,8 +42,14 @@ def write_whole(path, write):
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        why = error.strerror or str(error).splitlines()[0]
+        raise RunError(
+            f"'{path}' cannot be written: {why}. What was there before is whole."
+        ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 class RunDirectory:
@@ -70,22 +80,26 @@ class RunDirectory:
         """
         stem = config.run_name or f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{name}"
         path, count = Path(config.runs_dir) / stem, 1
+        partial = path.with_name(f".partial-{os.getpid()}-{stem}")
+        partial.mkdir(parents=True, exist_ok=True)
+        write_whole(partial / "config.json", lambda file: file.write_text(config.to_json()))
+        run = cls(partial)
+        run.write_json("environment.json", environment())
         while True:
             try:
-                path.mkdir(parents=True)
-                break
-            except FileExistsError as error:
+                os.rename(partial, path)  # whole at once, so that whatever is there continues
+                return cls(path)
+            except OSError as error:
+                if not path.exists():
+                    raise
                 if config.run_name:
+                    shutil.rmtree(partial)
                     raise RunError(
                         f"'{path}' exists already. Continue it with `python train.py {path}` "
                         "or choose another run_name."
                     ) from error
                 count += 1  # two runs of one second
                 path = path.with_name(f"{stem}-{count}")
-        write_whole(path / "config.json", lambda file: file.write_text(config.to_json()))
-        run = cls(path)
-        run.write_json("environment.json", environment())
-        return run
 
     def __truediv__(self, name):
         return self.path / name
@@ -111,15 +125,21 @@ class RunDirectory:
         """Reads a JSON file of the run.
 
         Raises:
-            RunError: If it is not there.
+            RunError: If it is not there, or is no JSON.
         """
         try:
             return json.loads((self / name).read_text())
         except FileNotFoundError as error:
             raise RunError(f"'{self.path}' holds no {name}. Is the run finished?") from error
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"'{self / name}' is damaged: {error}.") from error
 
     def write_splits(self, index, splits):
-        """Writes `splits.json`: the names of the images on each side, and of their classes."""
+        """Writes `splits.json`: the names of the images on each side, and of their classes.
+
+        Raises:
+            RunError: If the run began with others: images held out would be trained on.
+        """
         sides = {name: [index.names[row] for row in rows] for name, rows in splits.items()}
         trained_on = np.unique(index.labels[splits.train])
         unseen = np.unique(index.labels[splits.test_unseen])
@@ -127,7 +147,13 @@ class RunDirectory:
             "known_classes": [index.class_names[label] for label in trained_on],
             "unseen_classes": [index.class_names[label] for label in unseen],
         }
-        self.write_json("splits.json", {"source": str(index.source), **classes, **sides})
+        values = {"source": str(index.source), **classes, **sides}
+        if (self / "splits.json").exists() and self.read_json("splits.json") != values:
+            raise RunError(
+                f"The images of '{index.source}' are not those that '{self.path}' began with. "
+                "Bring them back, or start a new run."
+            )
+        self.write_json("splits.json", values)
 
     def write_history(self, rows):
         """Writes `history.csv`, a line an epoch.
@@ -164,23 +190,27 @@ class RunDirectory:
 
         Returns:
             `(arrays, facts)`, or None if the run has not saved any yet.
+
+        Raises:
+            RunError: If the file is damaged.
         """
         if not (self / STATE).exists():
             return None
         arrays = {}
-        with np.load(self / STATE, allow_pickle=False) as file:
-            for key in sorted(file.files, key=lambda key: (key.rpartition("-")[0], len(key), key)):
-                if key != "facts":
-                    arrays.setdefault(key.rpartition("-")[0], []).append(file[key])
-            return arrays, json.loads(str(file["facts"]))
+        try:
+            with np.load(self / STATE, allow_pickle=False) as file:
+                for key in sorted(file.files, key=lambda key: (len(key), key)):
+                    if key != "facts":
+                        arrays.setdefault(key.rpartition("-")[0], []).append(file[key])
+                return arrays, json.loads(str(file["facts"]))
+        except Exception as error:  # zip, zlib, NumPy, JSON: each has its own
+            raise RunError(
+                f"'{self / STATE}' is damaged: {error}. Remove it to train from the beginning."
+            ) from error
 
     def mark_finished(self):
         """Drops the state: there is nothing to continue."""
         (self / STATE).unlink(missing_ok=True)
-
-    def remove(self):
-        """Deletes the folder, for a run that never began."""
-        shutil.rmtree(self.path)
 
     def load_encoder(self):
         """The trained encoder: raw pixels -> embeddings.
@@ -217,7 +247,11 @@ class RunDirectory:
 
         if not (self / name).is_file():
             raise RunError(f"'{self.path}' holds no {name}. Is the run finished?")
-        return keras.saving.load_model(self / name, compile=False, safe_mode=True)
+        try:
+            return keras.saving.load_model(self / name, compile=False, safe_mode=True)
+        except Exception as error:  # Keras, h5py, zip: each has its own
+            why = str(error).strip().splitlines()[0]
+            raise RunError(f"'{self / name}' cannot be loaded: {why}") from error
 
 
 def environment():

@@ -3,6 +3,7 @@
 Started by `python predict.py serve RUN [--references DIR] [--gallery DIR]`.
 """
 
+import html
 import os
 import tempfile
 from pathlib import Path
@@ -76,7 +77,7 @@ def build_page(model, options):
                 text = str(error)
                 for path in paths:  # the folder that Gradio keeps it in says nothing to anyone
                     text = text.replace(path, Path(path).name)
-                raise gr.Error(text) from error
+                raise gr.Error(html.escape(text)) from error  # it is shown as HTML
 
         return call
 

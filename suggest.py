@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from configs import CONFIGS
-from image_cache import BadImage, decode
+from image_cache import decode
 from image_index import DataError, read_bytes
 
 SAMPLE, LOOK = 64, 64  # images looked at, and their size in pixels
@@ -58,7 +58,7 @@ def _look(index):
     for row in np.linspace(0, len(index) - 1, min(SAMPLE, len(index))).astype(int):
         try:
             images.append(decode(read_bytes(index.source, index.names[row]), LOOK, 3)[0])
-        except (BadImage, OSError):
+        except (ValueError, OSError):  # BadImage, DataError
             continue
     if not images:
         raise DataError(f"None of the images of '{index.source}' looked at can be read.")

@@ -26,7 +26,7 @@ from suggest import suggest_config
 
 # What needs Keras is imported in functions, so that a wrong config or path is told at once.
 
-WRONG_INPUT = 2  # exit status
+FAILED, WRONG_INPUT = 1, 2  # exit statuses
 
 
 def main(args=None):
@@ -49,7 +49,11 @@ def main(args=None):
         print(error, file=sys.stderr)
         return WRONG_INPUT
     print(f"Run directory: {run.path}", flush=True)
-    return train(run, config, dataset, begin)
+    try:
+        return train(run, config, dataset, begin)
+    except RunError as error:  # a full disk, a folder that vanished, a damaged state
+        print(error, file=sys.stderr)
+        return FAILED
 
 
 def _resolve(args):
