@@ -215,7 +215,7 @@ def _finish(config, dataset, model, encoder, recorder, status):
     stopper = recorder.stopper
     if stopper.best_weights:
         model.set_weights(stopper.best_weights)
-    elif status == FAILED:
+    elif status != FINISHED:  # in the first epoch: it begins anew
         return Fitted(status, None, None, recorder.history, None)
     final = build_encoder(config)
     final.set_weights(encoder.get_weights())
