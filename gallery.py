@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import scores
 from image_index import IMAGE_SUFFIXES, DataError, list_files
 from run_directory import need
+from scores import all_distances
 
 PART = 2048  # images embedded between two writes: what a kill can cost
 MOST_PLAIN = 50_000  # images; above it, a matrix product takes longer than an answer should
@@ -52,10 +52,7 @@ class Gallery:
             `(rows, distances)`, nearest first.
         """
         rows = np.arange(len(self.names)) if distance else self._finalists(embedding, top)
-        parts = [rows[part] for part in scores.chunks(len(rows), len(embedding))]
-        distances = np.concatenate([
-            scores.row_distances(embedding, self.embeddings[part], distance) for part in parts
-        ])  # fmt: skip
+        distances = all_distances(embedding[None], self.embeddings[rows], distance)[0]
         order = np.argsort(distances, kind="stable")[:top]
         return rows[order], distances[order]
 

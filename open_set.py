@@ -11,10 +11,9 @@ Reference:
 import dataclasses
 
 import numpy as np
-from scipy.spatial.distance import cdist
 from scipy.special import ndtri
 
-import scores
+from scores import all_distances
 
 MOST_IMAGES = 1000  # of the cohort, of validation: as many again change little
 MOST_REFERENCES = 300  # whose distances to the others are looked at
@@ -137,10 +136,3 @@ def quantiles(impostors):
 def share_of_each(chances, rate):
     """The share that each of some independent chances may take, for a rate of all together."""
     return -np.expm1(np.log1p(-rate) / chances)
-
-
-def all_distances(left, right, distance=None):
-    """Distances (n, m) between the rows of two arrays (n, d) and (m, d)."""
-    if distance is None:
-        return cdist(left, right)
-    return np.stack([scores.row_distances(one, right, distance) for one in left])

@@ -25,31 +25,48 @@ from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 
 CHUNK = 2**19  # numbers worked on at once: 4 MB stay near the processor, memory stays flat
-MOST_LEARNED = 10**6  # pairs that retrieval compares by a learned distance
+MOST_LEARNED = 1000  # queries of a retrieval by a learned distance
 
 
-def chunks(num_rows, row_size):
+def _chunks(num_rows, row_size):
     """Slices of rows that hold about `CHUNK` numbers each."""
     step = max(1, CHUNK // row_size)
     return [slice(start, start + step) for start in range(0, num_rows, step)]
 
 
-def row_distances(left, right, distance=None):
-    """Distances `(...)` between the rows of two arrays `(..., d)` that broadcast, all at once."""
-    if distance is None:
-        difference = np.subtract(left, right, dtype=np.float64)
-        return np.sqrt(np.einsum("...d,...d->...", difference, difference))
-    left, right = np.broadcast_arrays(np.asarray(left, np.float32), np.asarray(right, np.float32))
-    rows = (-1, left.shape[-1])
-    return np.reshape(distance(left.reshape(rows), right.reshape(rows)), left.shape[:-1])
+def _row_distances(left, right, distance):
+    """Distances `(pairs,)` between the rows of two arrays `(pairs, d)`, all at once."""
+    if distance is not None:
+        return distance(left.astype(np.float32), right.astype(np.float32))
+    difference = np.subtract(left, right, dtype=np.float64)
+    return np.sqrt(np.einsum("nd,nd->n", difference, difference))
 
 
 def pair_distances(embeddings, left, right, distance=None):
     """Distances `(pairs,)` between rows `left` and `right` of `embeddings` `(n, d)`, by chunks."""
     distances = np.empty(len(left))
-    for rows in chunks(len(left), embeddings.shape[1]):
-        distances[rows] = row_distances(embeddings[left[rows]], embeddings[right[rows]], distance)
+    for rows in _chunks(len(left), embeddings.shape[1]):
+        distances[rows] = _row_distances(embeddings[left[rows]], embeddings[right[rows]], distance)
     return distances
+
+
+def all_distances(left, right, distance=None):
+    """Distances `(n, m)` of the rows of `left` `(n, d)` to those of `right` `(m, d)`.
+
+    Euclidean ones are rounded to a millionth of the longest embedding, so that equal ones tie.
+    """
+    if distance is not None:
+        distances = np.empty((len(left), len(right)))
+        for rows in _chunks(len(right), right.shape[1]):
+            for one, row in zip(left, distances, strict=True):
+                others = np.broadcast_to(one, right[rows].shape)
+                row[rows] = _row_distances(others, right[rows], distance)
+        return distances
+    left, right = np.asarray(left, np.float64), np.asarray(right, np.float64)
+    ours, theirs = (np.einsum("nd,nd->n", side, side) for side in (left, right))
+    scale = theirs.max(initial=0) or 1
+    squared = np.round((ours[:, None] + theirs - 2 * left @ right.T) / scale, 12)
+    return np.sqrt(np.maximum(squared, 0) * scale)
 
 
 def _finite(distances):
@@ -154,10 +171,8 @@ def _operating_points(same, distances):
     same, distances = _checked(same, distances)
     false_accept, true_accept, scores = metrics.roc_curve(same, -distances, drop_intermediate=False)
     accepted = -scores[1:]  # the largest accepted distance; the first point accepts none
-    above = np.append(accepted[1:], np.nextafter(accepted[-1], np.inf))
-    middle = (accepted + above) / 2
-    # Between adjacent floats there is no middle; `above` still separates under `<`.
-    thresholds = np.where(middle > accepted, middle, above)
+    middle = (accepted + np.append(accepted[1:], accepted[-1])) / 2
+    thresholds = np.maximum(middle, np.nextafter(accepted, np.inf))  # it is accepted under `<`
     return false_accept, true_accept, np.append(accepted[0], thresholds)
 
 
@@ -174,11 +189,9 @@ def _checked(same, distances):
 def _curve_scores(false_accept, true_accept):
     """What a ROC curve tells; only the equal error rate is interpolated."""
     excess = false_accept + true_accept - 1  # rises from -1 to 1 along the curve
-    after = np.argmax(excess >= 0)
-    ends = slice(after - 1, after + 1)
     return {
         "auc": float(metrics.auc(false_accept, true_accept)),
-        "equal_error_rate": float(np.interp(0, excess[ends], false_accept[ends])),
+        "equal_error_rate": float(np.interp(0, excess, false_accept)),
         "true_accept_at_1_percent": float(true_accept[_last_within(false_accept, 0.01)]),
         "true_accept_at_0.1_percent": float(true_accept[_last_within(false_accept, 0.001)]),
     }
@@ -251,20 +264,17 @@ def bootstrap_intervals(same, distances, left_classes, right_classes, threshold,
         Efron and Tibshirani, "An introduction to the bootstrap", 1993 (percentile interval).
     """
     same, distances = _checked(same, distances)
-    order = np.argsort(distances, kind="stable")  # sorted once, for all draws
-    same, distances = same[order], distances[order]
-    ends = np.append(np.flatnonzero(np.diff(distances)), len(distances) - 1)  # ties stay together
-    right = same == (distances < threshold)
     classes, pair_classes = np.unique([left_classes, right_classes], return_inverse=True)
-    left, other = pair_classes.reshape(2, -1)[:, order]
+    left, right = pair_classes.reshape(2, -1)
     resampled = []
     for times in rng.multinomial(len(classes), np.full(len(classes), 1 / len(classes)), draws):
-        weights = times[left] * np.where(same, 1, times[other])
-        genuine, impostor = np.cumsum(weights * same)[ends], np.cumsum(weights * ~same)[ends]
-        if genuine[-1] and impostor[-1]:
-            curve = (np.append(0, rates / rates[-1]) for rates in (impostor, genuine))
-            accuracy = np.average(right, weights=weights)
-            resampled.append({**_curve_scores(*curve), "accuracy": accuracy})
+        weights = times[left] * np.where(same, 1, times[right])
+        if weights[same].any() and weights[~same].any():
+            curve = metrics.roc_curve(
+                same, -distances, sample_weight=weights, drop_intermediate=False
+            )
+            accuracy = np.average(same == (distances < threshold), weights=weights)
+            resampled.append({**_curve_scores(*curve[:2]), "accuracy": accuracy})
     return {
         name: np.percentile([scores[name] for scores in resampled], [2.5, 97.5]).tolist()
         for name in resampled[0]
@@ -301,13 +311,14 @@ def draw_trials(labels, ways, shots, num_trials, rng, families=None):
     family = np.zeros(len(eligible), int) if families is None else families[first_image[eligible]]
     _, family = np.unique(family, return_inverse=True)
     by_family, family_starts, pool_sizes = _grouped(family)
-    if ways < 2 or max(pool_sizes, default=0) < 2:
+    most = max(pool_sizes, default=0)
+    if min(ways, most) < 2 or min(shots, num_trials) < 1:
         raise ValueError(
             f"A trial needs at least 2 classes{'' if families is None else ' of one family'} with "
-            f"{shots + 1} images each ({shots} references and a query). Received: ways={ways} and "
-            f"{max(pool_sizes, default=0)} such classes. Add images or ask for fewer shots."
+            f"{shots + 1} images each ({shots} references and a query). Received: ways={ways}, "
+            f"{num_trials} trials and {most} such classes. Add images or ask for fewer shots."
         )
-    ways = min(ways, pool_sizes.max())
+    ways = min(ways, most)
     pools = rng.choice(np.flatnonzero(pool_sizes >= ways), num_trials)  # (T,)
     members = family_starts[pools][:, None] + _distinct(pool_sizes[pools], ways, rng)
     classes = eligible[by_family[members]]  # (T, ways)
@@ -339,10 +350,11 @@ def trial_distances(embeddings, trials, distance=None):
     """
     num_trials, ways, shots = trials.references.shape
     distances = np.empty((num_trials, ways), np.float32)
-    for rows in chunks(num_trials, ways * shots * embeddings.shape[1]):
-        queries = embeddings[trials.queries[rows], None].astype(np.float32)  # (b, 1, d)
+    for rows in _chunks(num_trials, ways * shots * embeddings.shape[1]):
+        queries = embeddings[trials.queries[rows]].repeat(ways, axis=0)  # (b * ways, d)
         prototypes = embeddings[trials.references[rows]].mean(axis=2, dtype=np.float32)
-        distances[rows] = row_distances(queries, prototypes.astype(np.float32), distance)
+        prototypes = prototypes.reshape(queries.shape)
+        distances[rows] = _row_distances(queries, prototypes, distance).reshape(-1, ways)
     return distances
 
 
@@ -381,8 +393,7 @@ def retrieval_scores(embeddings, labels, distance=None):
 
     Images alone in their class ask nothing, but stand in the way of others. A tie counts
     against the embedding: of images equally far, those of other classes come first. With a
-    learned distance a seeded sample asks, so that at most a million pairs are compared: all
-    images of 1,000, 500 of 2,000, 100 of 10,000.
+    learned distance, which takes long, at most `MOST_LEARNED` images ask, a seeded sample.
 
     Returns:
         `recall_at_1`, `recall_at_5`, `recall_at_10` (share of queries with an image of their
@@ -397,19 +408,20 @@ def retrieval_scores(embeddings, labels, distance=None):
             "Retrieval needs a class with at least 2 images. Received: "
             f"{len(labels)} images in {len(names)} classes. Add images."
         )
-    if distance is not None and len(queries) > (most := max(1, MOST_LEARNED // len(labels))):
-        queries = np.sort(np.random.default_rng(0).choice(queries, most, replace=False))
+    if distance is not None and len(queries) > MOST_LEARNED:
+        queries = np.random.default_rng(0).choice(queries, MOST_LEARNED, replace=False)
+    embeddings = np.asarray(embeddings, np.float64)
     first_hits, precisions, nearest = [], [], Counter()
-    for query, row in zip(queries, _distances_to_all(embeddings, queries, distance), strict=True):
-        miss = labels != labels[query]
-        hit = ~miss
-        hit[query] = False
-        places = np.arange(1, hit.sum() + 1)
-        ranks = places + np.searchsorted(np.sort(row[miss]), np.sort(row[hit]), side="right")
-        first_hits.append(ranks[0])
-        precisions.append(np.mean(places / ranks))
-        found = labels[query] if ranks[0] == 1 else labels[miss][row[miss].argmin()]
-        nearest[names[labels[query]].item(), names[found].item()] += 1
+    for rows in _chunks(len(queries), len(labels)):
+        distances = all_distances(embeddings[queries[rows]], embeddings, distance)
+        for query, row in zip(queries[rows], distances, strict=True):
+            hit = labels == labels[query]
+            row[query] = np.inf  # comes last, and is dropped
+            order = np.lexsort((hit, row))[:-1]
+            ranks = 1 + np.flatnonzero(hit[order])
+            first_hits.append(ranks[0])
+            precisions.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
+            nearest[names[labels[query]].item(), names[labels[order[0]]].item()] += 1
     asked = Counter(names[labels[queries]].tolist())
     return {
         **{f"recall_at_{k}": float(np.mean(np.array(first_hits) <= k)) for k in (1, 5, 10)},
@@ -418,18 +430,3 @@ def retrieval_scores(embeddings, labels, distance=None):
         "class_recall_at_1": {name: nearest[name, name] / n for name, n in asked.items()},
         "most_confused": [[a, b, n] for (a, b), n in nearest.most_common() if a != b][:10],
     }
-
-
-def _distances_to_all(embeddings, queries, distance):
-    """Yields for each query numbers `(n,)` that grow with its distance to every image."""
-    if distance is not None:
-        everyone = np.arange(len(embeddings))
-        for query in queries:
-            yield pair_distances(embeddings, np.full_like(everyone, query), everyone, distance)
-        return
-    vectors = np.asarray(embeddings, np.float64)
-    squares = np.einsum("nd,nd->n", vectors, vectors)
-    for rows in chunks(len(queries), len(vectors)):
-        asked = queries[rows]
-        squared = squares[asked, None] + squares - 2 * vectors[asked] @ vectors.T
-        yield from np.round(squared / (squares.max() or 1), 12)  # equal distances tie

@@ -21,7 +21,7 @@ from gallery import open_gallery
 from image_cache import BadImage, decode
 from image_index import MAX_FILE_BYTES
 from keras_start import start_keras
-from open_set import OpenSet, all_distances
+from open_set import OpenSet
 from run_directory import RunDirectory, RunError
 
 BATCH = 256  # images in memory at once
@@ -131,7 +131,7 @@ class SimilarityModel:
         """
         names, embeddings = self._embedded(images, unreadable)
         answers = []
-        for a, distances in enumerate(all_distances(embeddings, embeddings, self.metric)):
+        for a, distances in enumerate(scores.all_distances(embeddings, embeddings, self.metric)):
             for b in range(a + 1, len(names)):
                 sides, same = {"a": names[a], "b": names[b]}, bool(distances[b] < self.threshold)
                 answers.append(sides | self._judged(distances[b]) | {"same": same})
@@ -195,7 +195,7 @@ class SimilarityModel:
         answers = []
         for name, embedding in zip(*self._embedded(images, unreadable), strict=True):
             nearest = np.full(len(classes), np.inf)
-            distances = all_distances(embedding[None], opened.embeddings, self.metric)[0]
+            distances = scores.all_distances(embedding[None], opened.embeddings, self.metric)[0]
             np.minimum.at(nearest, labels, distances)
             candidates = [
                 {"class": str(classes[row])} | self._judged(nearest[row])
