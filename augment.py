@@ -8,7 +8,7 @@ REORDERED = 0.4  # of the recoloured classes get their channels in another order
 GAIN, OFFSET = 0.15, 0.02  # of a recoloured class: log of the largest gain, share of white
 
 
-def augment(images, config, rng, tables=None):
+def augment(images, config, rng, tables=None, part=slice(None)):
     """Rotates, zooms, shears, shifts, mirrors, relights and tints each image on its own.
 
     All geometry is one affine warp and all colour one table look-up, whatever is asked for.
@@ -19,12 +19,14 @@ def augment(images, config, rng, tables=None):
         rng: A `numpy.random.Generator`.
         tables: What each pixel value becomes before, (batch, 256, channels), as from
             `recolor_tables`; None leaves the colours as they are.
+        part: Of the images, to make; the same views whatever the part.
 
     Returns:
-        A new uint8 array of the same shape.
+        A new uint8 array (part of batch, height, width, channels).
     """
     matrices = _draw_warps(len(images), images.shape[1:3], config, rng)  # (batch, 2, 3)
     relit = _draw_tables(len(images), images.shape[3], config, rng, tables)
+    images, matrices, relit = images[part], matrices[part], relit[part]
     views = np.empty_like(images)
     size = images.shape[2], images.shape[1]
     # An image on plain ground, as a drawing, goes on in that colour; any other is reflected.

@@ -112,7 +112,23 @@ class ClassTable:
         return self.rows[members[np.argsort(repeated, kind="stable")][:count]]
 
 
-class PairBatches:
+class Batches:
+    """What both kinds share.
+
+    Attributes:
+        part: Of each batch, read and made here; other hosts make the rest.
+    """
+
+    part = slice(None)
+
+    def _read(self, rows):
+        """Images of some rows, black outside the part."""
+        images = np.zeros((len(rows), *self.pixels.shape[1:]), np.uint8)
+        images[self.part] = self.pixels[rows[self.part]]
+        return images
+
+
+class PairBatches(Batches):
     """Batches of couples for a two-input model.
 
     `batches[step]` is `((left, right), same)`: uint8 images (pairs, size, size, channels) twice,
@@ -153,11 +169,12 @@ class PairBatches:
     def __getitem__(self, step):
         left, right, same = self.rows(step)
         rng = np.random.default_rng([self.config.seed, 1, step])
-        sides = tuple(augment(self.pixels[side], self.config, rng) for side in (left, right))
-        return sides, same.astype(np.float32)[:, None]
+        sides = (self._read(side) for side in (left, right))
+        sides = tuple(augment(side, self.config, rng, part=self.part) for side in sides)
+        return sides, same[self.part].astype(np.float32)[:, None]
 
 
-class ClassBatches:
+class ClassBatches(Batches):
     """Batches of P classes x K images for the encoder; every pair within a batch is used.
 
     `batches[step]` is `(images, labels)`: uint8 (batch, size, size, channels) and int32 (batch,).
@@ -183,7 +200,7 @@ class ClassBatches:
     def __getitem__(self, step):
         rows = self.rows(step)
         rng = np.random.default_rng([self.config.seed, 1, step])
-        images, labels, tables = self.pixels[rows], self.index.labels[rows], None
+        images, labels, tables = self._read(rows), self.index.labels[rows], None
         num_classes = len(self.index.class_names)
         if self.config.turned:
             turns = rng.integers(4, size=len(self.index.family_names))[self.index.families[rows]]
@@ -192,7 +209,8 @@ class ClassBatches:
         if self.config.recolored > 0:
             images, tables, recolored = recolor(images, labels, self.config.recolored, rng)
             labels = labels + recolored * num_classes  # classes of their own
-        return augment(images, self.config, rng, tables), labels.astype(np.int32)
+        images = augment(images, self.config, rng, tables, self.part)
+        return images, labels[self.part].astype(np.int32)
 
 
 BATCHES = {"pairs": PairBatches, "classes": ClassBatches}

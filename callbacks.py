@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 import scores
 from batches import BATCHES
+from distribution import agreed
 from siamese_network_funcs import build_loss, distance_function, embed
 
 VAL_BATCHES = 8  # over which val_loss is averaged when classes are sampled
@@ -167,7 +168,7 @@ class Schedule(keras.callbacks.Callback):
     def _advance(self, batch):
         elapsed = (time.monotonic() - self.begin) / self.seconds
         # On its own, so that a run within its limit continues as if never stopped.
-        self.time_share = self.first_time_share + (1 - self.first_time_share) * elapsed
+        self.time_share = agreed(self.first_time_share + (1 - self.first_time_share) * elapsed)
         by_steps = (self.first_step + batch) / self.config.total_steps
         self.progress = min(1.0, max(self.progress, self.time_share, by_steps))
 

@@ -85,6 +85,7 @@ class Config:
     monitor: Literal["val_loss", "val_accuracy", "val_auc", "val_one_shot"] = "val_loss"
     patience: int | None = None  # epochs without improvement before stopping; None: never
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where it is faster
+    distribution: Literal["auto", "none", "data_parallel"] = "auto"  # auto: all devices there are
 
     # Threshold of the finished run, chosen on validation pairs
     false_accept_rate: float | None = None  # None: where false accepts equal false rejects

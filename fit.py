@@ -15,6 +15,7 @@ from callbacks import (
     TrainingFailed,
     interrupts,
 )
+from distribution import over_whole_batch, part
 from encoders import find_backbone, load_pretrained
 from siamese_network_funcs import (
     accuracy,
@@ -63,6 +64,7 @@ def fit_encoder(run, config, dataset, validator, seconds_used):
     """
     encoder, model = build_training_model(config)
     batches = BATCHES[config.sampling](dataset.index, dataset.pixels, dataset.splits.train, config)
+    batches.part = part(len(batches[0][1]))
     state = run.load_state()
     arrays, facts = state or ({}, NEW)
     if state:
@@ -153,8 +155,9 @@ def compile_model(model, encoder, config, frozen=False):
             if config.weights and isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = False
     metric = accuracy if config.sampling == "pairs" else batch_accuracy
+    loss, metric = over_whole_batch(model, build_loss(config), metric)
     metric = keras.metrics.MeanMetricWrapper(metric, name="accuracy")
-    model.compile(_optimizer(config), loss=build_loss(config), metrics=[metric])
+    model.compile(_optimizer(config), loss=loss, metrics=[metric])
     model.optimizer.build(model.trainable_variables)
 
 
@@ -220,7 +223,7 @@ def _finish(config, dataset, model, encoder, recorder, status):
     final = build_encoder(config)
     final.set_weights(encoder.get_weights())
     if config.whiten:
-        final = widen_encoder(final, dataset, config.seed)
+        final = widen_encoder(final, dataset, config.seed, half_turn=config.rotate == 180)
     siamese = build_siamese_network(final, config.distance)
     if model is not encoder:
         siamese.get_layer("distance").set_weights(model.get_layer("distance").get_weights())

@@ -51,11 +51,10 @@ def embed(encoder, pixels, rows):
     Returns:
         float32 array (n, embedding_dim).
     """
-    parts = [
-        encoder.predict_on_batch(pixels[rows[start : start + EMBED_BATCH]])
-        for start in range(0, len(rows), EMBED_BATCH)
-    ]
-    return np.concatenate(parts).astype(np.float32)
+    parts = [rows[start : start + EMBED_BATCH] for start in range(0, len(rows), EMBED_BATCH)]
+    # Each of TensorFlow's replicas would embed the whole batch: one answer is enough.
+    embeddings = [encoder.predict_on_batch(pixels[part])[: len(part)] for part in parts]
+    return np.concatenate(embeddings).astype(np.float32)
 
 
 def unit_length(embeddings):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+import distribution
 import open_set
 import plots
 import scores
@@ -43,14 +44,16 @@ def main(args=None):
                 "Use --sampling pairs --loss contrastive."
             )
         print(*inventory(dataset), sep="\n")
-        run = run or RunDirectory.create(config, name)
+        run = distribution.open_run(run, config, name)
         run.write_splits(dataset.index, dataset.splits)
     except (ValueError, OSError) as error:  # DataError and RunError are ValueErrors
         print(error, file=sys.stderr)
         return WRONG_INPUT
     print(f"Run directory: {run.path}", flush=True)
+    start_keras(config.seed, config.deterministic)
     try:
-        return train(run, config, dataset, begin)
+        with distribution.scope(config, run):
+            return train(run, config, dataset, begin)
     except RunError as error:  # a full disk, a folder that vanished, a damaged state
         print(error, file=sys.stderr)
         return FAILED
@@ -85,7 +88,6 @@ def train(run, config, dataset, begin):
     Returns:
         Exit status: 0, 1 if the training failed, 130 if it was interrupted.
     """
-    start_keras(config.seed, config.deterministic)
     from callbacks import Validator
     from encoders import WeightsError
     from fit import FINISHED, INTERRUPTED, fit_encoder
