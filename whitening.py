@@ -3,7 +3,7 @@
 A trained embedding keeps what parts the training classes and forgets the rest. The feature maps
 below it still hold the rest, but unevenly: some directions vary much within a class. Dividing by
 that variation (within-class covariance normalisation) makes them comparable, and both together
-are the finished embedding.
+are the finished embedding. Where no side is up, it is averaged over the image and its half turn.
 """
 
 import keras
@@ -19,31 +19,37 @@ RIDGE = 1.0  # share of the mean variance that is added to each direction's
 MOST_IMAGES = 20_000  # more change nothing
 
 
-def widen_encoder(encoder, dataset, seed):
+def widen_encoder(encoder, dataset, seed, half_turn=False):
     """Joins the embedding with whitened features of the last feature maps.
 
     Args:
         encoder: A trained encoder from `siamese_network_funcs.build_encoder`.
         dataset: The `prepare_data.Dataset` that it was trained on.
         seed: Of the sample of images, where there are more than are needed.
+        half_turn: Whether to average over the image as it is and upside down.
 
     Returns:
         A `keras.Model` from raw pixels to unit-length embeddings.
     """
-    pixels, features, embeddings = _features_and_embeddings(encoder)
+    pixels = keras.Input(encoder.input_shape[1:], name="pixels")
+    features, _ = _features_and_embeddings(encoder, pixels)
     rows = dataset.splits.train
     if len(rows) > MOST_IMAGES:
         rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_IMAGES, replace=False))
     values = embed(keras.Model(pixels, features), dataset.pixels, rows)
     mean, matrix = fit_whitening(values, dataset.index.labels[rows])
+    views = ops.concatenate([pixels, ops.flip(pixels, (1, 2))], axis=0) if half_turn else pixels
+    features, embeddings = _features_and_embeddings(encoder, views)
     whiten = layers.Dense(matrix.shape[1], name="whiten")
     whitened = unit_length(whiten(features))
     whiten.set_weights([matrix, -mean @ matrix])
     joined = ops.concatenate([whitened, TRAINED * unit_length(embeddings)], axis=-1)
+    if half_turn:
+        joined = ops.mean(ops.reshape(unit_length(joined), (2, -1, joined.shape[-1])), axis=0)
     return keras.Model(pixels, unit_length(joined), name="encoder")
 
 
-def _features_and_embeddings(encoder):
+def _features_and_embeddings(encoder, pixels):
     """What is whitened, and the embeddings: mean and deviation over each of the last feature maps.
 
     Where an encoder flattens its last map, the embedding itself is what is whitened.
@@ -51,7 +57,6 @@ def _features_and_embeddings(encoder):
     Every layer is applied again, so that the finished model is one flat graph: Keras cannot load
     a model in which two nested ones share layers.
     """
-    pixels = keras.Input(encoder.input_shape[1:], name="pixels")
     values, maps = pixels, []
     for layer in encoder.layers[1].layers:  # every encoder is a chain
         if isinstance(layer, layers.InputLayer):
@@ -60,13 +65,13 @@ def _features_and_embeddings(encoder):
         if _is_rectified(layer):
             maps.append(values)  # (batch, height, width, filters)
     if any(isinstance(layer, layers.Flatten) for layer in encoder.layers[1].layers):
-        return pixels, unit_length(values), values  # where things are matters: no pooled maps
+        return unit_length(values), values  # where things are matters: no pooled maps
     parts = []
     for places in maps[-NUM_MAPS:]:
         mean = ops.mean(places, axis=(1, 2))
         variance = ops.mean(ops.square(places), axis=(1, 2)) - ops.square(mean)
         parts += [unit_length(mean), unit_length(ops.sqrt(ops.maximum(variance, 1e-8)))]
-    return pixels, ops.concatenate(parts, axis=-1), values
+    return ops.concatenate(parts, axis=-1), values
 
 
 def _is_rectified(layer):

@@ -55,3 +55,27 @@ def test_widened_encoder_is_whitened_features_and_trained_embedding(name, tmp_pa
     whitened = (features - mean) @ matrix
     whitened /= np.linalg.norm(whitened, axis=1, keepdims=True)
     np.testing.assert_allclose(embeddings[:, :-16] * np.sqrt(1.25), whitened, atol=2e-2)
+
+
+def test_half_turn_makes_no_difference_to_an_encoder_that_averages_over_it(tmp_path):
+    encoder = build_encoder(Config(image_size=32, embedding_dim=8))
+    pixels = RNG.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    dataset = SimpleNamespace(
+        pixels=pixels,
+        index=SimpleNamespace(labels=np.repeat(np.arange(3), 4)),
+        splits=SimpleNamespace(train=np.arange(12)),
+    )
+    one = whitening.widen_encoder(encoder, dataset, seed=0).predict(pixels, verbose=0)
+    both = whitening.widen_encoder(encoder, dataset, seed=0, half_turn=True)
+    both.save(tmp_path / "encoder.keras")
+    loaded = keras.saving.load_model(tmp_path / "encoder.keras", safe_mode=True)
+    upright = loaded.predict(pixels, verbose=0, batch_size=5)
+    turned = loaded.predict(pixels[:, ::-1, ::-1], verbose=0)
+    np.testing.assert_allclose(upright, turned, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(upright, axis=1), 1, rtol=1e-4)
+    other = whitening.widen_encoder(encoder, dataset, seed=0).predict(
+        pixels[:, ::-1, ::-1], verbose=0
+    )
+    mean = one + other
+    mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+    np.testing.assert_allclose(upright, mean, atol=1e-5)
