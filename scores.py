@@ -264,17 +264,19 @@ def bootstrap_intervals(same, distances, left_classes, right_classes, threshold,
         Efron and Tibshirani, "An introduction to the bootstrap", 1993 (percentile interval).
     """
     same, distances = _checked(same, distances)
+    order = np.argsort(distances, kind="stable")  # sorted once, for all draws
+    same, distances = same[order], distances[order]
+    ends = np.append(np.flatnonzero(np.diff(distances)), len(distances) - 1)  # ties stay together
     classes, pair_classes = np.unique([left_classes, right_classes], return_inverse=True)
-    left, right = pair_classes.reshape(2, -1)
+    left, right = pair_classes.reshape(2, -1)[:, order]
     resampled = []
     for times in rng.multinomial(len(classes), np.full(len(classes), 1 / len(classes)), draws):
         weights = times[left] * np.where(same, 1, times[right])
-        if weights[same].any() and weights[~same].any():
-            curve = metrics.roc_curve(
-                same, -distances, sample_weight=weights, drop_intermediate=False
-            )
+        genuine, impostor = np.cumsum(weights * same)[ends], np.cumsum(weights * ~same)[ends]
+        if genuine[-1] and impostor[-1]:
+            curve = (np.append(0, rates / rates[-1]) for rates in (impostor, genuine))
             accuracy = np.average(same == (distances < threshold), weights=weights)
-            resampled.append({**_curve_scores(*curve[:2]), "accuracy": accuracy})
+            resampled.append({**_curve_scores(*curve), "accuracy": accuracy})
     return {
         name: np.percentile([scores[name] for scores in resampled], [2.5, 97.5]).tolist()
         for name in resampled[0]
@@ -415,13 +417,13 @@ def retrieval_scores(embeddings, labels, distance=None):
     for rows in _chunks(len(queries), len(labels)):
         distances = all_distances(embeddings[queries[rows]], embeddings, distance)
         for query, row in zip(queries[rows], distances, strict=True):
-            hit = labels == labels[query]
-            row[query] = np.inf  # comes last, and is dropped
-            order = np.lexsort((hit, row))[:-1]
-            ranks = 1 + np.flatnonzero(hit[order])
+            row[query], hit = np.inf, labels == labels[query]  # the query comes last
+            hits, places = np.sort(row[hit])[:-1], np.arange(1, hit.sum())
+            ranks = places + np.searchsorted(np.sort(row[~hit]), hits, side="right")
             first_hits.append(ranks[0])
-            precisions.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
-            nearest[names[labels[query]].item(), names[labels[order[0]]].item()] += 1
+            precisions.append(np.mean(places / ranks))
+            row[hit] = np.inf if ranks[0] > 1 else -np.inf
+            nearest[names[labels[query]].item(), names[labels[row.argmin()]].item()] += 1
     asked = Counter(names[labels[queries]].tolist())
     return {
         **{f"recall_at_{k}": float(np.mean(np.array(first_hits) <= k)) for k in (1, 5, 10)},
