@@ -9,11 +9,20 @@ import numpy as np
 from tqdm import tqdm
 
 from image_index import IMAGE_SUFFIXES, DataError, list_files
-from run_directory import need
+from run_directory import need, write_whole
 from scores import all_distances
 
+SCHEMA = """
+    create table if not exists embedded (
+        id integer primary key autoincrement, name unique, size, time, reason, embedding
+    );
+    create table if not exists scale (value);
+"""
 PART = 2048  # images embedded between two writes: what a kill can cost
 MOST_PLAIN = 50_000  # images; above it, a matrix product takes longer than an answer should
+MOST_SCANNED = 300_000  # images; above it, they stay on disk, with an approximate index
+SHARD, SHARD_PART = 1_000_000, 100_000  # images in a file of the index; added between two writes
+BREADTH = 64  # candidates looked at when an image is added: more find more and build longer
 FINALISTS = 10  # times as many as asked for are compared exactly, where bytes did the rest
 
 
@@ -32,7 +41,7 @@ class Gallery:
         if len(names) > MOST_PLAIN:
             need("usearch", f"Searching more than {MOST_PLAIN} images")
             self._scale = 127 / (np.abs(embeddings).max() or 1)
-            self._bytes = self._to_bytes(embeddings)
+            self._bytes = _to_bytes(embeddings, self._scale)
         else:
             self._squares = np.einsum("ij,ij->i", embeddings, embeddings)
 
@@ -63,12 +72,115 @@ class Gallery:
             return np.argpartition(squared, min(top, len(squared)) - 1)[:top]
         from usearch.index import MetricKind, search
 
-        count, query = min(FINALISTS * top, len(self.names)), self._to_bytes(embedding)
+        count, query = min(FINALISTS * top, len(self.names)), _to_bytes(embedding, self._scale)
         found = search(self._bytes, query, count, MetricKind.L2sq, exact=True)
         return found.keys.astype(np.int64)
 
-    def _to_bytes(self, embeddings):
-        return np.rint(embeddings * self._scale).clip(-127, 127).astype(np.int8)
+
+class LargeGallery(Gallery):
+    """A gallery that stays on disk: a search reads the few parts of it that it needs.
+
+    Embeddings are rows of SQLite. Beside it lies an approximate index over them as bytes (HNSW), a
+    file for every `SHARD`, memory-mapped; its finalists are compared exactly.
+
+    Args:
+        folder: Folder of the images.
+        store: The SQLite file.
+        unreadable: Path -> reason.
+
+    Reference:
+        Malkov & Yashunin, "Efficient and robust approximate nearest neighbor search using
+        Hierarchical Navigable Small World graphs", 2016.
+    """
+
+    def __init__(self, folder, store, unreadable):
+        need("usearch", f"Searching more than {MOST_SCANNED} images")
+        self.folder, self.unreadable = folder, unreadable
+        base = sqlite3.connect(store, check_same_thread=False)  # the page asks from many threads
+        self._scale, self._shards = _open_shards(base, store)
+        rows = base.execute("select id from embedded where reason = '' order by id")
+        self._ids = np.fromiter((row for (row,) in rows), np.int64)
+        self.names = _Column(base, "name", self._ids, lambda names: list(map(os.fsdecode, names)))
+        self.embeddings = _Column(base, "embedding", self._ids, _to_array)
+
+    def _finalists(self, embedding, top):
+        query, count = _to_bytes(embedding, self._scale), FINALISTS * top
+        found = [shard.search(query, count) for shard in self._shards]
+        nearest = np.argsort(np.concatenate([one.distances for one in found]))[:count]
+        ids = np.concatenate([one.keys for one in found])[nearest].astype(np.int64)
+        rows = np.searchsorted(self._ids, ids).clip(max=len(self._ids) - 1)
+        return rows[self._ids[rows] == ids]  # what was deleted is still in the index
+
+
+class _Column:
+    """A column of the readable images, fetched where it is indexed."""
+
+    def __init__(self, base, name, ids, convert):
+        self._base, self._ids, self._convert = base, ids, convert
+        self._query = f"select {name} from embedded where id = ?"
+
+    def __len__(self):
+        return len(self._ids)
+
+    def __getitem__(self, rows):
+        ids = self._ids[rows]
+        found = [self._base.execute(self._query, (row,)).fetchone() for row in ids.ravel().tolist()]
+        values = self._convert([value for (value,) in found])
+        return values[0] if ids.ndim == 0 else values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self[:], dtype)
+
+
+def _to_bytes(embeddings, scale):
+    return np.rint(embeddings * scale).clip(-127, 127).astype(np.int8)
+
+
+def _to_array(values):
+    return np.frombuffer(b"".join(values), np.float32).reshape(len(values), -1)
+
+
+def _open_shards(base, store):
+    """Scale of the bytes, and the index in shards, with what is missing added part by part."""
+    from usearch.index import Index
+
+    [(last,)] = base.execute("select max(id) from embedded")
+    [(scale,)] = base.execute("select max(value) from scale")
+    if scale is None:
+        some = base.execute("select embedding from embedded where reason = '' limit 1000")
+        scale = 127 / float(np.abs(_to_array([value for (value,) in some])).max() or 1)
+        base.execute("insert into scale values (?)", (scale,))
+        base.commit()
+    paths = [store.with_suffix(f".{number}.usearch") for number in range(last // SHARD + 1)]
+    with tqdm(total=last, desc="building the index", unit="image", delay=0.5) as progress:
+        for number, path in enumerate(paths):
+            _build_shard(base, path, number * SHARD, scale, progress)
+    return scale, [Index.restore(path, view=True) for path in paths if path.exists()]
+
+
+def _build_shard(base, path, first, scale, progress):
+    """Adds those of `SHARD` images that are not in their index yet; ids only ever grow."""
+    from usearch.index import Index, MetricKind, ScalarKind
+
+    query = "select id, embedding from embedded where reason = '' and id > ? and id < ? limit ?"
+    last = int(Index.restore(path, view=True).keys[:].max()) if path.exists() else first - 1
+    progress.update(last - first + 1)
+    index = None
+    while rows := base.execute(query, (last, first + SHARD, SHARD_PART)).fetchall():
+        ids, vectors = np.array([row for row, _ in rows]), _to_array([v for _, v in rows])
+        if path.exists():
+            index = index or Index.restore(path)
+        else:
+            index = Index(
+                ndim=vectors.shape[1],
+                metric=MetricKind.L2sq,
+                dtype=ScalarKind.I8,
+                expansion_add=BREADTH,
+            )
+        index.add(ids, _to_bytes(vectors, scale))
+        write_whole(path, index.save)
+        last = int(ids[-1])
+        progress.update(len(ids))
 
 
 def image_files(folder):
@@ -106,27 +218,30 @@ def open_gallery(folder, store, embed):
     try:
         with contextlib.closing(sqlite3.connect(store, timeout=60)) as base:
             _refresh(base, folder, files, embed)
-            rows = base.execute("select name, reason, embedding from images order by name")
-            rows = [(os.fsdecode(name), *values) for name, *values in rows]
+            rows = base.execute(
+                "select name, reason from embedded where reason <> '' order by name"
+            )
+            unreadable = {os.path.join(folder, os.fsdecode(name)): reason for name, reason in rows}
+            if len(files) - len(unreadable) > MOST_SCANNED:
+                return LargeGallery(folder, store, unreadable)
+            rows = base.execute(
+                "select name, embedding from embedded where reason = '' order by name"
+            )
+            fine = [(os.fsdecode(name), values) for name, values in rows]
     except sqlite3.Error as error:
         raise DataError(f"The embeddings in '{store}' cannot be kept: {error}.") from error
-    unreadable = {os.path.join(folder, name): reason for name, reason, _ in rows if reason}
-    fine = [(name, values) for name, reason, values in rows if not reason]
     if not fine:
         path, reason = next(iter(unreadable.items()))
         raise DataError(f"No image in '{folder}' can be read. First: {path}: {reason}.")
     names, values = zip(*fine, strict=True)
-    embeddings = np.frombuffer(b"".join(values), np.float32).reshape(len(names), -1)
-    return Gallery(folder, names, embeddings, unreadable)
+    return Gallery(folder, names, _to_array(values), unreadable)
 
 
 def _refresh(base, folder, files, embed):
-    base.execute(
-        "create table if not exists images (name primary key, size, time, reason, embedding)"
-    )
-    kept = {name: stamp for name, *stamp in base.execute("select name, size, time from images")}
+    base.executescript(SCHEMA)
+    kept = {name: stamp for name, *stamp in base.execute("select name, size, time from embedded")}
     stale = [name for name, stamp in kept.items() if files.get(name) != tuple(stamp)]
-    base.executemany("delete from images where name = ?", [(name,) for name in stale])
+    base.executemany("delete from embedded where name = ?", [(name,) for name in stale])
     base.commit()
     missing = sorted(files.keys() - (kept.keys() - set(stale)))
     with tqdm(total=len(missing), desc=f"embedding {folder}", unit="image", delay=0.5) as progress:
@@ -138,6 +253,6 @@ def _refresh(base, folder, files, embed):
                 for name, reason, embedding in zip(names, reasons, embeddings, strict=True)
             ]
             # Another process may embed the same folder.
-            base.executemany("insert or replace into images values (?, ?, ?, ?, ?)", rows)
+            base.executemany("insert or replace into embedded values (null, ?, ?, ?, ?, ?)", rows)
             base.commit()
             progress.update(len(names))
