@@ -19,7 +19,7 @@ import download_data
 from configs import DRAWN_LEAVES, Config
 from image_cache import ImageCache, one_at_a_time, open_cache
 from image_index import ImageIndex, read_index, twins
-from splits import Splits, equal_files, make_splits, merge_equal_files
+from splits import Splits, equal_files, make_splits
 
 SHEET_COLUMNS, SHEET_CLASSES, SHEET_IMAGE = 8, 40, 96  # images a class, classes, pixels
 MOST_NAMED = 10  # entries of a list that an inventory prints in full
@@ -82,8 +82,6 @@ def load_data(config, report=print):
                 _draw_leaves(DRAWN_LEAVES, report)
     index = read_index(config.data_dir)
     cache = open_cache(index, config)
-    # Copies of one file are one thing: a genuine pair of them would teach nothing.
-    index.groups = merge_equal_files(index.groups, cache.digests, skip=cache.unreadable)
     splits = make_splits(index, cache.digests, cache.unreadable, config)
     return Dataset(index, cache, splits)
 

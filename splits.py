@@ -38,11 +38,10 @@ class Splits:
 def make_splits(index, digests, unreadable, config):
     """Splits by image (whole groups) within known classes, and by class for the unseen ones.
 
-    Files of equal content count as one group. A file that lies in two classes is left out,
-    as nobody knows what it shows.
+    A file that lies in two classes is left out, as nobody knows what it shows.
 
     Args:
-        index: An `ImageIndex`.
+        index: An `ImageIndex`; files of equal content become one group in it.
         digests: Array (images,), equal for equal files.
         unreadable: Row -> reason.
         config: A `Config`: `seed`, `validate_on`, `keep_whole` and the shares.
@@ -54,7 +53,8 @@ def make_splits(index, digests, unreadable, config):
         DataError: If fewer than two classes, or none with two images, would be left to train on.
     """
     left_out, remarks = unusable(index, digests, unreadable), []
-    groups = merge_equal_files(index.groups, digests, skip=unreadable)
+    # Copies of one file are one thing: a genuine pair of them would teach nothing.
+    index.groups = groups = merge_equal_files(index.groups, digests, skip=unreadable)
     usable = np.setdiff1d(np.arange(len(index)), list(left_out))
     if index.splits is not None:
         sides = _given_sides(index, usable, groups, config, left_out, remarks)
@@ -67,7 +67,6 @@ def make_splits(index, digests, unreadable, config):
         left_out.setdefault(row, "shows what another held-out class shows too")
     splits = Splits(*(np.flatnonzero(sides == name) for name in SPLITS), left_out, remarks)
     _check_enough(index, splits)
-    check_disjoint(index, groups, splits)
     return splits
 
 
@@ -86,12 +85,11 @@ def merge_equal_files(groups, digests, skip=()):
 
 def equal_files(digests, skip=()):
     """Lists of rows whose files have equal content, two rows or more in each."""
-    rows = np.setdiff1d(np.arange(len(digests)), list(skip))
-    _, content, counts = np.unique(digests[rows], return_inverse=True, return_counts=True)
     rows_of = {}
-    for at in np.flatnonzero(counts[content] > 1):
-        rows_of.setdefault(content[at], []).append(int(rows[at]))
-    return list(rows_of.values())
+    for row, digest in enumerate(digests.tolist()):
+        if row not in skip:
+            rows_of.setdefault(digest, []).append(row)
+    return [rows for rows in rows_of.values() if len(rows) > 1]
 
 
 def unusable(index, digests, unreadable):
@@ -113,13 +111,6 @@ def unusable(index, digests, unreadable):
 
 def _drawn_sides(index, usable, groups, config, remarks):
     """Side of each row, drawn; asks for less where there are too few families, classes, images."""
-    families = _units(index, usable, dataclasses.replace(config, keep_whole="family"))
-    if config.keep_whole == "family" and len(families) < FEWEST_FAMILIES:
-        remarks.append(
-            f"Only {len(families)} families of {FEWEST_FAMILIES} needed for keep_whole='family': "
-            "single classes are kept out of training instead."
-        )
-        config = dataclasses.replace(config, keep_whole="class")
     config = _affordable(index, usable, config, remarks)
     sides = _draw_sides(index, usable, groups, config)
     if config.validate_on == "classes" or _is_enough(index.labels[sides == "val"]):
@@ -129,12 +120,19 @@ def _drawn_sides(index, usable, groups, config, remarks):
         "kept instead (validate_on='classes')."
     )
     by_class = dataclasses.replace(config, validate_on="classes")
-    return _draw_sides(index, usable, groups, _affordable(index, usable, by_class, remarks))
+    return _drawn_sides(index, usable, groups, by_class, remarks)
 
 
 def _affordable(index, usable, config, remarks):
-    """The config without unseen classes where there are too few classes to keep any out."""
+    """The config, keeping classes instead of families, or no classes, where there are too few."""
     num_units = len(_units(index, usable, config))
+    if config.keep_whole == "family" and num_units < FEWEST_FAMILIES:
+        remarks.append(
+            f"Only {num_units} families of {FEWEST_FAMILIES} needed for keep_whole='family': "
+            "single classes are kept out of training instead."
+        )
+        by_class = dataclasses.replace(config, keep_whole="class")
+        return _affordable(index, usable, by_class, remarks)
     num_kept = sum(_num_kept(config, num_units))
     if num_kept == 0 or num_units - num_kept >= 2:
         return config
@@ -179,19 +177,19 @@ def _draw_sides(index, usable, groups, config):
 def _place_groups(rows, groups, shares, group_side, sides, rng):
     """Places the groups of one known class; at least two images stay in training."""
     wanted = {side: max(2, round(share * len(rows))) for side, share in shares.items() if share > 0}
-    own, group_of, sizes = np.unique(groups[rows], return_inverse=True, return_counts=True)
-    side_of, sizes, rest = group_side[own].tolist(), sizes.tolist(), len(rows)
-    for group in rng.permutation(len(own)).tolist():
-        if not side_of[group]:
+    own, sizes = np.unique(groups[rows], return_counts=True)
+    rest = len(rows)
+    for at in rng.permutation(len(own)):
+        group, size = own[at], sizes[at]
+        side = str(group_side[group]).replace("unseen", "known")
+        if not side:  # no other class has placed it
             open_sides = [side for side, count in wanted.items() if count > 0]
-            spare = rest - sizes[group] >= 2
-            side_of[group] = open_sides[0] if open_sides and spare else "train"
-        side = side_of[group] = side_of[group].replace("unseen", "known")
-        if side in wanted:
-            wanted[side] -= sizes[group]
-        rest -= sizes[group] * (side != "train")
-    sides[rows] = np.array(side_of)[group_of]
-    group_side[own] = side_of
+            side = open_sides[0] if open_sides and rest - size >= 2 else "train"
+        group_side[group] = side
+        if side != "train":
+            rest -= size
+            wanted[side] = wanted.get(side, 0) - size
+    sides[rows] = group_side[groups[rows]]
 
 
 def _pair_groups(usable, groups, digests, remarks):
@@ -228,14 +226,10 @@ def _given_sides(index, usable, groups, config, left_out, remarks):
     for side, others in (("test", ["train"]), ("val", ["train", "test"])):
         taken = np.isin(groups, groups[np.isin(sides, others)])
         leaks = np.flatnonzero((sides == side) & taken)
-        sides[leaks] = ""
-        reason = f"shows what a {' or '.join(others)} image shows"
+        sides[leaks], reason = "", f"shows what a {' or '.join(others)} image shows"
         left_out |= dict.fromkeys(leaks.tolist(), reason)
         if len(leaks):
-            remarks.append(
-                f"{len(leaks)} images given for {side} are left out: each {reason} "
-                "(same file or same group)."
-            )
+            remarks.append(f"{len(leaks)} images given for {side} are left out: each {reason}.")
     if not (sides == "val").any():
         inner = dataclasses.replace(config, unseen_share=0.0, test_share=0.0)
         train = np.flatnonzero(sides == "train")
@@ -263,23 +257,3 @@ def _check_enough(index, splits):
                 "at least 2 classes, one with 2 images. Add images, or lower unseen_share, "
                 "val_share or test_share."
             )
-
-
-def check_disjoint(index, groups, splits):
-    """Makes sure that no image, group or unseen class is on two sides.
-
-    Raises:
-        DataError: Naming the first image that is.
-    """
-    rows = np.concatenate([rows for _, rows in splits.items()])
-    sides = np.repeat(SPLITS, [len(rows) for _, rows in splits.items()])
-    tested = np.where(np.isin(sides, SPLITS[2:]), "test", sides)  # a group may lie in both of them
-    by_class = np.isin(sides, ["train", "test_unseen"])
-    labels = np.where(by_class, index.labels[rows], -1 - np.arange(len(rows)))
-    for values, side in ((rows, sides), (groups[rows], tested), (labels, sides)):
-        pairs = twins(values)
-        crossing = pairs[side[pairs[:, 0]] != side[pairs[:, 1]]]
-        if len(crossing):
-            name, other = (index.names[row] for row in rows[crossing[0]])
-            one, two = sides[crossing[0]]
-            raise DataError(f"'{name}' is in {one}, and '{other}', its like, is in {two}.")

@@ -10,7 +10,7 @@ from PIL import Image
 from configs import Config
 from image_index import DataError, read_index
 from prepare_data import load_data
-from splits import SPLITS, Splits, check_disjoint, make_splits, merge_equal_files
+from splits import SPLITS, make_splits, merge_equal_files
 
 CONFIG = Config(unseen_share=0.25, test_share=0.15, val_share=0.15)
 
@@ -245,25 +245,6 @@ def test_pairs_stay_whole(build_index):
         assert side[one] == side[other] or groups[one] != groups[other]
     assert len(splits.val) == pytest.approx(36, abs=4)
     assert len(splits.test_known) == pytest.approx(36, abs=4)
-
-
-def test_check_disjoint_finds_each_fault(build_index):
-    index = build_index([0, 0, 0, 1, 1, 1, 2, 2], groups=[0, 1, 2, 3, 4, 4, 5, 6])
-    good = dict(train=[0, 3], val=[1], test_known=[2, 4, 5], test_unseen=[6, 7])
-
-    def check(**changes):
-        rows = {name: np.array(rows, int) for name, rows in (good | changes).items()}
-        check_disjoint(index, index.groups, Splits(**rows, left_out={}, remarks=[]))
-
-    check()
-    for changes in (
-        {"val": [0, 1]},  # an image on two sides
-        {"test_known": [2, 4, 5, 6]},  # also where neither is trained on
-        {"train": [0, 3, 4], "test_known": [2, 5]},  # a group on two sides
-        {"train": [0, 3, 6], "test_unseen": [7]},  # a class that is not unseen
-    ):
-        with pytest.raises(DataError, match=r"/\d\.png' is in .*, and .*, its like, is in "):
-            check(**changes)
 
 
 def test_real_leaves(real_data):
