@@ -7,9 +7,12 @@ gives a `keras.Model` from pixels (batch, height, width, channels) to (batch, em
 import sys
 
 import keras
+import numpy as np
 from keras import initializers, layers, ops, regularizers
 
 BACKBONE = "backbone"  # layer that holds pretrained weights
+SPREAD = 0.23  # of centred ink: root mean square distance from the middle, as a share of the side
+MOST_ZOOM = 1.6  # of ink that is centred, in or out
 
 
 def build_base_network(input_shape, embedding_dim=50):
@@ -42,16 +45,77 @@ def build_compact_network(input_shape, embedding_dim=128):
 
 
 def build_spatial_network(input_shape, embedding_dim=256):
-    """Ours, for what is centred and upright, characters and faces: it keeps where things are."""
+    """Ours, for what is centred and upright, as faces: it keeps where things are."""
     network = keras.Sequential(
         [keras.Input(input_shape), layers.Rescaling(1 / 255)], name="spatial"
     )
+    _add_spatial_layers(network, embedding_dim)
+    return network
+
+
+def build_drawing_network(input_shape, embedding_dim=256):
+    """Ours, for characters: what is drawn is centred and brought to one size, then as `spatial`.
+
+    The network sees three quarters of the pixels along each side.
+    """
+    size = 3 * input_shape[0] // 4
+    network = keras.Sequential(
+        [keras.Input(input_shape), _build_centring(input_shape, size), layers.Rescaling(1 / 255)],
+        name="drawing",
+    )
+    _add_spatial_layers(network, embedding_dim)
+    return network
+
+
+def _build_centring(input_shape, size):
+    """Raw pixels (batch, height, width, channels) to (batch, size, size, channels).
+
+    The ink, all that differs from the corners, comes to the middle and to one spread, its aspect
+    half way to a square. Sampling is two products with matrices of triangles, as the attention of
+    Gregor et al., "DRAW", 2015.
+    """
+    pixels = keras.Input(input_shape)
+    corners = pixels[:, :: input_shape[0] - 1, :: input_shape[1] - 1]
+    ground = ops.mean(corners, axis=(1, 2), keepdims=True)
+    drawn = pixels - ground
+    ink = ops.sum(ops.abs(drawn), axis=-1)  # (batch, height, width)
+    places = [_mean_and_variance(ops.sum(ink, axis=axis)) for axis in (2, 1)]
+    (row, down), (column, across) = places
+    step = ops.sqrt(down + across) / (SPREAD * size)  # input pixels an output pixel
+    aspect = ops.power(down / across, 0.125)  # half of the deviations' ratio, to either side
+    to_rows = _sampling(row, step * aspect, input_shape[0], size)
+    to_columns = _sampling(column, step / aspect, input_shape[1], size)
+    planes = ops.transpose(drawn, (0, 3, 1, 2))
+    planes = ops.matmul(to_rows[:, None], planes)
+    planes = ops.matmul(planes, ops.transpose(to_columns, (0, 2, 1))[:, None])
+    return keras.Model(pixels, ops.transpose(planes, (0, 2, 3, 1)) + ground, name="centring")
+
+
+def _mean_and_variance(ink):
+    """Of the places along one side, in pixels, weighted by ink (batch, side): each (batch, 1)."""
+    places = np.arange(ink.shape[1], dtype="float32")
+    share = ink / ops.maximum(ops.sum(ink, axis=1, keepdims=True), 1.0)
+    mean = ops.sum(share * places, axis=1, keepdims=True)
+    variance = ops.sum(share * ops.square(mean - places), axis=1, keepdims=True)
+    return mean, variance + 1.0  # a dot, or nothing, has a spread too
+
+
+def _sampling(middle, step, side, size):
+    """Matrices (batch, size, side) that sample one side around a middle, both (batch, 1)."""
+    step = ops.clip(step, side / size / MOST_ZOOM, side / size * MOST_ZOOM)
+    offsets = np.arange(size, dtype="float32") - (size - 1) / 2
+    at = (middle + step * offsets)[:, :, None]
+    width = ops.maximum(step, 1.0)[:, :, None]  # where pixels are merged, all count
+    reach = ops.abs(at - np.arange(side, dtype="float32")) / width
+    return ops.maximum(1.0 - reach, 0.0) / width
+
+
+def _add_spatial_layers(network, embedding_dim):
     _add_block(network, 32, strides=2, pooled=False, size=5)
     for filters in (64, 96, 128):
         _add_block(network, filters, strides=1, pooled=True)
     network.add(layers.Flatten())
     network.add(layers.Dense(embedding_dim))
-    return network
 
 
 def _add_block(network, filters, strides, pooled, size=3):
@@ -174,6 +238,7 @@ ENCODERS = {
     "leaf_cnn": build_base_network,
     "compact": build_compact_network,
     "spatial": build_spatial_network,
+    "drawing": build_drawing_network,
     "koch": build_koch_network,
     "alexnet": build_alexnet_network,
     "vgg16": build_vgg16_network,

@@ -1,5 +1,6 @@
 """Encoders against published numbers, layer arithmetic by hand, and Keras's own networks."""
 
+import cv2
 import keras
 import numpy as np
 import pytest
@@ -41,7 +42,9 @@ def test_alexnet_flattens_to_the_published_number_and_vgg16_to_its_last_map():
     assert encoders.build_vgg16_network((105, 105, 3)).output_shape == (None, 3 * 3 * 512)
 
 
-@pytest.mark.parametrize(("name", "channels"), [("compact", 1), ("leaf_cnn", 3), ("koch", 1)])
+@pytest.mark.parametrize(
+    ("name", "channels"), [("compact", 1), ("leaf_cnn", 3), ("koch", 1), ("drawing", 3)]
+)
 def test_encoders_take_raw_pixels_and_give_unit_embeddings(name, channels):
     size = 80 if name == "koch" else 48
     config = Config(encoder=name, channels=channels, image_size=size, embedding_dim=16)
@@ -50,6 +53,43 @@ def test_encoders_take_raw_pixels_and_give_unit_embeddings(name, channels):
     embeddings = encoder.predict(pixels, verbose=0)
     assert embeddings.shape == (2, 16)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1.0, rtol=1e-3)
+
+
+def draw_ring(middle, axes, size=64):
+    image = np.full((size, size), 250, np.uint8)
+    cv2.ellipse(image, middle, axes, 0, 0, 300, 20, 3, cv2.LINE_AA)
+    return image
+
+
+def test_centring_samples_where_the_moments_of_the_ink_say():
+    image = draw_ring((27, 36), (13, 9))
+    ink = 250.0 - image
+    rows, columns = np.mgrid[:64, :64]
+    row, column = (np.average(places, weights=ink) for places in (rows, columns))
+    down = np.average((rows - row) ** 2, weights=ink) + 1
+    across = np.average((columns - column) ** 2, weights=ink) + 1
+    step = np.sqrt(down + across) / (encoders.SPREAD * 48)
+    steps = step * (across / down) ** 0.125, step * (down / across) ** 0.125
+    warp = np.array([[steps[0], 0, column], [0, steps[1], row]])
+    warp[:, 2] -= 23.5 * np.array(steps)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    expected = cv2.warpAffine(image.astype(np.float32), warp, (48, 48), flags=flags,
+                              borderValue=250)  # fmt: skip
+    centring = encoders._build_centring((64, 64, 1), 48)
+    sampled = centring.predict(image[None, ..., None].astype(np.float32), verbose=0)
+    # OpenCV rounds places to 1/32 of a pixel.
+    np.testing.assert_allclose(sampled[0, ..., 0], expected, atol=8)
+    assert 4 * np.abs(sampled[0, ..., 0] - expected).mean() < 1
+
+
+def test_centring_takes_place_and_size_away_and_keeps_the_ground():
+    images = [draw_ring((32, 32), (16, 12)), draw_ring((25, 38), (16, 12))]
+    images += [draw_ring((30, 34), (20, 15)), np.full((64, 64), 90, np.uint8)]
+    pixels = np.stack(images)[..., None].astype(np.float32)
+    one, moved, larger, blank = encoders._build_centring((64, 64, 1), 48).predict(pixels, verbose=0)
+    np.testing.assert_allclose(moved, one, atol=0.5)
+    assert np.abs(larger - one).mean() < 0.5 * np.abs(np.roll(one, 2, axis=0) - one).mean()
+    np.testing.assert_array_equal(blank, 90)
 
 
 def test_kerass_network_preprocesses_raw_pixels_as_keras_says(tmp_path):
