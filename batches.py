@@ -17,9 +17,8 @@ class ClassTable:
     def __init__(self, index, rows):
         order = np.lexsort((index.groups[rows], index.labels[rows], index.families[rows]))
         self.rows = np.asarray(rows)[order]
-        self.labels, self.groups = index.labels[self.rows], index.groups[self.rows]
-        change = np.flatnonzero(np.diff(self.labels)) + 1
-        self.starts = np.concatenate([[0], change])
+        self.groups = index.groups[self.rows]
+        self.starts = np.append(0, np.flatnonzero(np.diff(index.labels[self.rows])) + 1)
         self.counts = np.diff(np.append(self.starts, len(self.rows)))
         self.families = index.families[self.rows[self.starts]]
 
@@ -30,35 +29,12 @@ class ClassTable:
             `(left, right)`, rows, each (count,).
         """
         chosen = rng.choice(np.flatnonzero(self.counts >= 2), count)
-        start, size = self.starts[chosen], self.counts[chosen]
-        left = start + rng.integers(size)
-        group_start, group_size = self._group_of(left)
-        whole = group_size == size  # the class is one group: any other image will do
-        group_start, group_size = (
-            np.where(whole, left, group_start),
-            np.where(whole, 1, group_size),
-        )
-        right = start + rng.integers(size - group_size)
-        right += np.where(right >= group_start, group_size, 0)  # step over the left one's group
-        return self.rows[left], self.rows[right]
-
-    def _group_of(self, positions):
-        """First position and size of each position's run of one class and group."""
-        keys = self.labels.astype(np.int64) << 32 | self.groups
-        change = np.concatenate([[True], keys[1:] != keys[:-1]])
-        run = np.cumsum(change) - 1
-        return np.flatnonzero(change)[run[positions]], np.bincount(run)[run[positions]]
+        return np.array([self._draw_members(one, 2, rng) for one in chosen]).T
 
     def draw_impostors(self, count, rng, within_family):
-        """Pairs of images of two classes, uniform over pairs of classes.
+        """Pairs of images of two classes, uniform over pairs of classes, in the same form.
 
-        Args:
-            count: Number of pairs.
-            rng: A `numpy.random.Generator`.
-            within_family: Both classes of a pair from one family, where families have two.
-
-        Returns:
-            `(left, right)`, rows, each (count,).
+        `within_family` takes both classes of a pair from one family, where families have two.
         """
         first, second = self._draw_class_pairs(count, rng, within_family)
         left = self.starts[first] + rng.integers(self.counts[first])
@@ -105,21 +81,30 @@ class ClassTable:
     def _draw_members(self, chosen, count, rng):
         """Distinct images of one class, one of every group before a second of any."""
         members = self.starts[chosen] + rng.permutation(self.counts[chosen])
-        groups = self.groups[members]
-        _, first = np.unique(groups, return_index=True)
-        repeated = np.ones(len(members), bool)
-        repeated[first] = False
-        return self.rows[members[np.argsort(repeated, kind="stable")][:count]]
+        _, first = np.unique(self.groups[members], return_index=True)
+        order = np.append(np.sort(first), np.delete(np.arange(len(members)), first))
+        return self.rows[members[order[:count]]]
 
 
 class Batches:
     """What both kinds share.
 
+    Args:
+        index: An `ImageIndex`.
+        pixels: uint8 array (images, size, size, channels).
+        rows: The rows to draw from.
+        config: A `Config`.
+
     Attributes:
+        images_per_step: How many a batch holds.
         part: Of each batch, read and made here; other hosts make the rest.
     """
 
     part = slice(None)
+
+    def __init__(self, index, pixels, rows, config):
+        self.index, self.pixels, self.config = index, pixels, config
+        self.table = ClassTable(index, rows)
 
     def _read(self, rows):
         """Images of some rows, black outside the part."""
@@ -133,18 +118,11 @@ class PairBatches(Batches):
 
     `batches[step]` is `((left, right), same)`: uint8 images (pairs, size, size, channels) twice,
     and float32 labels (pairs, 1), 1 for genuine.
-
-    Args:
-        index: An `ImageIndex`.
-        pixels: uint8 array (images, size, size, channels).
-        rows: The rows to draw from.
-        config: A `Config`.
     """
 
     def __init__(self, index, pixels, rows, config):
-        self.pixels, self.config = pixels, config
+        super().__init__(index, pixels, rows, config)
         self.images_per_step = 2 * (config.pairs_per_batch // 2) * 2
-        self.table = ClassTable(index, rows)
         self.impostors = None
         if index.impostors is not None:
             self.impostors = index.impostors[np.isin(index.impostors, rows).all(axis=1)]
@@ -178,24 +156,21 @@ class ClassBatches(Batches):
     """Batches of P classes x K images for the encoder; every pair within a batch is used.
 
     `batches[step]` is `(images, labels)`: uint8 (batch, size, size, channels) and int32 (batch,).
-    Takes what `PairBatches` takes. Classes with fewer than K images make room for more classes.
+    Classes with fewer than K images make room for more classes.
     """
 
     def __init__(self, index, pixels, rows, config):
-        self.index, self.pixels, self.config = index, pixels, config
-        self.table = ClassTable(index, rows)
-        available = np.minimum(self.table.counts, config.images_per_class).sum()
-        self.images_per_step = min(
-            config.classes_per_batch * config.images_per_class, int(available)
-        )
+        super().__init__(index, pixels, rows, config)
+        available = int(np.minimum(self.table.counts, config.images_per_class).sum())
+        wanted = config.classes_per_batch * config.images_per_class
+        self.images_per_step = min(wanted, available)
 
     def rows(self, step):
         """Rows of one step, (batch,)."""
         rng = np.random.default_rng([self.config.seed, 0, step])
         within = rng.random() < self.config.family_batches
-        return self.table.draw_classes(
-            self.images_per_step, self.config.images_per_class, rng, within_family=within
-        )
+        size, per_class = self.images_per_step, self.config.images_per_class
+        return self.table.draw_classes(size, per_class, rng, within)
 
     def __getitem__(self, step):
         rows = self.rows(step)
