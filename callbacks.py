@@ -3,7 +3,9 @@
 import contextlib
 import math
 import signal
+import threading
 import time
+from collections import deque
 
 import keras
 import numpy as np
@@ -244,6 +246,7 @@ class Recorder(keras.callbacks.Callback):
         self.asked_to_end = asked_to_end
         self.run, self.config, self.schedule, self.stopper = run, config, schedule, stopper
         self.images_per_step = images_per_step
+        self.ready = deque()  # when each batch was, of those not trained on yet
         self.history = state[1]["history"] if state else []
         self.best = (state[0].get("best"), state[1]["stopper"]) if state else None
         self.restore_stopper()
@@ -255,22 +258,35 @@ class Recorder(keras.callbacks.Callback):
             for name, value in values.items():
                 setattr(self.stopper, name, value)
 
+    def watched(self, batches):
+        """The same batches; what the training waits for them is shown after each epoch."""
+        self.ready.clear()
+        for batch in batches:
+            self.ahead = threading.current_thread() is not threading.main_thread()
+            self.ready.append(time.monotonic())
+            yield batch
+
     def on_train_begin(self, logs=None):
         """Restores the early stopping."""
         self.restore_stopper()
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the epoch's clock and bar."""
-        self.begin = time.monotonic()
+        self.begin = self.step_end = time.monotonic()
+        self.waited = 0.0
         self.bar = tqdm(total=self.config.steps_per_epoch, leave=False, disable=None, unit="step")
 
     def on_train_batch_end(self, batch, logs=None):
         """Moves the bar; ends cleanly when asked to."""
         self.steps = batch + 1
+        latest, ready = self.ready[-1], self.ready.popleft()
+        # TensorFlow makes batches while it trains; elsewhere the training waits for any of them.
+        self.waited += max(0.0, (ready if self.ahead else latest) - self.step_end)
         self.bar.set_postfix_str(
             f"loss {logs['loss']:.4f}, {clock(self.schedule.seconds_left())} left", refresh=False
         )
         self.bar.update()
+        self.step_end = time.monotonic()
         if self.asked_to_end:
             self.bar.close()
             raise Interrupted
@@ -288,6 +304,7 @@ class Recorder(keras.callbacks.Callback):
         shown = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
         print(
             f"epoch {epoch + 1}/{self.config.epochs}  {shown}  {rate:,.0f} images/s  "
+            f"{self.waited / (self.step_end - self.begin):.1%} waiting for data  "
             f"{clock(self.schedule.seconds_left())} left",
             flush=True,
         )

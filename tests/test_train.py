@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -291,3 +293,27 @@ def test_golden_first_step():
 
 
 GOLDEN = [1.67710, 1.31456]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_the_share_of_waiting_for_data(ahead):
+    schedule = SimpleNamespace(seconds_left=lambda: 1.0)
+    stopper = keras.callbacks.EarlyStopping()
+    recorder = callbacks.Recorder(None, Config(), schedule, stopper, 1, None, [])
+
+    def slow(count):
+        for _ in range(count):
+            time.sleep(0.1)
+            yield "batch"
+
+    batches = recorder.watched(slow(5))
+    if ahead:  # made by another thread, before the training asks for them
+        maker = threading.Thread(target=lambda: made.extend(batches))
+        made = []
+        maker.start()
+        maker.join()
+        batches = iter(made)
+    recorder.on_epoch_begin(0)
+    for number, _ in enumerate(batches):
+        recorder.on_train_batch_end(number, {"loss": 1.0})
+    assert recorder.waited == 0 if ahead else 0.5 <= recorder.waited < 5
