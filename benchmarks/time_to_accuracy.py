@@ -2,41 +2,95 @@
 
 python benchmarks/time_to_accuracy.py --data PLANTVILLAGE [--seconds 120] [--repeats 3]
 
-Every contender reads the same training files and is scored on the same pairs of test files, as its
-training goes on; scoring is not timed. Importing is not timed either. Peers and ours take turns.
+Every contender is a process of its own, reads the same training files and is scored on the same
+pairs of test files as its training goes on. Importing and scoring are not timed. Peers and ours
+take turns. (c) needs PyTorch and pytorch-metric-learning, here or in BENCHMARK_PYTHON.
 """
 
-import argparse
 import dataclasses
-import json
-import os
+import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import common
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE)]
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import keras  # noqa: E402
-from peers import generator, metric_learning, published  # noqa: E402
-
-import batches  # noqa: E402
-import fit  # noqa: E402
-import scores  # noqa: E402
-from configs import CONFIGS  # noqa: E402
-from image_cache import open_cache  # noqa: E402
-from image_index import read_index  # noqa: E402
-from prepare_data import load_data  # noqa: E402
-from run_directory import environment, write_whole  # noqa: E402
+import scores
+from configs import CONFIGS
 
 GOALS = (0.95, 0.99)
-LOOK_EVERY = 40  # steps of ours between two scores
+LOOK_EVERY = 10  # steps of ours between two scores
+PEERS = {  # name -> module in peers/ and its settings
+    "(a) as published": ("published", {}),
+    "(b) generator": ("generator", {}),
+    "(c) PyTorch float32": ("metric_learning", {}),
+    "(c) PyTorch bfloat16": ("metric_learning", {"bfloat16": True}),
+}
+
+
+def main():
+    """Runs the command line."""
+    options = common.options(__doc__, data=True, seconds=120.0, repeats=3)
+    with tempfile.TemporaryDirectory() as cache:
+        job = {"seconds": options.seconds, **make_job(options.data, cache)}
+
+    def measure(name, number):
+        backend = "torch" if "PyTorch" in name else "tensorflow"
+        answer = common.ask("time_to_accuracy.py", {**job, "name": name, "seed": number}, backend)
+        print(name, answer and row([answer]), flush=True)
+        return answer
+
+    found = common.in_turn(["ours", *PEERS], options.repeats, measure)
+    head = ["contender", *(f"s to AUC {goal}" for goal in GOALS), "best AUC", "GB"]
+    common.table(head, [[name, *row(answers)] for name, answers in found.items()])
+    if "(a) as published" in found:
+        goal = statistics.median(best(answer) for answer in found["(a) as published"])
+        when = {name: [first(a, goal) for a in answers] for name, answers in found.items()}
+        print(f"\nTo the best AUC of (a), {goal:.3f}:")
+        for name, seconds in when.items():
+            print(f"  {name}: {common.middle(seconds, 1)} s")
+    common.save("time_to_accuracy", seconds=options.seconds, found=found)
+
+
+def make_job(folder, cache):
+    """Training files with their labels, test files, and the pairs to score."""
+    from prepare_data import load_data
+
+    data = load_data(dataclasses.replace(our_config(folder), cache_dir=cache))
+    index, train, test = data.index, data.splits.train, data.splits.test_known
+    rng = np.random.default_rng(0)
+    left, right, same = scores.draw_verification_pairs(index.labels[test], rng)
+    return {
+        "folder": str(folder),
+        "files": [str(folder / name) for name in index.names[train]],
+        "labels": index.labels[train].tolist(),
+        "rows": train.tolist(),
+        "paths": [str(folder / name) for name in index.names[test]],
+        "pairs": [left.tolist(), right.tolist(), same.tolist()],
+    }
+
+
+def our_config(folder):
+    """Without the recoloured classes, which are for unseen ones."""
+    base = CONFIGS["plantvillage-best"]
+    return dataclasses.replace(base, data_dir=str(folder), recolored=0.0)
+
+
+def contend(job):
+    """In a worker: the `curve` of one contender, (seconds, AUC) as its training goes on."""
+    watch = Watch(job["paths"], job["pairs"])
+    if job["name"] == "ours":
+        train_ours(job, watch)
+    else:
+        from importlib import import_module
+
+        module, settings = PEERS[job["name"]]
+        train = import_module(f"peers.{module}").train
+        train(job["files"], job["labels"], job["seconds"], watch, job["seed"], **settings)
+    return {"curve": watch.curve}
 
 
 class Watch:
@@ -57,91 +111,57 @@ class Watch:
         self.own += time.perf_counter() - begin
 
 
-def train_ours(folder, rows, config, seconds, watch):
-    """Index, decode and train as `train.py` does, in our own steps so that it can be scored."""
+def train_ours(job, watch):
+    """Indexes, decodes and trains as `train.py` does, with a look at every tenth step."""
+    import keras
+
+    from batches import ClassBatches
+    from fit import build_training_model, compile_model
+    from image_cache import open_cache
+    from image_index import read_index
+    from siamese_network_funcs import embed
+
+    keras.utils.set_random_seed(job["seed"])
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as cold:
+        folder = Path(job["folder"])
+        config = dataclasses.replace(our_config(folder), cache_dir=cold, seed=job["seed"])
         index = read_index(folder)
-        cache = open_cache(index, dataclasses.replace(config, cache_dir=cold))
-        encoder, model = fit.build_training_model(config)
-        fit.compile_model(model, encoder, config)
-        drawn = batches.ClassBatches(index, cache.pixels, rows, config)
-        of = {str(folder / name): row for row, name in enumerate(index.names)}
+        cache = open_cache(index, config)
+        encoder, model = build_training_model(config)
+        compile_model(model, encoder, config)
+        batches = ClassBatches(index, cache.pixels, np.array(job["rows"]), config)
+        row_of = {str(folder / name): row for row, name in enumerate(index.names)}
 
-        def embed(paths):
-            return encoder.predict(cache.pixels[[of[path] for path in paths]], verbose=0)
+        def look(batch, logs):
+            if (batch + 1) % LOOK_EVERY == 0:
+                rows = [row_of[path] for path in watch.paths]
+                seconds = time.perf_counter() - begin
+                watch(seconds, lambda paths: embed(encoder, cache.pixels, rows))
+                model.stop_training = seconds > job["seconds"]
 
-        step = 0
-        while time.perf_counter() - begin < seconds:
-            last = step + LOOK_EVERY
-            steps = (drawn[n] for n in range(step, last))
-            model.fit(steps, steps_per_epoch=LOOK_EVERY, shuffle=False, verbose=0)
-            step = last
-            watch(time.perf_counter() - begin, embed)
-
-
-def main():
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", required=True, type=Path)
-    parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as cache:
-        base = CONFIGS["plantvillage-best"]
-        config = dataclasses.replace(
-            base, data_dir=str(options.data), cache_dir=cache, recolored=0.0
-        )
-        data = load_data(config)
-        index, splits = data.index, data.splits
-    files = [str(options.data / index.names[row]) for row in splits.train]
-    labels = index.labels[splits.train]
-    paths = [str(options.data / index.names[row]) for row in splits.test_known]
-    pairs = scores.draw_verification_pairs(
-        index.labels[splits.test_known], np.random.default_rng(0)
-    )
-    contenders = {
-        "ours": lambda w: train_ours(options.data, splits.train, config, options.seconds, w),
-        "(a) as published": lambda w: published.train(files, labels, options.seconds, w),
-        "(b) generator": lambda w: generator.train(files, labels, options.seconds, w),
-        "(c) PyTorch float32": lambda w: metric_learning.train(files, labels, options.seconds, w),
-        "(c) PyTorch bfloat16": lambda w: metric_learning.train(
-            files, labels, options.seconds, w, bfloat16=True
-        ),
-    }
-    curves = {name: [] for name in contenders}
-    for repeat in range(options.repeats):
-        for name, contender in contenders.items():
-            keras.utils.set_random_seed(repeat)
-            watch = Watch(paths, pairs)
-            try:
-                contender(watch)
-            except ImportError as error:
-                print(f"{name}: left out, {error}. pip install torch pytorch-metric-learning")
-                continue
-            curves[name].append(watch.curve)
-            print(name, table_row(curves[name]), flush=True)
-    print("\n| contender | s to AUC 0.95 | s to 0.99 | best AUC |\n|---|---|---|---|")
-    for name, found in curves.items():
-        if found:
-            print(f"| {name} |{table_row(found)}")
-    result = {"environment": environment(), "seconds": options.seconds, "curves": curves}
-    path = HERE / "time_to_accuracy.json"
-    write_whole(path, lambda file: file.write_text(json.dumps(result, indent=1) + "\n"))
+        steps = (batches[step] for step in range(10**9))
+        callback = keras.callbacks.LambdaCallback(on_train_batch_end=look)
+        model.fit(steps, steps_per_epoch=10**9, callbacks=[callback], shuffle=False, verbose=0)
 
 
-def table_row(found):
-    """Median and range of the seconds to each goal, and the median of the best AUC."""
-    cells = []
-    for goal in GOALS:
-        times = [next((s for s, auc in curve if auc >= goal), np.inf) for curve in found]
-        middle, low, high = np.median(times), min(times), max(times)
-        cells.append(f"{middle:.0f} [{low:.0f}, {high:.0f}]" if np.isfinite(middle) else "never")
-    best = np.median([max(auc for _, auc in curve) for curve in found])
-    return " " + " | ".join([*cells, f"{best:.4f}"]) + " |"
+def first(answer, goal):
+    """Seconds until an AUC was reached, infinite if never."""
+    return next((seconds for seconds, auc in answer["curve"] if auc >= goal), np.inf)
+
+
+def best(answer):
+    """The highest AUC."""
+    return max(auc for _, auc in answer["curve"])
+
+
+def row(answers):
+    """Median and range of the seconds to each goal and of the best AUC, and the memory."""
+    seconds = [[first(answer, goal) for answer in answers] for goal in GOALS]
+    cells = ["never" if np.isinf(np.median(s)) else common.middle(s, 1) for s in seconds]
+    gigabytes = [answer["megabytes"] / 1024 for answer in answers]
+    return [*cells, common.middle([*map(best, answers)], 4), common.middle(gigabytes, 1)]
 
 
 if __name__ == "__main__":
-    main()
+    common.work(contend) if "--worker" in sys.argv else main()

@@ -6,11 +6,12 @@ import numpy as np
 from PIL import Image
 
 
-def train(files, labels, seconds, watch):
+def train(files, labels, seconds, watch, seed=0):
     """Trains on pairs decoded batch by batch. Takes what `published.train` takes."""
     import keras
     from keras import layers, ops
 
+    keras.utils.set_random_seed(seed)
     begin = time.perf_counter()
     labels = np.asarray(labels)
 
@@ -25,7 +26,7 @@ def train(files, labels, seconds, watch):
             return 20
 
         def __getitem__(self, number):
-            rng = np.random.default_rng([self.epoch, number])
+            rng = np.random.default_rng([seed, self.epoch, number])
             rows = [pair(labels, rng, genuine=k < 32) for k in range(64)]
             left, right = (np.stack([read(files[row[side]]) for row in rows]) for side in (0, 1))
             return (left, right), (np.arange(64) < 32).astype("float32")[:, None]

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 
-def train(files, labels, seconds, watch, pairs=2000):
+def train(files, labels, seconds, watch, seed=0, pairs=2000):
     """Trains as published.
 
     Args:
@@ -16,13 +16,14 @@ def train(files, labels, seconds, watch, pairs=2000):
         seconds: When to stop; reading the pairs counts.
         watch: Called after each epoch with `(seconds so far, embed)`; `embed` takes a list of
             paths and gives embeddings.
+        seed: Of weights and pairs.
         pairs: Genuine pairs, and impostor pairs.
     """
     import keras
     from keras import layers, ops
 
-    begin = time.perf_counter()
-    rng = np.random.default_rng(0)
+    keras.utils.set_random_seed(seed)
+    begin, rng = time.perf_counter(), np.random.default_rng(seed)
     labels, by_class = np.asarray(labels), {c: np.flatnonzero(labels == c) for c in set(labels)}
     classes = np.array(sorted(by_class))
     sides, same = np.zeros((2, 2 * pairs, 112, 112, 1)), np.zeros((2 * pairs, 1))
