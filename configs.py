@@ -133,6 +133,12 @@ class Config:
             f"frozen_epochs={self.frozen_epochs} needs pretrained weights. Received: weights=None. "
             "Give weights, or set frozen_epochs=0.",
         )
+        smallest = SMALLEST_IMAGES.get(self.encoder, 32 if self.encoder in APPLICATIONS else 8)
+        yield (
+            self.image_size >= smallest,
+            f"image_size={self.image_size} is too small for encoder='{self.encoder}'. "
+            f"Expected at least {smallest}. Raise image_size, or choose 'compact' or 'spatial'.",
+        )
         yield (
             held_out <= 0.8,
             f"test_share + val_share leave too little to train on. Received: {held_out:.2f} "
@@ -161,6 +167,11 @@ APPLICATIONS = """
     NASNetLarge NASNetMobile ResNet101 ResNet101V2 ResNet152 ResNet152V2 ResNet50 ResNet50V2
     VGG16 VGG19 Xception
 """.split()  # named here, so that a wrong one is told before Keras is imported
+
+SMALLEST_IMAGES = {  # pixels; below, a network's last map would be empty
+    **{"leaf_cnn": 22, "koch": 65, "alexnet": 91, "vgg16": 32},
+    **{"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75},  # Keras's others take 32
+}
 
 LOSSES = {  # what each sampling can feed
     "pairs": ("contrastive", "binary_crossentropy"),
@@ -221,6 +232,10 @@ def _check_field(name, value, hint):
     if good and name == "encoder":
         good = value in (*ENCODERS, *APPLICATIONS)
         expected = f"one of {', '.join(ENCODERS)}, or a network of keras.applications"
+    if good and hint is str and not value.strip():
+        good, expected = False, "a text that is not empty"
+    if good and name == "run_name" and (value.startswith(".") or Path(value).name != value):
+        good, expected = False, "the name of a folder, without a dot before it or a / in it"
     if not good:
         raise ValueError(f"{name} must be {expected}. Received: {value!r}.")
 

@@ -1,0 +1,220 @@
+"""Files made to run code, to fill the memory or the disk, or to leave their folder: none does."""
+
+import io
+import json
+import pickle
+import shutil
+import struct
+import zipfile
+from html.parser import HTMLParser
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import evaluate
+import predict
+import prepare_data
+import train
+from configs import Config
+from image_cache import open_cache
+from image_index import DataError, read_bytes, read_index
+from open_set import OpenSet
+from run_directory import STATE, RunDirectory, RunError
+from similarity import SimilarityModel
+
+
+@pytest.fixture
+def here(tiny_run, tmp_path, monkeypatch):
+    """A copy of a finished run and its images, as current directory."""
+    shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Touch:
+    """Unpickled, it leaves a file."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("it-ran").absolute(),)
+
+
+def pickled(path):
+    """The bytes of an `.npz` or `.npy` whose arrays are a pickle."""
+    file, objects = io.BytesIO(), np.array([Touch()], dtype=object)
+    if path.suffix == ".npz":
+        with np.load(path) as before:
+            np.savez(file, **dict.fromkeys(before, objects))
+    else:
+        np.save(file, objects)
+    return file.getvalue()
+
+
+def test_no_pickle_is_read(here):
+    run = RunDirectory("runs/run")
+    run.save_state({"model": [np.zeros(2)]}, {"epoch": 1})
+    index = read_index("images")
+    caches = list(open_cache(index, run.config).folder.glob("*.npy"))
+    readers = {
+        run / STATE: run.load_state,
+        run / "open_set.npz": lambda: OpenSet.load(run / "open_set.npz"),
+        **dict.fromkeys(caches, lambda: open_cache(index, run.config)),
+    }
+    assert len(readers) == 4
+    for path, read in readers.items():
+        before = path.read_bytes()
+        path.write_bytes(pickled(path))
+        with pytest.raises(ValueError, match="allow_pickle=False|Python objects"):
+            read()
+        path.write_bytes(before)
+        read()
+    assert not (here / "it-ran").exists()
+    np.load(io.BytesIO(pickled(run / STATE)), allow_pickle=True)["facts"]
+    assert (here / "it-ran").exists()  # it would have
+
+
+def lambda_model(path):
+    """A model file with Python code in a Lambda."""
+    pixels = keras.Input((16, 16, 3))
+    code = keras.layers.Lambda(
+        lambda x: [x, __import__("pathlib").Path("it-ran").touch()][0], output_shape=(16, 16, 3)
+    )
+    keras.Model(pixels, code(pixels)).save(path)
+
+
+def system_model(path):
+    """A model file whose Lambda is os.system."""
+    lambda_model(path)
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(files["config.json"])
+    layer = config["config"]["layers"][1]["config"]
+    assert layer["function"]["class_name"] == "__lambda__"
+    layer["function"] = dict(module="os", class_name="function", config="system",
+                             registered_name="system")  # fmt: skip
+    layer["arguments"] = {}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in (files | {"config.json": json.dumps(config)}).items():
+            archive.writestr(name, data)
+
+
+def pickle_model(path):
+    path.write_bytes(pickle.dumps(Touch()))
+
+
+@pytest.mark.parametrize("evil", [lambda_model, system_model, pickle_model])
+@pytest.mark.parametrize("name", ["encoder.keras", "model.keras"])
+def test_no_code_in_a_model_file_runs(here, capsys, evil, name):
+    evil(here / "runs/run" / name)
+    (here / "it-ran").unlink(missing_ok=True)  # building the Lambda ran it
+    with pytest.raises(RunError, match=f"{name}' cannot be loaded"):
+        RunDirectory("runs/run")._load(name)
+    if name == "encoder.keras":
+        for command in (evaluate.main, lambda args: predict.main(["compare", *args, *["images"]])):
+            assert command(["runs/run"]) == 2
+        assert "cannot be loaded" in capsys.readouterr().err
+    assert not (here / "it-ran").exists()
+
+
+# Zips
+
+
+def png(size=8):
+    file = io.BytesIO()
+    Image.new("RGB", (size, size), "red").save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def pack(tmp_path, monkeypatch):
+    """`pack({name: bytes})` makes a zip, and moves to a folder below it."""
+
+    def write(members):
+        (tmp_path / "a/b").mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(tmp_path / "a/b")
+        with zipfile.ZipFile("data.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+        return Path("data.zip")
+
+    return write
+
+
+def test_zip_slip(pack, tmp_path):
+    names = ["../../out/1.png", "/tmp/out/2.png", "x/../../../out/3.png", "c:\\out\\4.png"]
+    images = {f"class{label}/{n}.png": png(9 + 4 * label + n) for label in (0, 1) for n in range(4)}
+    source = pack(images | {name: png(30 + at) for at, name in enumerate(names)})
+    prepare_data.main([str(source), "--image_size", "8"])
+    made = [p.relative_to(tmp_path / "a/b").parts[0] for p in tmp_path.rglob("*") if p.is_file()]
+    assert set(made) == {"data.zip", "data", "contact_sheet.png"}
+
+
+def test_zip_bombs(pack, monkeypatch):
+    monkeypatch.setattr("image_index.MAX_FILE_BYTES", 10_000)
+    images = {"a/1.png": png(), "a/2.png": png(9), "b/1.png": png(10), "b/2.png": png(11)}
+    index = read_index(pack(images | {"b/3.png": bytes(20_000)}))
+    assert index.skipped == {"b/3.png": "larger than 200 MB"}
+    with pytest.raises(DataError, match=r"leaf-map\.json.*larger than"):
+        read_index(pack(images | {"leaf-map.json": b"{" + bytes(20_000)}))
+    with pytest.raises(DataError, match=r"leaf-map\.json"):
+        read_index(pack(images | {"leaf-map.json": b"[" * 9000}))
+
+    path = pack(images | {"b/3.png": bytes(20_000)})  # which says that it unpacks to 9 bytes
+    content = path.read_bytes().replace(struct.pack("<I", 20_000), struct.pack("<I", 9))
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="damaged in the zip"):
+        read_bytes(path, "b/3.png")
+
+
+def test_damaged_and_locked_zips_are_a_sentence(pack, capsys):
+    path = pack({f"{label}/{n}.png": png(9 + n) for label in "ab" for n in range(3)})
+    content = bytearray(path.read_bytes())
+    for at in range(len(content)):
+        if content[at : at + 4] in (b"PK\1\2", b"PK\3\4"):
+            content[at + (8 if content[at + 2] == 1 else 6)] |= 1  # "encrypted"
+    path.write_bytes(content)
+    assert train.main(["--data_dir", str(path)]) == train.WRONG_INPUT
+    assert "None of the images" in capsys.readouterr().err
+    with pytest.raises(DataError, match="cannot be unpacked: .*encrypted"):
+        open_cache(read_index(path), Config(image_size=8))
+
+
+# Names that are HTML
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def test_file_names_in_the_report_are_text(here):
+    evil = "<img src=x onerror=alert(1)>"
+    for number, folder in enumerate(sorted((here / "images").iterdir())):
+        for path in list(folder.iterdir()):
+            path.rename(folder / f"{evil}'\"{path.name}")
+        folder.rename(folder.with_name(f"{number}\"><svg onload='alert(1)'>"))
+    options = "--trials 20 --ways 2 --shots 1 --out out".split()
+    assert evaluate.main(["runs/run", "--data", "images", *options]) == 0
+    tags = Tags((here / "out/report.html").read_text()).found
+    assert not {"script", "svg", "iframe", "object", "link"} & {tag for tag, _ in tags}
+    assert not [name for _, attributes in tags for name in attributes if name.startswith("on")]
+    assert all(given["src"].startswith("data:image/") for tag, given in tags if tag == "img")
+
+
+def test_a_run_from_elsewhere_writes_nothing_elsewhere(here):
+    """A search with a run whose config names other folders stays in the run."""
+    run = here / "runs/run"
+    config = json.loads((run / "config.json").read_text())
+    config |= {"cache_dir": "../elsewhere", "runs_dir": "../elsewhere", "run_name": None}
+    (run / "config.json").write_text(json.dumps(config))
+    SimilarityModel.load(run).open("images")
+    assert not (here.parent / "elsewhere").exists()

@@ -1,0 +1,517 @@
+"""Runs that are killed, starved of disk, or robbed of their folders; the long ones are slow.
+
+python -m pytest -m slow tests/test_faults.py
+SIAMESE_SOAK_MINUTES=60 python -m pytest -m slow -k soak
+"""
+
+import contextlib
+import csv
+import dataclasses
+import importlib
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+import prepare_data
+import train
+from configs import HINTS, SMALLEST_IMAGES, Config
+from prepare_data import load_data
+from run_directory import STATE, RunDirectory, RunError
+from similarity import SimilarityModel
+
+ROOT = Path(__file__).parent.parent
+TINY = (
+    "leaves --data_dir images --image_size 16 --classes_per_batch 4 --images_per_class 4 "
+    "--steps_per_epoch 4 --epochs 6 --patience 4 --embedding_dim 8 --deterministic True "
+    "--precision float32 --max_minutes 1000 --run_name run"  # the limit is off, whatever the load
+).split()
+SCORED = "evaluate runs/run --trials 50 --ways 2 5 --shots 1".split()
+FOUND = "predict search runs/run images/class0/0.png --gallery images --json".split()
+EXPORTED = "export runs/run --format onnx tf_saved_model".split()
+
+# Each command runs in a process of its own, forked where Keras is imported but not yet used: that
+# takes half of the time.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["train", "evaluate", "predict", "export", "fit", "test_faults"])
+
+
+def obey(folder, command, kill_at, started):
+    """Runs a command in a folder, in a process of its own that notes what it says.
+
+    It kills itself before the n-th time that it opens for writing, renames or removes something
+    in the folder, which is where a half-done state could be left; 0 only counts these.
+    """
+    os.chdir(folder)
+    for number, name in ((1, "said"), (2, "errors")):
+        os.dup2(os.open(f"../{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    events, here = 0, os.getcwd()
+
+    def watch(event, args):
+        nonlocal events
+        changes = event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir") or (
+            event == "open" and args[2] and args[2] & (os.O_WRONLY | os.O_RDWR)
+        )
+        if changes and isinstance(args[0], (str, bytes)):
+            events += os.path.abspath(os.fsdecode(args[0])).startswith(here)
+            if events == kill_at and kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    name, *arguments = command
+    started.set()
+    status = importlib.import_module(name).main(arguments)
+    print("events", events, file=sys.stderr)
+    sys.exit(status)
+
+
+@pytest.fixture
+def workplace(tmp_path):
+    """A folder with six classes of ten coloured noise images."""
+    return draw_images(tmp_path / "work")
+
+
+def draw_images(folder):
+    rng = np.random.default_rng(0)
+    for label, color in enumerate(rng.integers(40, 215, (6, 3))):
+        (folder / f"images/class{label}").mkdir(parents=True)
+        for number in range(10):
+            pixels = (color + rng.normal(0, 40, (16, 16, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"images/class{label}/{number}.png")
+    return folder
+
+
+def run(folder, command, kill_at=0, seconds=600):
+    """Runs a command, and kills it after some seconds: exit status, and what it said on both."""
+    started = PROCESSES.Event()
+    process = PROCESSES.Process(target=obey, args=(folder, command, kill_at, started))
+    process.start()
+    started.wait(300)
+    process.join(seconds)
+    process.kill()
+    process.join()
+    said, errors = ((folder.parent / name).read_text() for name in ("said", "errors"))
+    assert "Traceback" not in errors, errors
+    return process.exitcode, said, errors
+
+
+def arrays_in(path):
+    """All arrays of an HDF5 file by name."""
+    found = {}
+
+    def take(name, item):
+        if isinstance(item, h5py.Dataset):
+            found[name] = np.array(item)
+
+    with h5py.File(path) as file:
+        file.visititems(take)
+    return found
+
+
+def history(folder):
+    with open(folder / "runs/run/history.csv") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+# What must be there after each command, in a form that can be compared.
+
+
+def prepared(folder, said):
+    (cache,) = (path for path in (folder / "data/cache").iterdir() if path.is_dir())
+    sheet = np.asarray(Image.open(folder / "contact_sheet.png"))
+    return [np.load(cache / "pixels.npy"), np.load(cache / "rows.npy"), sheet]
+
+
+def trained(folder, said):
+    out = folder / "runs/run"
+    assert RunDirectory(out).is_finished
+    for figure in ("accuracy.png", "loss.png", "pairs.png"):
+        Image.open(out / figure).load()
+    rows, threshold = history(folder), json.loads((out / "threshold.json").read_text())
+    assert [row["epoch"] for row in rows] == [str(1 + at) for at in range(len(rows))]
+    known = np.load(out / "open_set.npz")
+    return [rows, threshold, arrays_in(out / "model.weights.h5"), dict(known)]
+
+
+def scored(folder, said):
+    Image.open(folder / "runs/run/n_way.png").load()
+    assert (folder / "runs/run/report.html").read_text().endswith("</html>")
+    return [json.loads((folder / "runs/run/metrics.json").read_text())]
+
+
+def found(folder, said):
+    return [json.loads(said)]
+
+
+def exported(folder, said):
+    names = sorted(path.name for path in (folder / "runs/run/export").iterdir())
+    return [[name for name in names if not name.startswith(".partial")], len(said.splitlines())]
+
+
+COMMANDS = {  # command, what it leaves, what to remove to begin again, kills
+    "prepare": (["prepare_data", "images", "--image_size", "16"], prepared, "data", 15),
+    "train": (["train", *TINY], trained, "runs", 16),
+    "evaluate": (SCORED, scored, "runs/run/metrics.json", 10),
+    "search": (FOUND, found, "runs/run/embeddings", 9),
+    "export": (EXPORTED, exported, "runs/run/export", 6),
+}
+
+
+def again(folder, command):
+    """The command, or what continues it."""
+    begun = command[0] == "train" and (folder / "runs/run").exists()
+    return ["train", "runs/run"] if begun else command
+
+
+def remove(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_anywhere_it_continues_and_ends_the_same(name, workplace, tmp_path):
+    """Three kills, then it is left to end; half of them before a file changes, half at any time."""
+    command, result, undone, kills = COMMANDS[name]
+    rng = np.random.default_rng(len(name))
+    if name not in ("prepare", "train"):
+        assert run(workplace, COMMANDS["train"][0])[0] == 0
+    killed = shutil.copytree(workplace, tmp_path / "killed")
+    begin = time.monotonic()
+    status, said, errors = run(workplace, command)
+    seconds, events = time.monotonic() - begin, int(errors.rpartition("events ")[2])
+    assert status == 0, errors
+    expected, done = result(workplace, said), 0
+    while done < kills:
+        at, limit = (
+            (int(rng.integers(1, events + 1)), 600) if done % 2 else (0, rng.uniform() * seconds)
+        )
+        status, *output = run(killed, again(killed, command), at, limit)
+        assert status in (0, -signal.SIGKILL), output[1]
+        done += status != 0
+        if status and (done % 3 == 0 or done == kills):
+            status, *output = run(killed, again(killed, command))
+            assert status == 0, output[1]
+        if status == 0:
+            np.testing.assert_equal(result(killed, output[0]), expected)
+            remove(killed / undone)
+        print(f"{name}: {done} kills in {time.monotonic() - begin:.0f} s", flush=True)
+
+
+# Disks
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 16 MB with the images on it, in a folder of its own."""
+    (tmp_path / "disk").mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", tmp_path / "disk"]
+    if subprocess.run(mounted, capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here: that needs root")
+    yield draw_images(tmp_path / "disk/work")
+    subprocess.run(["umount", "-l", tmp_path / "disk"], check=True)
+
+
+def fill(folder):
+    """Takes all space but a few kilobytes, in a file that is given back."""
+    path = folder / "fill"
+    with open(path, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return path
+
+
+THREADS = ThreadPoolExecutor(1)
+
+
+def when(condition, folder, command):
+    """Starts a command and waits until something is true; gives the future of its end."""
+    future = THREADS.submit(run, folder, command)
+    while not condition() and not future.done():
+        time.sleep(0.02)
+    return future
+
+
+LONG = [*TINY, "--epochs", "100000"]
+
+
+def assert_told(outcome, *words):
+    """One sentence, and a status that is not 0."""
+    status, _, errors = outcome
+    (sentence,) = [line for line in errors.splitlines() if any(word in line for word in words)]
+    assert status in (1, 2), errors
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_the_last_good_state(disk):
+    state = disk / "runs/run" / STATE
+    training = when(state.exists, disk, ["train", *LONG])
+    full = fill(disk)
+    assert_told(training.result(), "cannot be written: No space left on device")
+    arrays, facts = RunDirectory(disk / "runs/run").load_state()
+    assert facts["epoch"] >= 1 and all(np.isfinite(array).all() for array in arrays["model"])
+    assert len(history(disk)) - facts["epoch"] in (0, 1)
+    full.unlink()
+    config = json.loads((disk / "runs/run/config.json").read_text())
+    (disk / "runs/run/config.json").write_text(json.dumps(config | {"epochs": facts["epoch"] + 2}))
+    assert run(disk, ["train", "runs/run"])[0] == 0
+    assert len(history(disk)) == facts["epoch"] + 2
+
+    assert run(disk, SCORED)[0] == 0 and run(disk, EXPORTED)[0] == 0
+    before = {path: path.read_bytes() for path in disk.rglob("*") if path.is_file()}
+    full = fill(disk)
+    assert_told(run(disk, SCORED), "No space left")
+    assert_told(run(disk, EXPORTED), "cannot be written")
+    figure = [*FOUND, "--figure", "found.png"]
+    assert_told(run(disk, figure), "cannot be kept", "No space left")
+    full.unlink()
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.slow
+def test_folders_that_vanish(workplace):
+    state = workplace / "runs/run" / STATE
+    training = when(state.exists, workplace, ["train", *LONG])
+    shutil.rmtree(workplace / "images")
+    shutil.rmtree(workplace / "data")
+    epochs = len(history(workplace))
+    while len(history(workplace)) < epochs + 2:  # pixels come from the cache that it has open
+        assert not training.done()
+    (workplace / "runs").rename(workplace / "away")
+    assert_told(training.result(), "cannot be written: No such file or directory")
+    (workplace / "away").rename(workplace / "runs")
+    assert_told(run(workplace, ["train", "runs/run"]), "data_dir does not exist")
+    draw_images(workplace)
+    assert_told(run(workplace, SCORED), "is not finished")
+
+
+@pytest.fixture
+def read_only(workplace):
+    """The images, which nobody may write to."""
+    bound = ["mount", "--bind", workplace, workplace]
+    if subprocess.run(bound, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here: that needs root")
+    subprocess.run(["mount", "-o", "remount,ro,bind", workplace], check=True)
+    yield workplace
+    subprocess.run(["umount", "-l", workplace], check=True)
+
+
+def test_where_nothing_can_be_written_the_cache_goes_elsewhere(read_only, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    command = [sys.executable, ROOT / "prepare_data.py", "images", "--out", tmp_path / "sheet.png"]
+    done = subprocess.run(command, cwd=read_only, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "'data/cache' is not for writing (Read-only file system): decoded" in done.stderr
+    assert list((tmp_path / "home/.cache/siamese_networks").glob("*/pixels.npy"))
+
+
+# Two at once
+
+
+def test_many_runs_of_one_second_get_a_directory_each(tmp_path):
+    """From eight processes at the same moment, killed ones beside them."""
+    (tmp_path / ".partial-1-killed").mkdir()
+    code = (
+        "import sys, time; from configs import Config; from run_directory import RunDirectory\n"
+        "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
+        "print(*(RunDirectory.create(Config(runs_dir=sys.argv[1]), 'x').path for _ in range(3)))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(time.time() + 3)]
+    children = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(8)
+    ]
+    made = [path for child in children for path in child.communicate()[0].split()]
+    assert len(set(made)) == 24 and all(RunDirectory(path).config for path in made)
+    assert {path.name for path in tmp_path.iterdir()} - {Path(path).name for path in made} == {
+        ".partial-1-killed"
+    }
+
+
+def test_a_name_that_is_taken_is_not_overwritten(tmp_path):
+    config = Config(runs_dir=str(tmp_path), run_name="one")
+    (tmp_path / "one").mkdir()  # empty, as a killed run of an older version left it
+    before = RunDirectory.create(config, "x").path / "config.json"
+    text = before.read_text()
+    with pytest.raises(RunError, match="exists already"):
+        RunDirectory.create(dataclasses.replace(config, seed=1), "x")
+    assert before.read_text() == text and [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+def test_a_run_does_not_go_on_with_other_images(workplace):
+    """Held-out images would be trained on."""
+    config = Config(data_dir=str(workplace / "images"), runs_dir=str(workplace), image_size=8,
+                    cache_dir=str(workplace / "cache"))  # fmt: skip
+    run, data = RunDirectory.create(config, "x"), load_data(config)
+    for _ in range(2):
+        run.write_splits(data.index, data.splits)
+    before = run.read_json("splits.json")
+    shutil.copy(workplace / "images/class1/1.png", workplace / "images/class1/new.png")
+    data = load_data(config)
+    with pytest.raises(RunError, match="are not those that .* began with"):
+        run.write_splits(data.index, data.splits)
+    assert run.read_json("splits.json") == before
+
+
+# Bad images, bad configs: the whole command
+
+
+def bad_images(folder):
+    """Name -> what the inventory must say of it."""
+    with Image.open(folder / "class0/0.png") as image:
+        image.resize((64, 64), Image.Resampling.NEAREST).save(folder / "class0/cut.jpg")
+        image.save(folder / "class0/right.tif")
+    cut = (folder / "class0/cut.jpg").read_bytes()
+    (folder / "class0/cut.jpg").write_bytes(cut[: len(cut) // 2])
+    (folder / "class0/empty.png").touch()
+    (folder / "class0/text.png").write_text("hello")
+    (folder / "class0/right.tif").rename(folder / "class0/really-a-tiff.jpg")
+    Image.new("1", (20_000, 20_000)).save(folder / "class0/bomb.png")
+    (folder / "class0/.hidden.png").write_text("x")
+    (folder / "class0/Thumbs.db").write_text("x")
+    (folder / "class0/loop").symlink_to(folder)
+    (folder / "none").mkdir()
+    (folder / "alone").mkdir()
+    shutil.copy(folder / "class1/1.png", folder / "alone/日本 é.png")
+    return {
+        "cut.jpg": "truncated", "empty.png": "empty file", "text.png": "not an image",
+        "bomb.png": "decompression bomb", "loop": "a link to a folder", "none": "without images",
+    }  # fmt: skip
+
+
+def test_bad_images_are_named_with_their_reason(workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    reasons = bad_images(workplace / "images")
+    assert prepare_data.main(["images", "--image_size", "16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, reason in reasons.items():
+        assert any(name in line and reason in line for line in lines), (name, lines)
+    named = [line for line in lines if "Thumbs" in line or "hidden" in line or "tiff" in line]
+    assert not named  # these are no images, or good ones
+    arguments = ["--data_dir", "images", "--on_bad_image", "error", "--image_size", "16"]
+    assert train.main(["leaves", *arguments]) == train.WRONG_INPUT
+    assert "4 of 66 images cannot be read. First: 'class0/" in capsys.readouterr().err
+    for folder in (workplace / "images").iterdir():
+        if folder.name != "class1":
+            shutil.rmtree(folder)
+    assert train.main(["leaves", "--data_dir", "images"]) == train.WRONG_INPUT
+    assert "class" in capsys.readouterr().err  # one is not enough
+
+
+def test_every_bad_field_is_a_sentence_before_tensorflow(tmp_path):
+    """Out of range, and of a wrong type, on the command line and in a config.json."""
+    script = f"""
+import contextlib, io, json, sys
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+import train
+from configs import HINTS, SMALLEST_IMAGES, Config
+from test_configs import bad_values
+for name, value in bad_values():
+    with open("config.json", "w") as file:
+        json.dump(json.loads(Config().to_json()) | {{name: value}}, file)
+    for args in ([f"--{{name}}", str(value)], ["config.json"]):
+        if args[0] != "config.json" and value in ("1", "False", 5):
+            continue  # on a command line all is text, and this is right
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            try:
+                status = train.main([*args])
+            except SystemExit as error:
+                status = error.code
+        text = " ".join(said.getvalue().replace("│", " ").split())
+        named = name in text or name.replace("_", "-") in text
+        assert status == 2 and named and str(value) in text, (name, value, args, text)
+assert not {{"tensorflow", "keras"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True,
+                          text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-1500:]
+    assert os.listdir(tmp_path) == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, " ") for name, hint in HINTS.items() if hint is str and name != "encoder"]
+    + [("run_name", value) for value in ("", "..", "../out", "a/b", "/out", ".hidden")],
+)
+def test_empty_texts_and_names_that_leave_their_folder_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be .*Received: '{value}'"):
+        Config(**{name: value})
+
+
+@pytest.mark.parametrize("encoder", SMALLEST_IMAGES)
+def test_smallest_images_are_those_that_the_network_takes(encoder):
+    from siamese_network_funcs import build_encoder
+
+    config = Config(encoder=encoder, image_size=SMALLEST_IMAGES[encoder])
+    build_encoder(config)
+    smaller = {"image_size": config.image_size - 1}
+    with pytest.raises(ValueError, match=f"encoder='{encoder}'. Expected at least"):
+        dataclasses.replace(config, **smaller)
+    with pytest.raises(ValueError):
+        build_encoder(SimpleNamespace(**dataclasses.asdict(config) | smaller))
+
+
+# An hour
+
+
+def grows(values):
+    """By what share the last third lies above the second."""
+    third = len(values) // 3
+    return np.median(values[-third:]) / np.median(values[third : 2 * third]) - 1
+
+
+def used(process):
+    """Resident memory in kB, and open files."""
+    status = Path(f"/proc/{process}/status").read_text()
+    memory = int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+    return memory, len(os.listdir(f"/proc/{process}/fd"))
+
+
+MINUTES = float(os.environ.get("SIAMESE_SOAK_MINUTES", "1"))
+
+
+@pytest.mark.slow
+def test_soak_of_training(workplace):
+    """Memory stays, and no file stays open."""
+    numbers = []
+
+    def note():
+        with contextlib.suppress(OSError, TypeError):  # it ended meanwhile
+            numbers.extend(used(child.pid) for child in multiprocessing.active_children())
+
+    training = when(note, workplace, ["train", *LONG, "--max_minutes", str(MINUTES)])
+    assert training.result()[0] == 0
+    memory, files = np.array(numbers[len(numbers) // 10 :]).T
+    print(f"{MINUTES} minutes of training: memory {grows(memory):+.2%}, files {grows(files):+.2%}")
+    assert grows(memory) < 0.02 and grows(files) <= 0
+
+
+@pytest.mark.slow
+def test_soak_of_predictions(tiny_run, monkeypatch):
+    """As many as the minutes allow, 300 at least: compare, identify and search, of any number."""
+    monkeypatch.chdir(tiny_run)
+    model = SimilarityModel.load("runs/run")
+    paths, end = sorted(map(str, Path("images").rglob("*.png"))), time.monotonic() + 60 * MINUTES
+    calls, numbers = 0, []
+    while calls < 300 or (time.monotonic() < end and calls < 2000 * MINUTES):
+        some = paths[calls % 50 : calls % 50 + 1 + calls % 7]
+        model.compare(some)
+        model.identify(some, "images")
+        model.search(some, "images", top=3)
+        calls += 3
+        numbers.append(used(os.getpid()))
+    memory, files = np.array(numbers).T
+    print(f"{calls} calls: memory {grows(memory):+.2%}, files {files[0]} to {files[-1]}")
+    assert grows(memory) < 0.02 and files[-1] <= files[len(files) // 3]
