@@ -45,10 +45,7 @@ class Dataset:
         return self.cache.pixels
 
     def given_pairs(self, rows):
-        """The pairs that a pair-folder layout gives, among some rows.
-
-        Args:
-            rows: Sorted rows.
+        """The pairs that a pair-folder layout gives among some sorted rows.
 
         Returns:
             `(left, right, same)`, positions in `rows` and booleans, or None in other layouts.
@@ -63,14 +60,11 @@ class Dataset:
 
 
 def load_data(config, report=print):
-    """Reads, decodes (once) and splits the images of a config.
+    """Reads, decodes (once) and splits the images of a config: a `Dataset`.
 
     Args:
         config: A `Config`.
         report: Called with each line for the user.
-
-    Returns:
-        A `Dataset`.
 
     Raises:
         DataError: If the data cannot be used; the message says why and how to mend it.
@@ -79,27 +73,16 @@ def load_data(config, report=print):
         with one_at_a_time(DRAWN_LEAVES):
             if not Path(DRAWN_LEAVES).exists():  # no other process drew them meanwhile
                 report(f"No data at hand: drawing leaves into {DRAWN_LEAVES}, once.")
-                _draw_leaves(DRAWN_LEAVES, report)
+                script = Path(__file__).parent / "data" / "draw_leaves.py"
+                runpy.run_path(str(script))["draw_leaves"](DRAWN_LEAVES, report=report)
     index = read_index(config.data_dir)
     cache = open_cache(index, config)
     splits = make_splits(index, cache.digests, cache.unreadable, config)
     return Dataset(index, cache, splits)
 
 
-def _draw_leaves(folder, report):
-    script = Path(__file__).parent / "data" / "draw_leaves.py"
-    runpy.run_path(str(script))["draw_leaves"](folder, report=report)
-
-
 def inventory(dataset):
-    """What a data set holds, for a person to read.
-
-    Args:
-        dataset: A `Dataset`.
-
-    Returns:
-        List of lines.
-    """
+    """What a `Dataset` holds, lines for a person to read."""
     index, cache, splits = dataset.index, dataset.cache, dataset.splits
     per_class = np.bincount(index.labels)
     families = [name for name in index.family_names if name]
@@ -155,14 +138,7 @@ def _reason_lines(title, reasons):
 
 
 def contact_sheet(dataset):
-    """A picture of the first images of each class, a class a line.
-
-    Args:
-        dataset: A `Dataset`.
-
-    Returns:
-        A `PIL.Image.Image`.
-    """
+    """A picture of the first images of each class of a `Dataset`, a class a line."""
     index, step = dataset.index, SHEET_IMAGE + 4
     usable = np.setdiff1d(np.arange(len(index)), list(dataset.splits.left_out))
     labels = np.unique(index.labels[usable])[:SHEET_CLASSES]

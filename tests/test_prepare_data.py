@@ -126,16 +126,17 @@ def test_leaves_are_drawn_for_their_own_folder_alone(tmp_path, monkeypatch, writ
     drawn, lines = [], []
 
     def draw(folder, report):
+        report("drawing")
         drawn.append(folder)
         write_images(*ten_each(*"abcde"), folder=DRAWN_LEAVES)
 
-    monkeypatch.setattr(prepare_data, "_draw_leaves", draw)
+    monkeypatch.setattr(prepare_data.runpy, "run_path", lambda path: {"draw_leaves": draw})
     with pytest.raises(DataError, match="does not exist"):
         load_data(Config(data_dir="data/leave"))
     assert drawn == []
     for _ in range(2):
         assert len(load_data(Config(image_size=16), lines.append).index) == 50
-    assert len(drawn) == len(lines) == 1 and DRAWN_LEAVES in lines[0]
+    assert drawn == [DRAWN_LEAVES] and len(lines) == 2 and DRAWN_LEAVES in lines[0]
 
 
 def test_real_faces(real_data, prepare):
