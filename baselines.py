@@ -1,13 +1,47 @@
 """What a network has to beat: features of uint8 images (n, h, w, c) for a nearest neighbour."""
 
+from functools import partial
+
 import numpy as np
 from scipy.ndimage import center_of_mass, gaussian_filter, shift
 from scipy.spatial import KDTree
 
+from scores import trial_distances
 
-def raw_pixels(images):
-    """The pixels as they are, `(n, h * w * c)`, uint8: a view, no copy."""
-    return images.reshape(len(images), -1)
+MOST_HAUSDORFF = 60  # trials: it takes a millisecond a comparison
+
+
+def rivals(embeddings, images, distance=None, binary=False):
+    """A network and its baselines, to be put to the same trials.
+
+    Args:
+        embeddings: The network's of the images, `(n, d)`.
+        distance: As in `scores`.
+        binary: Whether the images are black and white, as modified Hausdorff needs.
+
+    Returns:
+        Name -> function of `scores.Trials` that gives distances as `scores.trial_distances` does,
+        modified Hausdorff those of the first trials.
+    """
+    features = {
+        "raw pixels": images.reshape(len(images), -1),
+        "centred, blurred": centred_blurred_pixels(images),
+        "background": background_pixels(images),
+    }
+    found = {"model": partial(trial_distances, embeddings, distance=distance)}
+    found |= {name: partial(trial_distances, values) for name, values in features.items()}
+    if binary:
+        found["modified Hausdorff"] = partial(_hausdorff_distances, ink_points(images))
+    return found
+
+
+def _hausdorff_distances(points, trials):
+    """Of each query to the nearest reference of each class, (T, ways), on the first trials."""
+    first = list(zip(trials.queries, trials.references, strict=True))[:MOST_HAUSDORFF]
+    return np.array([
+        [min(modified_hausdorff(points[query], points[at]) for at in way) for way in references]
+        for query, references in first
+    ])  # fmt: skip
 
 
 def background_pixels(images):

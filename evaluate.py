@@ -28,7 +28,6 @@ from run_directory import RunDirectory, RunError
 from splits import unusable
 
 CURVE_WAYS = 20  # N of the accuracy-against-N figure goes from 2 to this
-MOST_HAUSDORFF = 60  # trials: it takes a millisecond a comparison
 SEEDS = {"pairs": 0, "trials": 1, "bootstrap": 2}
 
 
@@ -132,14 +131,10 @@ def score_set(held, decision, options, report=print):
     rng = np.random.default_rng([options.seed, SEEDS["bootstrap"]])
     classes = held.labels[held.left], held.labels[held.right]
     names = np.array(held.dataset.index.class_names)[held.labels]
+    binary = all(kind.endswith(" 1") for kind in held.dataset.cache.kinds)
     pixels = held.dataset.pixels[held.rows]
-    features = {
-        "model": held.embeddings,
-        "raw pixels": baselines.raw_pixels(pixels),
-        "centred, blurred": baselines.centred_blurred_pixels(pixels),
-        "background": baselines.background_pixels(pixels),
-    }
-    few_shot = few_shot_table(held, features, options, report)
+    rivals = baselines.rivals(held.embeddings, pixels, held.distance, binary)
+    few_shot = few_shot_table(held, rivals, options, report)
     return {
         "images": len(held.rows),
         "classes": len(np.unique(held.labels)),
@@ -148,69 +143,49 @@ def score_set(held, decision, options, report=print):
             "intervals": scores.bootstrap_intervals(*pairs, *classes, threshold, rng),
         },
         "few_shot": few_shot,
-        "curve": n_way_curve(held, features, options),
+        "curve": n_way_curve(held, rivals, options),
         "retrieval": scores.retrieval_scores(held.embeddings, names, held.distance),
         "warnings": background_warnings(few_shot),
     }
 
 
-def few_shot_table(held, features, options, report=print):
+def few_shot_table(held, rivals, options, report=print):
     """N-way K-shot accuracy of the model and of every baseline, in the same trials.
 
     Args:
-        features: Name -> array (images, d); the nearest prototype wins.
+        rivals: From `baselines.rivals`.
 
     Returns:
         List of dicts: `ways`, `shots`, `classes` ("across" or "within" families), and under
         each name `accuracy` and `interval`.
     """
     families = held.dataset.index.families[held.rows]
-    places = ("across", "within") if len(np.unique(families)) > 1 else ("across",)
+    places = {"across": None} | ({"within": families} if len(np.unique(families)) > 1 else {})
     table = {}
     for place, ways, shots in itertools.product(places, options.ways, options.shots):
+        what = f"{held.name} classes, {shots}-shot {place} families"
         rng = np.random.default_rng([options.seed, SEEDS["trials"], ways, shots])
-        wanted = held.labels, ways, shots, options.trials, rng
+        wanted = held.labels, ways, shots, options.trials, rng, places[place]
         try:
-            trials = scores.draw_trials(*wanted, families if place == "within" else None)
+            trials = scores.draw_trials(*wanted)
         except ValueError as error:
             if ways == options.ways[0]:  # the others lack the same images
-                report(f"{held.name} classes, {shots}-shot {place} families: {error}")
+                report(f"{what}: {error}")
             continue
         number = trials.references.shape[1]
         if number < ways:
-            report(f"{held.name} classes, {shots}-shot {place}: {number}-way, not {ways}-way, "
-                   "as there are no more classes with enough images.")  # fmt: skip
+            report(f"{what}: {number}-way, not {ways}-way: no more classes have enough images.")
         if (place, number, shots) in table:
             continue
         row = {"classes": place, "ways": number, "shots": shots, "trials": options.trials}
-        for name, values in features.items():
-            distances = _trial_distances(held, name, values, trials)
-            row[name] = scores.few_shot_scores(distances, trials.answers)
-        if shots == 1 and all(kind.endswith(" 1") for kind in held.dataset.cache.kinds):
-            row["modified Hausdorff"] = _hausdorff_score(held, trials)
-        row["random"] = {"accuracy": 1 / number}
-        table[place, number, shots] = row
+        for name, rival in rivals.items():
+            distances = rival(trials)
+            row[name] = scores.few_shot_scores(distances, trials.answers[: len(distances)])
+        table[place, number, shots] = row | {"random": {"accuracy": 1 / number}}
     return list(table.values())
 
 
-def _trial_distances(held, name, values, trials):
-    return scores.trial_distances(values, trials, held.distance if name == "model" else None)
-
-
-def _hausdorff_score(held, trials):
-    """Of black-and-white images, on the first trials: it is slow, and no more are needed."""
-    queries, references, answers = (part[:MOST_HAUSDORFF] for part in trials)
-    asked = baselines.ink_points(held.dataset.pixels[held.rows[queries]])
-    known = baselines.ink_points(held.dataset.pixels[held.rows[references.ravel()]])
-    ways = references.shape[1]
-    distances = [
-        [baselines.modified_hausdorff(query, one) for one in known[n * ways : (n + 1) * ways]]
-        for n, query in enumerate(asked)
-    ]
-    return scores.few_shot_scores(np.array(distances), answers)
-
-
-def n_way_curve(held, features, options):
+def n_way_curve(held, rivals, options):
     """One-shot accuracy against N = 2..20, for the model and raw pixels.
 
     All N come from the same trials: the right class and the first N - 1 others.
@@ -227,11 +202,9 @@ def n_way_curve(held, features, options):
     number = trials.references.shape[1]
     # The right class first, then the others in the order drawn.
     order = np.argsort(np.arange(number) != trials.answers[:, None], axis=1, kind="stable")
-    curve = {"ways": list(range(2, number + 1))}
+    first, curve = np.zeros(len(order), int), {"ways": list(range(2, number + 1))}
     for name in ("model", "raw pixels"):
-        distances = _trial_distances(held, name, features[name], trials)
-        distances = np.take_along_axis(distances, order, axis=1)
-        first = np.zeros(len(distances), int)
+        distances = np.take_along_axis(rivals[name](trials), order, axis=1)
         curve[name] = [scores.few_shot_scores(distances[:, :n], first) for n in curve["ways"]]
     return curve
 
@@ -259,22 +232,13 @@ def parse(args):
     add = parser.add_argument
     add("run", help="a finished run directory")
     add("--data", help="score on this folder, .zip or .csv instead")
-    add("--ways", type=_at_least(2), nargs="+", default=[5, 20], help="N classes")
-    add("--shots", type=_at_least(1), nargs="+", default=[1, 5], help="K references")
-    add("--trials", type=_at_least(1), default=1000)
-    add("--seed", type=_at_least(0), default=0, help="of pairs and trials")
+    add("--ways", type=int, nargs="+", default=[5, 20], help="N classes")
+    add("--shots", type=int, nargs="+", default=[1, 5], help="K references")
+    add("--trials", type=int, default=1000)
+    add("--seed", type=int, default=0, help="of pairs and trials")
     add("--lake_runs", help="zip with run01/class_labels.txt and so on")
     add("--out", help="folder for the results; the run's by default")
     return parser.parse_args(args)
-
-
-def _at_least(low):
-    def whole_number(text):
-        if not text.isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {low} up, got {text!r}")
-        return int(text)
-
-    return whole_number
 
 
 def main(args=None):

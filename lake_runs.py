@@ -34,28 +34,17 @@ def lake_scores(source, encoder, config, distance=None):
     """
     from siamese_network_funcs import embed
 
-    def embedded(pixels):
-        return embed(encoder, pixels, np.arange(len(pixels)))
-
-    def matrix(features, sides, distance=None):
-        asked, known = (features(side) for side in sides)
-        return scores.row_distances(asked[:, None], known[None], distance)
-
     errors = {}
-    for *names, answers in read_lake_runs(source):
-        sides = [_decode(source, side, config.image_size, config.channels) for side in names]
-        native = [_decode(source, side, NATIVE_SIZE, 1) for side in names]
-        asked, known = (baselines.ink_points(side) for side in native)
-        distances = {
-            "model": matrix(embedded, sides, distance),
-            "raw pixels": matrix(baselines.raw_pixels, native),
-            "centred, blurred": matrix(baselines.centred_blurred_pixels, native),
-            "modified Hausdorff": np.array(
-                [[baselines.modified_hausdorff(a, b) for b in known] for a in asked]
-            ),
-        }
-        for name, values in distances.items():
-            error = 1 - scores.trial_credit(values, answers).mean()
+    for tests, trainings, answers in read_lake_runs(source):
+        files = [read_bytes(source, name) for name in [*tests, *trainings]]
+        seen = np.stack([decode(file, config.image_size, config.channels)[0] for file in files])
+        native = np.stack([decode(file, NATIVE_SIZE, 1)[0] for file in files])
+        embeddings = embed(encoder, seen, np.arange(len(files)))
+        known = np.arange(len(tests), len(files))
+        references = np.tile(known[:, None], (len(tests), 1, 1))
+        trials = scores.Trials(np.arange(len(tests)), references, answers)
+        for name, rival in baselines.rivals(embeddings, native, distance, binary=True).items():
+            error = 1 - scores.trial_credit(rival(trials), answers).mean()
             errors.setdefault(name, []).append(error)
     return {name: _mean_with_interval(np.array(values)) for name, values in errors.items()}
 
@@ -85,10 +74,6 @@ def read_lake_runs(source):
         tests = [test for test, _ in pairs]
         trainings = sorted({training for _, training in pairs})
         yield tests, trainings, np.array([trainings.index(training) for _, training in pairs])
-
-
-def _decode(source, names, size, channels):
-    return np.stack([decode(read_bytes(source, name), size, channels)[0] for name in names])
 
 
 def _mean_with_interval(errors):

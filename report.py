@@ -8,6 +8,7 @@ import json
 import numpy as np
 from PIL import Image
 from sklearn.manifold import TSNE
+from sklearn.preprocessing import minmax_scale
 
 import plots
 import scores
@@ -17,6 +18,10 @@ HARDEST = 6  # pairs shown of each kind
 QUERIES, NEIGHBOURS = 5, 6
 MOST_ON_MAP = 400  # thumbnails on the map of embeddings
 LOOKED_INTO, PATCHES = 3, 12  # pairs; squares along a side that are covered in turn
+LOOKS = (
+    "Each square is covered in turn; the redder, the more the pair's distance grows without it. "
+    "Red beside the object is a bad sign."
+)
 
 SCORES = {  # key in metrics.json -> title and format
     "auc": ("ROC AUC", ".4f"),
@@ -34,42 +39,25 @@ SCORES = {  # key in metrics.json -> title and format
 }
 
 STYLE = """
-:root { color-scheme: light dark; --ink: light-dark(#1c1f23, #e7e9ec);
-  --quiet: light-dark(#5f6670, #9aa3ad); --paper: light-dark(#fff, #16181b);
-  --line: light-dark(#dfe3e8, #30353b); --card: light-dark(#f6f7f9, #1f2226) }
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 1040px; padding: 24px 16px 64px; background: var(--paper);
-  color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
-h1 { font-size: 1.7rem; margin: 0 0 4px } h2 { font-size: 1.25rem; margin: 40px 0 8px }
-h3 { font-size: 1rem; margin: 24px 0 6px } p { margin: 6px 0 } .quiet { color: var(--quiet) }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 12px }
-.card { background: var(--card); border-radius: 8px; padding: 12px 14px }
+:root { color-scheme: light dark; --card: color-mix(in srgb, CanvasText 6%, Canvas) }
+body { margin: auto; max-width: 1040px; padding: 16px; font: 16px/1.5 system-ui, sans-serif }
+h1, h2, h3 { line-height: 1.3; margin: 1.5em 0 .3em }
+.quiet, figcaption { color: color-mix(in srgb, CanvasText 65%, Canvas) }
+.card, .warning, .map, pre { background: var(--card); border-radius: 8px; padding: 10px 14px }
 .card b { display: block; font-size: 1.6rem; line-height: 1.2 }
-.card span { display: block; color: var(--quiet); font-size: .85rem }
-.warning { border-left: 4px solid #d97706; background: var(--card); padding: 8px 14px }
-.scroll { overflow-x: auto; margin: 12px 0 } table { border-collapse: collapse; font-size: .92rem }
-th, td { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid var(--line);
-  vertical-align: bottom } td { white-space: nowrap }
-td:first-child { white-space: normal; min-width: 118px }
-td:nth-child(2) { font-weight: 600 }
-.plot { display: block; background: #fff; border-radius: 6px; width: 100%; max-width: 720px;
-  margin: 16px 0 }
-.plot.wide { min-width: 720px; max-width: none } .two { display: grid; gap: 12px;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)) }
-.strip { display: flex; flex-wrap: wrap; gap: 14px } .strip.line { flex-wrap: nowrap;
-  overflow-x: auto; margin-bottom: 12px }
-figure { margin: 0; flex: none } figure img { width: 72px; height: 72px; border-radius: 4px;
-  margin-right: 4px } .line img { width: 104px; height: 104px }
-.large img { width: 132px; height: 132px }
-figcaption { font-size: .8rem; line-height: 1.3; color: var(--quiet); width: 0; min-width: 100%;
-  overflow-wrap: anywhere }
-.map { position: relative; width: 100%; aspect-ratio: 1.6; background: var(--card);
-  border-radius: 8px } .map i { position: absolute; width: 9px; height: 9px; border-radius: 50%;
-  margin: -4px 0 0 -4px } .map i img { display: none; position: absolute; left: 8px; top: 8px;
-  width: 96px; z-index: 2; border: 2px solid var(--ink); border-radius: 4px }
-.map i:hover img { display: block } .map i.left img { left: -92px } .map i.low img { top: -92px }
-details { margin: 8px 0 } pre { overflow-x: auto; background: var(--card); padding: 12px;
-  border-radius: 8px; font-size: .82rem }
+.warning { border-left: 4px solid #d97706 }
+.row { display: flex; flex-wrap: wrap; gap: 14px; margin: 12px 0 }
+.scroll, pre { overflow-x: auto; margin: 12px 0 }
+table { border-collapse: collapse }
+th, td { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid var(--card) }
+.plot { flex: 1 1 360px; min-width: 0; max-width: 720px; width: 100% }
+.scroll .plot { min-width: 720px; max-width: none }
+figure { margin: 0 } figure img { width: 96px; border-radius: 4px; margin-right: 4px }
+figcaption { font-size: .8rem; width: 0; min-width: 100%; overflow-wrap: anywhere }
+.map { position: relative; aspect-ratio: 1.6 }
+.map i { position: absolute; width: 9px; height: 9px; border-radius: 50% }
+.map img { display: none; position: fixed; right: 16px; bottom: 16px; width: 128px }
+.map i:hover { outline: 2px solid } .map i:hover img { display: block }
 """
 
 # The tables, for terminal and page
@@ -156,7 +144,7 @@ def write_report(out, run, metrics, held_out, encoder):
     for held in held_out:
         parts += _set_section(out, held, metrics["sets"][held.name], encoder)
     curves = [_plot(run / name) for name in ("accuracy.png", "loss.png") if (run / name).exists()]
-    parts += [tag("h2", "The training"), tag("div", *curves, class_="two")]
+    parts += [tag("h2", "The training"), tag("div", *curves, class_="row")]
     for name in ("config.json", "environment.json", "threshold.json"):
         text = tag("pre", (run / name).read_text())
         parts.append(tag("details", tag("summary", name), text))
@@ -180,11 +168,11 @@ def _heading(out, run, metrics):
     for name, result in metrics["sets"].items():
         overall, *trials = score_tables(result)
         cards = [
-            tag("div", title, tag("b", value), tag("span", interval), class_="card")
+            tag("div", title, tag("b", value), interval, class_="card")
             for title, value, interval in overall[1:4]
         ]
         warnings = [tag("p", warning, class_="warning") for warning in result["warnings"]]
-        parts += [tag("h2", _title(name, result)), *warnings, tag("div", *cards, class_="cards")]
+        parts += [tag("h2", _title(name, result)), *warnings, tag("div", *cards, class_="row")]
         parts += map(_table, trials)
     if "lake" in metrics:
         parts.append(_table(lake_table(metrics["lake"])))
@@ -205,12 +193,21 @@ def _set_section(out, held, result, encoder):
     confused = [["image of", "nearest is of", "times"], *retrieval["most_confused"]]
     return [
         tag("h2", f"{held.name.capitalize()} classes in detail"),
-        tag("div", _plot(path, "plot wide"), class_="scroll"),
+        tag("div", _plot(path), class_="scroll"),
         _table(score_tables(result)[0]),
-        _hardest(held, np.flatnonzero(held.same), -1, "genuine pairs: one class, far apart"),
-        _hardest(held, np.flatnonzero(~held.same), 1, "impostors: two classes, close together"),
-        _neighbours(held),
+        tag("h3", "Hardest genuine pairs: one class, far apart"),
+        _hardest(held, np.flatnonzero(held.same), -1),
+        tag("h3", "Hardest impostors: two classes, close together"),
+        _hardest(held, np.flatnonzero(~held.same), 1),
+        tag("h3", "Nearest neighbours of a few queries"),
+        *_neighbours(held),
+        tag("h3", "Map of the embeddings"),
+        tag(
+            "p", "t-SNE: a dot an image, a colour a class; point at one to see it.", class_="quiet"
+        ),
         _map(held),
+        tag("h3", "Where the network looks"),
+        tag("p", LOOKS, class_="quiet"),
         _where_it_looks(held, encoder),
         tag("details", tag("summary", "Most confused classes"), _table(confused), open=""),
         tag("details", tag("summary", "All classes, the hardest first"), _table(by_class)),
@@ -222,17 +219,20 @@ def _table(rows):
     return tag("div", tag("table", *lines), class_="scroll")
 
 
-def _plot(path, class_="plot"):
-    data = base64.b64encode(path.read_bytes()).decode()
-    return tag("img", class_=class_, alt=path.stem, src=f"data:image/png;base64,{data}")
+def _plot(path):
+    return _embedded(path.read_bytes(), "png", path.stem, class_="plot")
 
 
 def _image(pixels, size, alt):
     file = io.BytesIO()
     small = Image.fromarray(pixels.squeeze()).resize((size, size), Image.Resampling.BILINEAR)
     small.convert("RGB").save(file, "JPEG", quality=80)
-    data = base64.b64encode(file.getvalue()).decode()
-    return tag("img", alt=alt, title=alt, src=f"data:image/jpeg;base64,{data}")
+    return _embedded(file.getvalue(), "jpeg", alt, title=alt)
+
+
+def _embedded(content, kind, alt, **attributes):
+    data = base64.b64encode(content).decode()
+    return tag("img", alt=alt, src=f"data:image/{kind};base64,{data}", **attributes)
 
 
 def _figure(held, positions, caption):
@@ -240,53 +240,41 @@ def _figure(held, positions, caption):
     return tag("figure", *images, tag("figcaption", caption))
 
 
-def _part(title, content, note=""):
-    return tag("section", tag("h3", title), tag("p", note, class_="quiet"), content)
-
-
-def _hardest(held, pairs, sign, title):
+def _hardest(held, pairs, sign):
     """The pairs that the network gets most wrong."""
     figures = []
     for pair in pairs[np.argsort(sign * held.distances[pairs], kind="stable")][:HARDEST]:
         both = held.left[pair], held.right[pair]
         names = " and ".join(dict.fromkeys(map(held.class_name, both)))
         figures.append(_figure(held, both, f"{held.distances[pair]:.3f}: {names}"))
-    return _part(f"Hardest {title}", tag("div", *figures, class_="strip"))
+    return tag("div", *figures, class_="row")
 
 
 def _neighbours(held):
-    """The nearest images to a few queries, of as many classes."""
+    """Yields the nearest images to a few queries, of as many classes."""
     _, firsts = np.unique(held.labels, return_index=True)
     queries = firsts[np.linspace(0, len(firsts) - 1, min(QUERIES, len(firsts))).astype(int)]
-    everyone, lines = np.arange(len(held.rows)), []
-    for query in queries:
-        asked = np.full_like(everyone, query)
-        distances = scores.pair_distances(held.embeddings, asked, everyone, held.distance)
-        distances[query] = np.inf
+    distances = scores.all_distances(held.embeddings[queries], held.embeddings, held.distance)
+    for query, row in zip(queries, distances, strict=True):
+        row[query] = np.inf
         figures = [_figure(held, [query], f"query: {held.class_name(query)}")]
-        for at in np.argsort(distances, kind="stable")[:NEIGHBOURS]:
+        for at in np.argsort(row, kind="stable")[:NEIGHBOURS]:
             name = "✓" if held.labels[at] == held.labels[query] else f"✗ {held.class_name(at)}"
-            figures.append(_figure(held, [at], f"{distances[at]:.3f} {name}"))
-        lines.append(tag("div", *figures, class_="strip line"))
-    return _part("Nearest neighbours of a few queries", tag("div", *lines))
+            figures.append(_figure(held, [at], f"{row[at]:.3f} {name}"))
+        yield tag("div", *figures, class_="row")
 
 
 def _map(held):
     """The embeddings in two dimensions, a dot an image, with its picture on hover."""
     shown = np.sort(np.random.default_rng(0).permutation(len(held.rows))[:MOST_ON_MAP])
     method = TSNE(perplexity=min(30, (len(shown) - 1) / 3), init="random", random_state=0)
-    points = method.fit_transform(held.embeddings[shown])
-    low, high = points.min(axis=0), points.max(axis=0)
-    places = 3 + 94 * (points - low) / np.where(high > low, high - low, 1)
+    places = 2 + 94 * minmax_scale(method.fit_transform(held.embeddings[shown]))  # percent
     classes, colors = np.unique(held.labels[shown], return_inverse=True)
     dots = []
-    for at, (x, y), color in zip(shown, places, colors, strict=True):
-        name, hue = held.class_name(at), f"hsl({360 * color / len(classes):.0f} 70% 50%)"
-        side = ("left " if x > 80 else "") + ("low" if y > 70 else "")
-        style = f"left:{x:.1f}%;top:{y:.1f}%;background:{hue}"
-        dots.append(tag("i", _image(held.image(at), 64, name), class_=side, style=style))
-    note = "t-SNE: a dot an image, a colour a class; point at one to see it."
-    return _part("Map of the embeddings", tag("div", *dots, class_="map"), note)
+    for at, (x, y), color in zip(shown, places, 360 * colors / len(classes), strict=True):
+        style = f"left:{x:.1f}%;top:{y:.1f}%;background:hsl({color:.0f} 70% 50%)"
+        dots.append(tag("i", _image(held.image(at), 64, held.class_name(at)), style=style))
+    return tag("div", *dots, class_="map")
 
 
 def _where_it_looks(held, encoder):
@@ -295,20 +283,13 @@ def _where_it_looks(held, encoder):
     pairs = pairs[np.argsort(held.distances[pairs], kind="stable")]
     figures = []
     for pair in pairs[np.unique(np.linspace(0, len(pairs) // 2, LOOKED_INTO).astype(int))]:
-        both = [held.left[pair], held.right[pair]]
-        name = held.class_name(both[0])
+        both, images = [held.left[pair], held.right[pair]], []
         for here, there in (both, both[::-1]):
-            pixels, other = held.image(here), held.embeddings[there]
-            heat = occlusion_map(encoder, pixels, other, held.distance)
-            caption = tag("figcaption", f"{name}, distance {held.distances[pair]:.3f}")
-            image = _image(plots.overlay(pixels, heat), 144, "occlusion map")
-            figures.append(tag("figure", image, caption))
-    note = (
-        "Each square is covered in turn; the redder, the more the pair's distance grows without "
-        "it. Red beside the object is a bad sign."
-    )
-    strip = tag("div", *figures, class_="strip large")
-    return _part("Where the network looks", strip, note)
+            heat = occlusion_map(encoder, held.image(here), held.embeddings[there], held.distance)
+            images.append(_image(plots.overlay(held.image(here), heat), 144, "occlusion map"))
+        caption = f"{held.class_name(both[0])}, distance {held.distances[pair]:.3f}"
+        figures.append(tag("figure", *images, tag("figcaption", caption)))
+    return tag("div", *figures, class_="row")
 
 
 def occlusion_map(encoder, pixels, other_embedding, distance=None):
@@ -338,5 +319,5 @@ def occlusion_map(encoder, pixels, other_embedding, distance=None):
         columns = slice(max(0, edges[column] - margin), edges[column + 1] + margin)
         covered[number, rows, columns] = middle
     embeddings = embed(encoder, covered, np.arange(len(covered)))
-    distances = scores.row_distances(embeddings, other_embedding, distance)
+    distances = scores.all_distances(other_embedding[None], embeddings, distance)[0]
     return np.maximum(distances[:-1] - distances[-1], 0).reshape(PATCHES, PATCHES)

@@ -7,6 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 import baselines
+from scores import Trials
 
 
 @pytest.fixture
@@ -25,11 +26,19 @@ def test_background_pixels_are_the_eight_on_the_border(rng):
     assert np.array_equal(baselines.background_pixels(images), found)
 
 
-def test_raw_pixels_are_a_view(rng):
-    images = rng.integers(256, size=(3, 4, 5, 2), dtype=np.uint8)
-    found = baselines.raw_pixels(images)
-    assert found.shape == (3, 40) and np.shares_memory(found, images)
-    assert found[2].tolist() == [v for v in images[2].flat]
+def test_rivals_meet_in_the_same_trials(rng):
+    images = rng.choice([0, 255], (6, 9, 9, 1)).astype(np.uint8)
+    trials = Trials(np.array([0, 1]), np.array([[[2], [3]], [[4], [5]]]), np.array([0, 1]))
+    rivals = baselines.rivals(np.eye(6), images, binary=True)
+    found = {name: rival(trials) for name, rival in rivals.items()}
+    assert all(distances.shape == (2, 2) for distances in found.values())
+    np.testing.assert_allclose(found["model"], np.sqrt(2))
+    expected = np.linalg.norm(images[1].astype(float) - images[5])
+    assert found["raw pixels"][1, 1] == pytest.approx(expected)
+    points = baselines.ink_points(images)
+    expected = hausdorff_by_loop(points[1], points[5])
+    assert found["modified Hausdorff"][1, 1] == pytest.approx(expected)
+    assert "modified Hausdorff" not in baselines.rivals(np.eye(6), images)
 
 
 @pytest.mark.parametrize("paper", [0, 255])
