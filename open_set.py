@@ -9,6 +9,7 @@ Reference:
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from scipy.special import ndtri
@@ -24,21 +25,13 @@ FEWEST = 5  # impostors that a share must stand on
 
 @dataclasses.dataclass
 class OpenSet:
-    """What a run knows of strangers.
+    """What a run knows of strangers."""
 
-    Attributes:
-        cohort: Embeddings of some training images, (n, embedding_dim).
-        classes: Their classes, (n,).
-        shares: Ascending array.
-        scores: That share of the impostors at validation scores lower.
-        distance: As in `scores`.
-    """
-
-    cohort: np.ndarray
-    classes: np.ndarray
-    shares: np.ndarray
-    scores: np.ndarray
-    distance: object = None
+    cohort: np.ndarray  # embeddings of some training images, (n, embedding_dim)
+    classes: np.ndarray  # theirs, (n,)
+    shares: np.ndarray  # ascending
+    scores: np.ndarray  # that share of the impostors at validation scores lower
+    distance: Callable | None = None  # as in `scores`
 
     @classmethod
     def load(cls, path, distance=None):
@@ -53,16 +46,10 @@ class OpenSet:
         np.savez(path, **arrays | {"cohort": self.cohort.astype(np.float16)})
 
     def background(self, embeddings, classes=None):
-        """Mean distance of each image to its nearest images of the cohort.
+        """Mean distance of each image to its nearest images of the cohort, (n,).
 
-        The nearest class is left out, as it may be the image's own.
-
-        Args:
-            embeddings: (n, embedding_dim).
-            classes: Where the images' classes are known: these are left out as well.
-
-        Returns:
-            Array (n,); zeros where the cohort has too few classes to tell.
+        The nearest class is left out, as it may be the image's own, and the image's class where
+        it is known. Zeros where the cohort has too few classes to tell.
         """
         if len(np.unique(self.classes)) < 3:
             return np.zeros(len(embeddings))
@@ -83,8 +70,7 @@ class OpenSet:
         to the other classes, and where these come nearer than expected the reach shrinks as much.
 
         Args:
-            references: Embeddings, (n, embedding_dim).
-            labels: Their classes, (n,).
+            references: Embeddings, (n, embedding_dim), of classes `labels`.
             rate: Share of strangers that may be taken for any of the classes.
         """
         reach = self.score_at(share_of_each(len(labels), rate))
@@ -111,15 +97,7 @@ class OpenSet:
 
 
 def learn(cohort, classes, images, image_classes, distance=None):
-    """An `OpenSet` from training images, the cohort, and validation images.
-
-    Args:
-        cohort: Embeddings, (m, embedding_dim).
-        classes: Their classes, (m,).
-        images: Embeddings, (n, embedding_dim).
-        image_classes: Their classes, (n,).
-        distance: As in `scores`.
-    """
+    """An `OpenSet` from training images, the cohort, and validation images: embeddings, classes."""
     blank = OpenSet(cohort, classes, SHARES, SHARES, distance)
     background = blank.background(images, image_classes)
     impostor = image_classes[:, None] != image_classes

@@ -1,4 +1,4 @@
-"""History, pairs and scores -> figures. matplotlib and arrays only."""
+"""History, pairs and scores -> figures, PNG files at `path`. matplotlib and arrays only."""
 
 import matplotlib
 
@@ -27,9 +27,7 @@ def plot_curves(history, name, title, best_epoch, path):
     Args:
         history: List of dicts, one an epoch, with `epoch` (from 1), `name` and `val_` + `name`.
         name: "accuracy" or "loss".
-        title: Above the axes.
         best_epoch: The epoch whose weights were kept.
-        path: PNG to write.
     """
     epochs, validation = [row["epoch"] for row in history], [row[f"val_{name}"] for row in history]
     best = validation[epochs.index(best_epoch)]
@@ -52,7 +50,6 @@ def plot_pairs(pixels, left, right, same, distances, threshold, path):
         left, right: Rows of pixels (pairs,).
         same, distances: Arrays (pairs,), True for genuine.
         threshold: A pair is called the same below it.
-        path: PNG to write.
     """
     accepted, error = distances < threshold, np.abs(distances - threshold)
     kinds = {
@@ -84,7 +81,6 @@ def plot_rows(rows, path, titles=()):
 
     Args:
         rows: List of lists of (uint8 array (size, size, channels), caption).
-        path: PNG to write.
         titles: Text and colour above each row.
     """
     shape = len(rows), max(map(len, rows))
@@ -110,7 +106,6 @@ def plot_verification(same, distances, scores, name, path):
         same, distances: Of pairs, as for `plot_pairs`.
         scores: Dict as from `scores.verification_scores`.
         name: "known" or "unseen".
-        path: PNG to write.
     """
     figure, graphs = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     figure.suptitle(f"Verification, {name} classes: ROC AUC {scores['auc']:.4f}")
@@ -118,24 +113,21 @@ def plot_verification(same, distances, scores, name, path):
     false_accept, true_accept, _ = roc_curve(same, -distances)
     roc.plot(false_accept, true_accept, color=GREEN)
     roc.plot([0, 1], [1, 0], ":", color=QUIET, linewidth=1)
-    roc.set(xlabel="false accepts", ylabel="true accepts")
-    roc.set_title(f"equal error rate {scores['equal_error_rate']:.1%}", fontsize=10)
+    title = f"equal error rate {scores['equal_error_rate']:.1%}"
+    roc.set(xlabel="false accepts", ylabel="true accepts", title=title)
 
     bins = np.histogram_bin_edges(distances, 50)
     histogram.hist(distances[same], bins, color=GREEN, alpha=0.6, density=True, label="genuine")
     histogram.hist(distances[~same], bins, color=RED, alpha=0.5, density=True, label="impostor")
     histogram.axvline(scores["threshold"], color="black", linestyle="--", linewidth=1)
-    histogram.set(xlabel="distance", yticks=[])
-    histogram.set_title(
-        f"{scores['accuracy']:.1%} right, threshold {scores['threshold']:.3f}", fontsize=10
-    )
+    title = f"{scores['accuracy']:.1%} right, threshold {scores['threshold']:.3f}"
+    histogram.set(xlabel="distance", yticks=[], title=title)
     histogram.legend(frameon=False)
 
-    points = scores["reliability"]
+    points, title = scores["reliability"], f"Brier score {scores['brier']:.4f}"
     reliability.plot([0, 1], [0, 1], ":", color=QUIET, linewidth=1)
     reliability.plot(points["predicted"], points["observed"], color=GREEN, marker="o")
-    reliability.set(xlabel="predicted probability of same", ylabel="observed share")
-    reliability.set_title(f"Brier score {scores['brier']:.4f}", fontsize=10)
+    reliability.set(xlabel="predicted probability of same", ylabel="observed share", title=title)
     _save(figure, path, *graphs)
 
 
@@ -144,7 +136,6 @@ def plot_n_way(curves, path):
 
     Args:
         curves: "known" and "unseen" -> dict as from `evaluate.n_way_curve`.
-        path: PNG to write.
     """
     figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained")
     kinds = {"model": ("model", "-"), "raw pixels": ("nearest neighbour on pixels", "--")}

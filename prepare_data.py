@@ -27,17 +27,11 @@ MOST_NAMED = 10  # entries of a list that an inventory prints in full
 
 @dataclasses.dataclass
 class Dataset:
-    """Everything about the images of a run; rows mean the same in all three parts.
+    """Everything about the images of a run; rows mean the same in all three parts."""
 
-    Attributes:
-        index: `ImageIndex`: names, classes, families, groups.
-        cache: `ImageCache`: pixels and what was learned while decoding.
-        splits: `Splits`: rows for training, validation and test.
-    """
-
-    index: ImageIndex
-    cache: ImageCache
-    splits: Splits
+    index: ImageIndex  # names, classes, families, groups
+    cache: ImageCache  # pixels and what was learned while decoding
+    splits: Splits  # rows for training, validation and test
 
     @property
     def pixels(self):

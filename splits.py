@@ -12,23 +12,14 @@ FEWEST_FAMILIES = 4  # to keep whole ones out
 
 @dataclasses.dataclass
 class Splits:
-    """Rows of the index for each purpose, sorted, and what was noticed on the way.
+    """Rows of the index for each purpose, sorted, and what was noticed on the way."""
 
-    Attributes:
-        train: Images trained on.
-        val: Images that choose the best epoch and the threshold.
-        test_known: New images of classes trained on.
-        test_unseen: All usable images of classes kept out of training whole.
-        left_out: Row -> reason, for images on no side.
-        remarks: Sentences for the user.
-    """
-
-    train: np.ndarray
-    val: np.ndarray
-    test_known: np.ndarray
-    test_unseen: np.ndarray
-    left_out: dict
-    remarks: list
+    train: np.ndarray  # trained on
+    val: np.ndarray  # these choose the best epoch and the threshold
+    test_known: np.ndarray  # new images of classes trained on
+    test_unseen: np.ndarray  # all usable images of classes kept out of training whole
+    left_out: dict  # row -> reason, for images on no side
+    remarks: list  # sentences for the user
 
     def items(self):
         """`(name, rows)` of the four sides."""
@@ -36,7 +27,7 @@ class Splits:
 
 
 def make_splits(index, digests, unreadable, config):
-    """Splits by image (whole groups) within known classes, and by class for the unseen ones.
+    """`Splits` by image (whole groups) within known classes, and by class for the unseen ones.
 
     A file that lies in two classes is left out, as nobody knows what it shows.
 
@@ -45,9 +36,6 @@ def make_splits(index, digests, unreadable, config):
         digests: Array (images,), equal for equal files.
         unreadable: Row -> reason.
         config: A `Config`: `seed`, `validate_on`, `keep_whole` and the shares.
-
-    Returns:
-        `Splits`.
 
     Raises:
         DataError: If fewer than two classes, or none with two images, would be left to train on.
@@ -93,10 +81,7 @@ def equal_files(digests, skip=()):
 
 
 def unusable(index, digests, unreadable):
-    """Row -> reason for images that are unreadable or lie in two classes with equal content.
-
-    Takes what `make_splits` takes.
-    """
+    """Row -> reason for images that are unreadable or lie in two classes with equal content."""
     reasons = dict(unreadable)
     if index.impostors is not None:  # there every pair counts as classes of its own
         return reasons
