@@ -60,7 +60,6 @@ def evaluate(run, encoder, options, distance=None, report=print):
 
     Args:
         options: What `parse` gives.
-        report: Called with each line for the user.
 
     Returns:
         `(metrics, held_out)`: a dict for `metrics.json`, and the list of `HeldOut` behind it.

@@ -254,8 +254,7 @@ def bootstrap_intervals(same, distances, left_classes, right_classes, threshold,
 
     Pairs are not independent, classes nearly are: so whole classes are drawn with replacement,
     and a pair weighs the product of its two classes' multiplicities (a genuine pair, its
-    class's). The interval tells how far another draw of as many classes would stray. Draws that
-    leave no genuine or no impostor pair are dropped.
+    class's). Draws that leave no genuine or no impostor pair are dropped.
 
     Returns:
         `[low, high]` of `accuracy` and of all that is read off the ROC curve.
@@ -295,7 +294,7 @@ class Trials(NamedTuple):
 
 
 def draw_trials(labels, ways, shots, num_trials, rng, families=None):
-    """Draws trials: `ways` classes, `shots` references of each, and a query that is no reference.
+    """Draws `Trials`: `ways` classes, `shots` references of each, a query that is no reference.
 
     Classes with fewer than `shots + 1` images take no part. Where no family (or the whole set)
     has `ways` classes, the most there are is used.
@@ -303,9 +302,6 @@ def draw_trials(labels, ways, shots, num_trials, rng, families=None):
     Args:
         families: Each image's family, `(n,)`: all classes of a trial come from one, each that
             has enough classes being as likely. None for trials across all classes.
-
-    Returns:
-        `Trials`.
     """
     _, first_image, labels = np.unique(labels, return_index=True, return_inverse=True)
     by_class, starts, counts = _grouped(labels)
@@ -364,18 +360,12 @@ def few_shot_scores(distances, answers):
     """Accuracy of picking the nearest class, from distances `(T, ways)` and answers `(T,)`.
 
     Returns:
-        `accuracy`, `interval` (95%, Wilson's, over the trials: how far trials drawn afresh
-        from the same classes would stray; it knows nothing of other classes), `ways`,
-        `num_trials`.
+        `accuracy` and `interval` (95%, Wilson's, over the trials: how far trials drawn afresh
+        from the same classes would stray; it knows nothing of other classes).
     """
     credit = trial_credit(distances, answers)
     interval = binomtest(round(credit.sum()), len(credit)).proportion_ci(method="wilson")
-    return {
-        "accuracy": float(credit.mean()),
-        "interval": [float(end) for end in interval],
-        "ways": distances.shape[1],
-        "num_trials": len(credit),
-    }
+    return {"accuracy": float(credit.mean()), "interval": [float(end) for end in interval]}
 
 
 def trial_credit(distances, answers):
