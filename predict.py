@@ -28,27 +28,23 @@ ROWS_DRAWN, FIGURE_PIXELS = 20, 160
 
 
 def ask(options, images, unreadable):
-    """Answers compare, identify or search.
+    """Answers compare, identify or search, as the methods of `SimilarityModel` do.
 
     Args:
         options: What `parse` gives.
         images: List of paths.
         unreadable: Dict that takes path -> reason.
-
-    Returns:
-        List of dicts, as the methods of `SimilarityModel` give.
     """
-    model, reasons = SimilarityModel.load(options.run), {}
+    model = SimilarityModel.load(options.run)
     if options.verb == "compare":
-        answers = model.compare(images, reasons)
-    elif options.verb == "identify":
+        return model.compare(images, unreadable)
+    if options.verb == "identify":
         known = model.open(options.references)
-        answers = model.identify(images, known, options.false_accept_rate, reasons)
+        answers = model.identify(images, known, options.false_accept_rate, unreadable)
     else:
         known = model.open(options.gallery)
-        answers = model.search(images, known, options.top, reasons)
-    unreadable |= {images[at]: reason for at, reason in reasons.items()}
-    unreadable |= {} if options.verb == "compare" else known.unreadable
+        answers = model.search(images, known, options.top, unreadable)
+    unreadable |= known.unreadable
     return answers
 
 
@@ -143,25 +139,24 @@ def parse(args):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for name in ("compare", "identify", "search", "serve"):
-        verb = verbs.add_parser(name)
+    names = ("compare", "identify", "search", "serve")
+    compare, identify, search, serve = (verbs.add_parser(name) for name in names)
+    for verb in (compare, identify, search, serve):
         verb.add_argument("run", help="a finished run directory")
-        if name != "serve":
-            verb.add_argument("images", nargs="+", help="files, folders or globs")
-            verb.add_argument("--json", action="store_true", help="one JSON list for programs")
-        if name in ("identify", "serve"):
-            what = "a folder of images per class, or an image per class"
-            verb.add_argument("--references", required=name == "identify", help=what)
-            what = "share of strangers that may be taken for one of the classes"
-            verb.add_argument("--false_accept_rate", type=float, default=0.01, help=what)
-        if name in ("search", "serve"):
-            verb.add_argument("--gallery", required=name == "search", help="a folder of images")
-        if name == "search":
-            verb.add_argument("--top", type=int, default=10, help="how many neighbours")
-        if name in ("compare", "search"):
-            verb.add_argument("--figure", help="PNG to draw")
-        if name == "serve":
-            verb.add_argument("--port", type=int, default=7860)
+    for verb in (compare, identify, search):
+        verb.add_argument("images", nargs="+", help="files, folders or globs")
+        verb.add_argument("--json", action="store_true", help="one JSON list for programs")
+    for verb in (compare, search):
+        verb.add_argument("--figure", help="PNG to draw")
+    for verb in (identify, serve):
+        what = "a folder of images per class, or an image per class"
+        verb.add_argument("--references", required=verb is identify, help=what)
+        what = "share of strangers that may be taken for one of the classes"
+        verb.add_argument("--false_accept_rate", type=float, default=0.01, help=what)
+    for verb in (search, serve):
+        verb.add_argument("--gallery", required=verb is search, help="a folder of images")
+    search.add_argument("--top", type=int, default=10, help="how many neighbours")
+    serve.add_argument("--port", type=int, default=7860)
     return parser.parse_args(args)
 
 

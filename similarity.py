@@ -10,6 +10,7 @@ import concurrent.futures
 import functools
 import hashlib
 import io
+import itertools
 import os
 from pathlib import Path, PurePosixPath
 
@@ -17,12 +18,12 @@ import numpy as np
 from PIL import Image
 
 import scores
-from gallery import open_gallery
+from gallery import Gallery, open_gallery
 from image_cache import BadImage, decode
-from image_index import MAX_FILE_BYTES
+from image_index import read_bytes
 from keras_start import start_keras
 from open_set import OpenSet
-from run_directory import RunDirectory, RunError
+from run_directory import RunDirectory
 
 BATCH = 256  # images in memory at once
 CANDIDATES = 5  # classes that identify names
@@ -33,7 +34,7 @@ class SimilarityModel:
 
     An image is given as a path, or as a uint8 array (height, width) or (height, width, channels)
     of any size; it is brought to the run's size as in training. Where a method takes
-    `unreadable`, that is a dict for position -> reason, and such images are left out; without
+    `unreadable`, that is a dict for path -> reason, and such images are left out; without
     it, an unreadable image raises `BadImage` with path and reason.
 
     Args:
@@ -54,7 +55,7 @@ class SimilarityModel:
         self.encoder, self.metric = run.load_encoder(), run.load_distance()
         self.threshold, self._calibration = decision["threshold"], decision["calibration"]
         # Embeddings of another encoder are of no use.
-        self._identity = _digest((run / "encoder.keras").read_bytes())
+        self._digest = hashlib.blake2b((run / "encoder.keras").read_bytes(), digest_size=16)
 
     @classmethod
     def load(cls, run):
@@ -69,14 +70,12 @@ class SimilarityModel:
         """What the encoder sees of an image, uint8 array (size, size, channels).
 
         Raises:
-            BadImage, OSError: If it cannot be read.
+            ValueError, OSError: If it cannot be read.
         """
         if isinstance(image, np.ndarray):
             data = _as_png(image)
-        elif os.path.getsize(image) > MAX_FILE_BYTES:
-            raise BadImage(f"larger than {MAX_FILE_BYTES // 10**6} MB")
         else:
-            data = Path(image).read_bytes()
+            data = read_bytes(Path(image).parent, Path(image).name)
         return decode(data, self.config.image_size, self.config.channels)[0]
 
     def embed(self, images, unreadable=None):
@@ -87,25 +86,24 @@ class SimilarityModel:
         """
         from siamese_network_funcs import embed
 
-        reasons = {} if unreadable is None else unreadable
         embeddings = np.full((len(images), self.encoder.output_shape[-1]), np.nan, np.float32)
         for start in range(0, len(images), BATCH):
-            batch = images[start : start + BATCH]
             with concurrent.futures.ThreadPoolExecutor() as pool:
-                read = dict(enumerate(pool.map(self._pixels_or_reason, batch), start))
-            reasons.update({at: reason for at, (_, reason) in read.items() if reason})
-            if reasons and unreadable is None:
-                at, reason = next(iter(reasons.items()))
-                raise BadImage(f"{_title(images[at])}: {reason}")
-            if fine := [at for at in read if at not in reasons]:
+                read = list(pool.map(self._pixels_or_reason, images[start : start + BATCH]))
+            for image, (_, reason) in zip(images[start:], read, strict=False):
+                if reason and unreadable is None:
+                    raise BadImage(f"{_title(image)}: {reason}")
+                if reason:
+                    unreadable[_title(image)] = reason
+            if fine := [at for at, (_, reason) in enumerate(read) if not reason]:
                 pixels = np.stack([read[at][0] for at in fine])
-                embeddings[fine] = embed(self.encoder, pixels, np.arange(len(fine)))
+                embeddings[np.add(start, fine)] = embed(self.encoder, pixels, np.arange(len(fine)))
         return embeddings
 
     def _pixels_or_reason(self, image):
         try:
             return self.pixels(image), None
-        except (BadImage, OSError) as error:
+        except (ValueError, OSError) as error:  # BadImage and DataError are ValueErrors
             return None, getattr(error, "strerror", None) or str(error)
 
     def _embedded(self, images, unreadable):
@@ -123,19 +121,19 @@ class SimilarityModel:
         return self.compare([a, b])[0]["probability"]
 
     def compare(self, images, unreadable=None):
-        """Every pair of the images.
+        """Every pair of the images, a list of dicts.
 
-        Returns:
-            List of dicts: `a`, `b`, `distance`, `probability` of being of one class, and `same`,
-            the verdict at the run's threshold.
+        They hold `a`, `b`, `distance`, `probability` of being of one class, and `same`, the
+        verdict at the run's threshold.
         """
         names, embeddings = self._embedded(images, unreadable)
-        answers = []
-        for a, distances in enumerate(scores.all_distances(embeddings, embeddings, self.metric)):
-            for b in range(a + 1, len(names)):
-                sides, same = {"a": names[a], "b": names[b]}, bool(distances[b] < self.threshold)
-                answers.append(sides | self._judged(distances[b]) | {"same": same})
-        return answers
+        distances = scores.all_distances(embeddings, embeddings, self.metric)
+        return [
+            {"a": names[a], "b": names[b]}
+            | self._judged(distances[a, b])
+            | {"same": bool(distances[a, b] < self.threshold)}
+            for a, b in itertools.combinations(range(len(names)), 2)
+        ]
 
     def _judged(self, distance):
         likely = scores.probability(distance, self._calibration)
@@ -153,18 +151,15 @@ class SimilarityModel:
         def embed(paths):
             unreadable = {}
             embeddings = self.embed(paths, unreadable)
-            return embeddings, [unreadable.get(at, "") for at in range(len(paths))]
+            return embeddings, [unreadable.get(path, "") for path in paths]
 
-        name = f"{self._identity}-{_digest(os.fsencode(Path(folder).resolve()))}.sqlite"
+        digest = self._digest.copy()
+        digest.update(os.fsencode(Path(folder).resolve()))
+        name = f"{digest.hexdigest()}.sqlite"
         return open_gallery(folder, self.run / "embeddings" / name, embed)
-
-    def _opened(self, folder):
-        return folder if hasattr(folder, "embeddings") else self.open(folder)
 
     @functools.cached_property
     def _open_set(self):
-        if not (self.run / "open_set.npz").exists():
-            raise RunError(f"'{self.run.path}' holds no open_set.npz. Is the run finished?")
         return OpenSet.load(self.run / "open_set.npz", self.metric)
 
     def identify(self, images, references, false_accept_rate=0.01, unreadable=None):
@@ -174,12 +169,10 @@ class SimilarityModel:
         (see `open_set`).
 
         Args:
-            images: List of images.
             references: Folder with a sub-folder of images per class, or an image per class; or
                 what `open` gives of one.
             false_accept_rate: Share of strangers that may be taken for any of the classes. A
                 smaller one turns more images of the classes away.
-            unreadable: See above.
 
         Returns:
             List of dicts: `query`, `class` (None for none of these), `distance`, `probability`,
@@ -189,7 +182,7 @@ class SimilarityModel:
             raise ValueError(
                 f"false_accept_rate must lie between 0 and 1. Received: {false_accept_rate}."
             )
-        opened = self._opened(references)
+        opened = references if isinstance(references, Gallery) else self.open(references)
         classes, labels = np.unique(_classes(opened.names), return_inverse=True)
         reach = self._open_set.reach(opened.embeddings, labels, false_accept_rate)
         answers = []
@@ -210,28 +203,21 @@ class SimilarityModel:
         """The most similar images of a folder.
 
         Args:
-            images: List of images.
             gallery: Folder of images, or what `open` gives of one.
-            top: How many.
-            unreadable: See above.
 
         Returns:
-            List of dicts: `query`, and `results`, a list of dicts of `path` and `distance`,
-            nearest first.
+            List of dicts: `query`, and `results`, the `top` of them as dicts of `path` and
+            `distance`, nearest first.
         """
         if top < 1:
             raise ValueError(f"top must be 1 or more. Received: {top}.")
-        opened = self._opened(gallery)
+        opened = gallery if isinstance(gallery, Gallery) else self.open(gallery)
         answers = []
         for name, embedding in zip(*self._embedded(images, unreadable), strict=True):
             found = zip(*opened.search(embedding, top, self.metric), strict=True)
             results = [{"path": opened.path(row), "distance": float(d)} for row, d in found]
             answers.append({"query": name, "results": results})
         return answers
-
-
-def _digest(data):
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def _classes(names):
