@@ -239,8 +239,10 @@ def open_gallery(folder, store, embed):
 
 def _refresh(base, folder, files, embed):
     base.executescript(SCHEMA)
-    kept = {name: stamp for name, *stamp in base.execute("select name, size, time from embedded")}
-    stale = [name for name, stamp in kept.items() if files.get(name) != tuple(stamp)]
+    rows = base.execute("select name, size, time, reason from embedded")
+    kept = {name: stamp for name, *stamp in rows}
+    # What could not be read is tried again: the disk may have been away.
+    stale = [name for name, stamp in kept.items() if [*files.get(name, ()), ""] != stamp]
     base.executemany("delete from embedded where name = ?", [(name,) for name in stale])
     base.commit()
     missing = sorted(files.keys() - (kept.keys() - set(stale)))
