@@ -252,12 +252,12 @@ def main(args=None):
         start_keras()
         encoder = run.load_encoder()
         metrics, held_out = evaluate(run, encoder, options, run.load_distance())
+        print(*score_lines(metrics), sep="\n")
+        out = Path(options.out or run.path)
+        write_report(out, run, metrics, held_out, encoder)
     except (ValueError, OSError) as error:  # DataError and RunError are ValueErrors
         print(error, file=sys.stderr)
         return 2
-    print(*score_lines(metrics), sep="\n")
-    out = Path(options.out or run.path)
-    write_report(out, run, metrics, held_out, encoder)
     print(f"\n{out / 'report.html'}, metrics.json and figures; {time.monotonic() - begin:.0f} s.")
     return 0
 
