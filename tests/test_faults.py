@@ -29,6 +29,8 @@ from PIL import Image
 import prepare_data
 import train
 from configs import HINTS, SMALLEST_IMAGES, Config
+from gallery import open_gallery
+from image_index import DataError
 from prepare_data import load_data
 from run_directory import STATE, RunDirectory, RunError
 from similarity import SimilarityModel
@@ -315,6 +317,26 @@ def test_where_nothing_can_be_written_the_cache_goes_elsewhere(read_only, tmp_pa
     assert done.returncode == 0, done.stderr
     assert "'data/cache' is not for writing (Read-only file system): decoded" in done.stderr
     assert list((tmp_path / "home/.cache/siamese_networks").glob("*/pixels.npy"))
+
+
+def test_a_gallery_that_vanished_is_read_once_it_is_back(workplace):
+    """What was noted as unreadable meanwhile is tried again."""
+    folder, away, asked = workplace / "images", workplace / "away", []
+
+    def embed(paths):
+        if not asked and folder.exists():
+            folder.rename(away)
+        asked.append(len(paths))
+        there = [Path(path).exists() for path in paths]
+        return np.ones((len(paths), 4), np.float32), ["" if one else "gone" for one in there]
+
+    with pytest.raises(DataError, match="No image.*can be read.*gone"):
+        open_gallery(folder, workplace / "store.sqlite", embed)
+    away.rename(folder)
+    for _ in range(2):
+        opened = open_gallery(folder, workplace / "store.sqlite", embed)
+        assert opened.unreadable == {} and len(opened.names) == 60
+    assert asked == [60, 60]
 
 
 # Two at once

@@ -1,6 +1,7 @@
 """The page in a real headless browser, driven over Chromium's debugging pipe."""
 
 import base64
+import http.client
 import io
 import itertools
 import json
@@ -10,9 +11,9 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -224,12 +225,65 @@ def test_nothing_leaves_the_machine_and_no_other_file_is_served(place, address, 
         url for url in browser.requests if not url.startswith((address, "data:", "blob:", "about:"))
     ]
     assert browser.requests and not outside
-    for path in (place / "secret.txt", "/etc/passwd", place / "images/class0/0.png"):
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(f"{address}/gradio_api/file={path}")
-        assert refused.value.code in (403, 404)
+    (place / "references/link.png").symlink_to(place / "secret.txt")
+    inside = [place / "secret.txt", "/etc/passwd", place / "images/class0/0.png", place / "runs",
+              "../secret.txt", "references/link.png", f"{place}/images/../secret.txt"]  # fmt: skip
+    paths = [f"/gradio_api/file={path}" for path in inside]
+    climb = "../" * 20
+    for folder in ("static", "assets", "gradio_api/file=", "gradio_api/stream", "svelte"):
+        paths += [f"/{folder}/{climb}etc/passwd", f"/{folder}/{quote(climb, safe='')}etc/passwd"]
+    for path in paths:
+        status, text = request(address, path)
+        assert status >= 400 or "<!doctype html>" in text.lower(), path  # no more than the page
+        assert "root:" not in text and "secret" not in text, path
     port = address.rpartition(":")[2]
     listening = subprocess.run(["ss", "-ltn"], capture_output=True, text=True).stdout
     assert all(
         f"127.0.0.1:{port}" in line for line in listening.splitlines() if f":{port} " in line
     )
+
+
+def request(address, path, body=None):
+    """Status and text of an answer to a path that is sent as it is."""
+    connection = http.client.HTTPConnection(address.partition("//")[2], timeout=60)
+    headers = {"Content-Type": "application/json"} if body else {}
+    connection.request("POST" if body else "GET", path, json.dumps(body) if body else None, headers)
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode(errors="replace")
+
+
+def test_a_request_cannot_name_a_file_of_this_machine(place, address):
+    """Nor an address: only what was uploaded is read."""
+    functions = json.loads(request(address, "/gradio_api/info")[1])["named_endpoints"]
+    assert len(functions) == 3
+    other = f"{address}/gradio_api/file={place}/images/class0/0.png"
+    for name, about in functions.items():
+        for file in ({"path": str(place / "images/class0/0.png")}, {"path": "x.png", "url": other}):
+            given = [file | {"meta": {"_type": "gradio.FileData"}}] * len(about["parameters"])
+            status, text = request(address, f"/gradio_api/call{name}", {"data": given})
+            assert status == 200
+            event = json.loads(text)["event_id"]
+            status, text = request(address, f"/gradio_api/call{name}/{event}")
+            assert "event: error" in text and "complete" not in text, text
+            assert "distance" not in text and "probability" not in text
+
+
+def test_a_file_name_that_is_html_is_shown_as_text(place, browser):
+    """In a message, which Gradio shows as HTML."""
+    evil = place / "images/class0/<img src=x onerror=document.title='taken'>.png"
+    evil.write_text("no picture")
+    browser.reload()
+    open_tab(browser, "Find similar")
+    browser.drop(0, place / "images/class0/1.png")
+    others = [path for path in (place / "images").rglob("*.png") if path != evil]
+    for path in others:
+        path.rename(path.with_suffix(".away"))
+    try:
+        browser.click("Find")
+        browser.wait_for("document.body.innerText.includes('onerror=document.title')")
+    finally:
+        for path in others:
+            path.with_suffix(".away").rename(path)
+        evil.unlink()
+    assert browser.evaluate("document.querySelectorAll('img[onerror], img[src=x]').length") == 0
+    assert browser.evaluate("document.title") != "taken"
