@@ -50,6 +50,7 @@ h1, h2, h3 { line-height: 1.3; margin: 1.5em 0 .3em }
 .scroll, pre { overflow-x: auto; margin: 12px 0 }
 table { border-collapse: collapse }
 th, td { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid var(--card) }
+td { white-space: nowrap }
 .plot { flex: 1 1 360px; min-width: 0; max-width: 720px; width: 100% }
 .scroll .plot { min-width: 720px; max-width: none }
 figure { margin: 0 } figure img { width: 96px; border-radius: 4px; margin-right: 4px }
