@@ -287,7 +287,7 @@ class Recorder(keras.callbacks.Callback):
         )
         self.bar.update()
         self.step_end = time.monotonic()
-        if self.asked_to_end:
+        if agreed(bool(self.asked_to_end)):  # all hosts end at the same step
             self.bar.close()
             raise Interrupted
 

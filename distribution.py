@@ -87,18 +87,20 @@ def scope(config, run):
 @contextlib.contextmanager
 def _lost_hosts(run):
     """Ends the process with a sentence when another one no longer answers."""
-    import jax
-
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except RunError:
+        raise
+    except (ValueError, RuntimeError) as error:  # what JAX makes of a broken connection
         reason = str(error).partition("\n")[0]
         print(
-            f"A host was lost, or failed: {reason} Continue from the last state with the hosts "
+            f"A host was lost, or failed: {reason}. Continue from the last state with the hosts "
             f"that are there: python train.py {run.path if HOST == 0 else 'RUN'}",
             file=sys.stderr,
             flush=True,
         )
+        if HOST > 0:
+            shutil.rmtree(run.path, ignore_errors=True)
         os._exit(1)  # an orderly end would wait for the lost one
 
 
