@@ -47,8 +47,7 @@ def make_splits(index, digests, unreadable, config):
     if index.splits is not None:
         sides = _given_sides(index, usable, groups, config, left_out, remarks)
     elif index.impostors is not None:
-        groups = _pair_groups(usable, groups, digests, remarks)
-        sides = _group_sides(index, usable, groups, config, left_out)
+        sides = _pair_sides(index, usable, groups, digests, config, left_out, remarks)
     else:
         sides = _drawn_sides(index, usable, groups, config, remarks)
     for row in usable[sides[usable] == ""].tolist():
@@ -141,8 +140,7 @@ def _num_kept(config, num_units):
 def _draw_sides(index, usable, groups, config):
     """Draws what is kept whole first, then groups within each known class."""
     rng = np.random.default_rng(config.seed)
-    sides = np.full(len(index), "", dtype="<U11")
-    group_side = np.full(groups.max() + 1, "", dtype="<U11")  # a group may span classes
+    sides, group_side = _blank(len(index)), _blank(groups.max() + 1)  # a group may span classes
     units = rng.permutation(_units(index, usable, config))
     *kept, _ = np.split(units, np.cumsum(_num_kept(config, len(units))))
     unit = index.labels if config.keep_whole == "class" else index.families
@@ -159,8 +157,12 @@ def _draw_sides(index, usable, groups, config):
     return sides
 
 
+def _blank(length):
+    return np.full(length, "", dtype="<U11")
+
+
 def _place_groups(rows, groups, shares, group_side, sides, rng):
-    """Places the groups of one known class; at least two images stay in training."""
+    """Places the groups of some rows; at least two images stay in training."""
     wanted = {side: max(2, round(share * len(rows))) for side, share in shares.items() if share > 0}
     own, sizes = np.unique(groups[rows], return_counts=True)
     rest = len(rows)
@@ -177,24 +179,14 @@ def _place_groups(rows, groups, shares, group_side, sides, rng):
     sides[rows] = group_side[groups[rows]]
 
 
-def _pair_groups(usable, groups, digests, remarks):
-    """Groups of a pair-folder layout; contents where recurring images tie all pairs together."""
-    _, sizes = np.unique(groups[usable], return_counts=True)
-    if max(sizes, default=0) <= len(usable) / 2:
-        return groups
-    remarks.append("Images recur in many pairs: pairs across a split are left out.")
-    return np.unique(digests, return_inverse=True)[1]
-
-
-def _group_sides(index, usable, groups, config, left_out):
-    """Side of each row where only groups count: pair folders."""
-    order = np.random.default_rng(config.seed).permutation(np.unique(groups[usable]))
-    num_val = max(1, round(config.val_share * len(order)))
-    num_test = round(config.test_share * len(order))
-    sides = np.full(len(groups), "", dtype="<U11")
-    parts = np.split(order, np.cumsum([num_val, num_test]))
-    for side, members in zip(("val", "test_known", "train"), parts, strict=True):
-        sides[usable[np.isin(groups[usable], members)]] = side
+def _pair_sides(index, usable, groups, digests, config, left_out, remarks):
+    """Side of each row of a pair-folder layout, where only groups count."""
+    if np.bincount(groups[usable]).max(initial=0) > len(usable) / 2:
+        remarks.append("Images recur in many pairs: pairs across a split are left out.")
+        groups = np.unique(digests, return_inverse=True)[1]
+    sides, group_side = _blank(len(groups)), _blank(groups.max() + 1)
+    shares = {"val": config.val_share, "test_known": config.test_share}
+    _place_groups(usable, groups, shares, group_side, sides, np.random.default_rng(config.seed))
     pairs = np.concatenate([twins(index.labels), index.impostors])
     parted = pairs[sides[pairs[:, 0]] != sides[pairs[:, 1]]].ravel()
     sides[parted] = ""
@@ -204,7 +196,7 @@ def _group_sides(index, usable, groups, config, left_out):
 
 def _given_sides(index, usable, groups, config, left_out, remarks):
     """Side of each row from the source's own train, val and test; validation drawn if missing."""
-    sides = np.full(len(index), "", dtype="<U11")
+    sides = _blank(len(index))
     sides[usable] = np.asarray(index.splits)[usable]
     if not (sides == "train").any():
         raise DataError(f"'{index.source}' has test images and no train images. Add a train split.")
