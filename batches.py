@@ -23,16 +23,12 @@ class ClassTable:
         self.families = index.families[self.rows[self.starts]]
 
     def draw_genuine(self, count, rng):
-        """Pairs of distinct images of one class, of two groups where the class has two.
-
-        Returns:
-            `(left, right)`, rows, each (count,).
-        """
+        """Rows `(left, right)`, each (count,): of one class, and of two groups where it has two."""
         chosen = rng.choice(np.flatnonzero(self.counts >= 2), count)
         return np.array([self._draw_members(one, 2, rng) for one in chosen]).T
 
     def draw_impostors(self, count, rng, within_family):
-        """Pairs of images of two classes, uniform over pairs of classes, in the same form.
+        """Pairs of images of two classes, in the same form, uniform over pairs of classes.
 
         `within_family` takes both classes of a pair from one family, where families have two.
         """
@@ -56,16 +52,10 @@ class ClassTable:
         return first, second + (second >= first)
 
     def draw_classes(self, batch_size, images_per_class, rng, within_family):
-        """Up to `images_per_class` distinct images of one class after another.
+        """Rows (batch_size,): up to `images_per_class` distinct images of one class after another.
 
-        Args:
-            batch_size: Rows to return; the last class gives what is still missing.
-            images_per_class: K. A smaller class gives all it has.
-            rng: A `numpy.random.Generator`.
-            within_family: Take the classes family by family instead of in any order.
-
-        Returns:
-            Rows (batch_size,).
+        A smaller class gives all it has, the last one what is still missing. `within_family`
+        takes the classes family by family instead of in any order.
         """
         order = rng.permutation(len(self.counts))
         if within_family:
