@@ -55,7 +55,7 @@ class HeldOut:
         return self.dataset.index.class_names[self.labels[position]]
 
 
-def evaluate(run, encoder, options, distance=None, report=print):
+def evaluate(run, encoder, options, distance=None):
     """Scores a finished `RunDirectory` with its encoder and, where learned, its distance.
 
     Args:
@@ -70,15 +70,15 @@ def evaluate(run, encoder, options, distance=None, report=print):
     decision = run.read_json("threshold.json")
     metrics = {"run": run.path.name, "data": options.data, "seed": options.seed, "sets": {}}
     held_out = []
-    dataset, sides = held_out_rows(run, options.data, report)
+    dataset, sides = held_out_rows(run, options.data)
     for name, rows in sides.items():
         try:
             held = embed_set(name, dataset, rows, encoder, distance, options.seed)
         except ValueError as error:
-            report(f"No score on {name} classes. {error}")
+            print(f"No score on {name} classes. {error}")
             continue
         held_out.append(held)
-        metrics["sets"][name] = score_set(held, decision, options, report)
+        metrics["sets"][name] = score_set(held, decision, options)
     if options.lake_runs:
         source = Path(options.lake_runs)
         metrics["lake"] = lake_scores(source, encoder, run.config, distance)
@@ -87,7 +87,7 @@ def evaluate(run, encoder, options, distance=None, report=print):
     return metrics, held_out
 
 
-def held_out_rows(run, data, report):
+def held_out_rows(run, data, report=print):
     """The images to score on: all of `data`, or else what the run kept for test.
 
     Returns:
@@ -124,7 +124,7 @@ def embed_set(name, dataset, rows, encoder, distance, seed):
     return HeldOut(name, dataset, rows, labels, embeddings, distance, *pairs, distances)
 
 
-def score_set(held, decision, options, report=print):
+def score_set(held, decision, options):
     """All scores of one set, a dict for `metrics.json`; `decision` is the run's threshold.json."""
     threshold, pairs = decision["threshold"], (held.same, held.distances)
     rng = np.random.default_rng([options.seed, SEEDS["bootstrap"]])
@@ -133,7 +133,7 @@ def score_set(held, decision, options, report=print):
     binary = all(kind.endswith(" 1") for kind in held.dataset.cache.kinds)
     pixels = held.dataset.pixels[held.rows]
     rivals = baselines.rivals(held.embeddings, pixels, held.distance, binary)
-    few_shot = few_shot_table(held, rivals, options, report)
+    few_shot = few_shot_table(held, rivals, options)
     return {
         "images": len(held.rows),
         "classes": len(np.unique(held.labels)),
@@ -148,15 +148,12 @@ def score_set(held, decision, options, report=print):
     }
 
 
-def few_shot_table(held, rivals, options, report=print):
+def few_shot_table(held, rivals, options):
     """N-way K-shot accuracy of the model and of every baseline, in the same trials.
-
-    Args:
-        rivals: From `baselines.rivals`.
 
     Returns:
         List of dicts: `ways`, `shots`, `classes` ("across" or "within" families), and under
-        each name `accuracy` and `interval`.
+        each name of `rivals` (from `baselines.rivals`) `accuracy` and `interval`.
     """
     families = held.dataset.index.families[held.rows]
     places = {"across": None} | ({"within": families} if len(np.unique(families)) > 1 else {})
@@ -164,16 +161,16 @@ def few_shot_table(held, rivals, options, report=print):
     for place, ways, shots in itertools.product(places, options.ways, options.shots):
         what = f"{held.name} classes, {shots}-shot {place} families"
         rng = np.random.default_rng([options.seed, SEEDS["trials"], ways, shots])
-        wanted = held.labels, ways, shots, options.trials, rng, places[place]
+        wanted = ways, shots, options.trials
         try:
-            trials = scores.draw_trials(*wanted)
+            trials = scores.draw_trials(held.labels, *wanted, rng, places[place])
         except ValueError as error:
             if ways == options.ways[0]:  # the others lack the same images
-                report(f"{what}: {error}")
+                print(f"{what}: {error}")
             continue
         number = trials.references.shape[1]
         if number < ways:
-            report(f"{what}: {number}-way, not {ways}-way: no more classes have enough images.")
+            print(f"{what}: {number}-way, not {ways}-way: no more classes have enough images.")
         if (place, number, shots) in table:
             continue
         row = {"classes": place, "ways": number, "shots": shots, "trials": options.trials}
