@@ -5,6 +5,7 @@ import numpy as np
 
 cv2.setNumThreads(1)  # the threads are the training step's
 REORDERED = 0.4  # of the recoloured classes get their channels in another order
+ELLIPSE = 0.35, 0.9  # shortest and longest half axis, as a share of half a side
 GAIN, OFFSET = 0.15, 0.02  # of a recoloured class: log of the largest gain, share of white
 
 
@@ -24,6 +25,8 @@ def augment(images, config, rng, tables=None, part=slice(None)):
     Returns:
         A new uint8 array (part of batch, height, width, channels).
     """
+    if config.surroundings > 0:
+        images = swap_surroundings(images, config.surroundings, rng)
     matrices = _draw_warps(len(images), images.shape[1:3], config, rng)  # (batch, 2, 3)
     relit = _draw_tables(len(images), images.shape[3], config, rng, tables)
     images, matrices, relit = images[part], matrices[part], relit[part]
@@ -40,6 +43,27 @@ def augment(images, config, rng, tables=None, part=slice(None)):
         )
         view[...] = cv2.LUT(warped, table[None]).reshape(view.shape)
     return views
+
+
+def swap_surroundings(images, share, rng):
+    """Gives some images what surrounds another one, outside an ellipse about the middle.
+
+    A network that meets the same thing in many surroundings learns to look at the thing.
+
+    Args:
+        images: uint8 array (batch, height, width, channels).
+        share: Of the images.
+        rng: A `numpy.random.Generator`.
+
+    Returns:
+        A new array of the same shape.
+    """
+    count, height, width = images.shape[:3]
+    axes = rng.uniform(*ELLIPSE, (2, count, 1, 1))
+    down = np.linspace(-1, 1, height)[:, None] / axes[0]
+    across = np.linspace(-1, 1, width) / axes[1]
+    outside = (down**2 + across**2 > 1) & (rng.random((count, 1, 1)) < share)
+    return np.where(outside[..., None], images[rng.permutation(count)], images)
 
 
 def _draw_warps(count, size, config, rng):

@@ -97,7 +97,9 @@ class Batches:
         self.table = ClassTable(index, rows)
 
     def _read(self, rows):
-        """Images of some rows, black outside the part."""
+        """Images of some rows, black outside the part where none of the others is needed."""
+        if self.config.surroundings > 0:
+            return self.pixels[rows]
         images = np.zeros((len(rows), *self.pixels.shape[1:]), np.uint8)
         images[self.part] = self.pixels[rows[self.part]]
         return images

@@ -53,6 +53,7 @@ class Config:
     contrast: float = 0.0  # share by which contrast varies
     tint: float = 0.0  # share by which each colour channel varies on its own
     warp_chance: float = 1.0  # of rotation, zoom, shift and shear, each on its own
+    surroundings: float = 0.0  # share of images that get those of another, to look past them
     recolored: float = 0.0  # share of a batch's classes that get new colours and count as new
     turned: bool = False  # classes turned by 90, 180 and 270 degrees count as new (characters)
 
@@ -195,6 +196,7 @@ RANGES = {  # smallest and largest allowed value of each number
     "light": (0.0, 0.9),
     "contrast": (0.0, 0.9),
     "warp_chance": (0.0, 1.0),
+    "surroundings": (0.0, 1.0),
     "recolored": (0.0, 1.0),
     "tint": (0.0, 0.9),
     "embedding_dim": (1, 16384),
@@ -276,6 +278,7 @@ CONFIGS = {
         unseen_share=0.0,
         test_share=0.1,
         val_share=0.1,
+        surroundings=0.3,
         recolored=0.3,
         epochs=60,
         max_minutes=10.0,

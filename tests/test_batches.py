@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from augment import augment, recolor
+from augment import augment, recolor, swap_surroundings
 from batches import BATCHES, ClassBatches, ClassTable, PairBatches
 from configs import Config
 from image_index import DataError
@@ -327,3 +327,15 @@ def test_warp_chance_is_the_share_of_images_warped():
     views = augment(images, config, np.random.default_rng(1))
     share = np.mean([not np.array_equal(*both) for both in zip(views, images, strict=True)])
     assert 0.18 < share < 0.32
+
+
+def test_surroundings_come_from_another_image_and_the_middle_stays():
+    images = np.arange(40, dtype=np.uint8)[:, None, None, None].repeat(20, 1).repeat(20, 2)
+    mixed = swap_surroundings(images, 0.5, np.random.default_rng(0))
+    np.testing.assert_array_equal(mixed[:, 9:11, 9:11], images[:, 9:11, 9:11])
+    changed = (mixed != images).any(axis=(1, 2, 3))
+    assert 10 <= changed.sum() <= 30
+    for number in np.flatnonzero(changed):
+        donor = mixed[number, 0, 0, 0]
+        assert donor != number and set(np.unique(mixed[number])) == {number, donor}
+    np.testing.assert_array_equal(swap_surroundings(images, 0.0, np.random.default_rng(0)), images)

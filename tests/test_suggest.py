@@ -32,9 +32,20 @@ def colour_noise(rng):
     return rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
 
 
+def thing_on_a_table(rng):
+    table = np.full((40, 40, 3), (150, 140, 160), np.uint8)
+    table[10:30, 10:30] = rng.integers(0, 256, (20, 20, 3))
+    return table
+
+
 @pytest.mark.parametrize(
     ("draw", "name"),
-    [(strokes, "omniglot"), (grey_noise, "faces"), (colour_noise, "plantvillage-best")],
+    [
+        (strokes, "omniglot"),
+        (grey_noise, "faces"),
+        (thing_on_a_table, "plantvillage-best"),
+        (colour_noise, "dogs-best"),
+    ],
 )
 def test_kind_of_images_decides(draw, name, tmp_path):
     config, chosen, reason = suggest_config(write_folder(tmp_path / "images", draw))
@@ -59,7 +70,7 @@ def test_unreadable_images_are_refused_in_a_sentence(tmp_path):
         ("plantvillage", "plantvillage-best"),
         ("omniglot/images_background.zip", "omniglot"),
         ("att_faces", "faces"),
-        ("dogs", "plantvillage-best"),
+        ("dogs", "dogs-best"),
     ],
 )
 def test_real_images_get_the_config_made_for_them(real_data, part, name):
