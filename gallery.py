@@ -168,15 +168,11 @@ def _build_shard(base, path, first, scale, progress):
     index = None
     while rows := base.execute(query, (last, first + SHARD, SHARD_PART)).fetchall():
         ids, vectors = np.array([row for row, _ in rows]), _to_array([v for _, v in rows])
-        if path.exists():
-            index = index or Index.restore(path)
-        else:
-            index = Index(
-                ndim=vectors.shape[1],
-                metric=MetricKind.L2sq,
-                dtype=ScalarKind.I8,
-                expansion_add=BREADTH,
-            )
+        if index is None:
+            shape = {"ndim": vectors.shape[1], "metric": MetricKind.L2sq, "dtype": ScalarKind.I8}
+            index = Index(**shape, expansion_add=BREADTH)
+            if path.exists():
+                index.load(path)
         index.add(ids, _to_bytes(vectors, scale))
         write_whole(path, index.save)
         last = int(ids[-1])
