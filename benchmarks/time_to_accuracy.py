@@ -89,7 +89,8 @@ def contend(job):
 
         module, settings = PEERS[job["name"]]
         train = import_module(f"peers.{module}").train
-        train(job["files"], job["labels"], job["seconds"], watch, job["seed"], **settings)
+        labels = np.array(job["labels"])
+        train(job["files"], labels, job["seconds"], watch, job["seed"], **settings)
     return {"curve": watch.curve}
 
 
@@ -151,8 +152,8 @@ def first(answer, goal):
 
 
 def best(answer):
-    """The highest AUC."""
-    return max(auc for _, auc in answer["curve"])
+    """The highest AUC; chance before the first look."""
+    return max((auc for _, auc in answer["curve"]), default=0.5)
 
 
 def row(answers):
