@@ -88,7 +88,9 @@ def fit_encoder(run, config, dataset, validator, seconds_used):
                 compile_model(model, encoder, config, frozen)
                 if first not in (0, config.frozen_epochs):
                     restore(model.optimizer.variables, arrays["optimizer"])
-                _fit(model, batches, config, first, last, callbacks, recorder)
+                steps = range(first * config.steps_per_epoch, last * config.steps_per_epoch)
+                stream = recorder.watched(batches[step] for step in steps)
+                _fit(model, stream, config, first, last, callbacks)
                 if model.stop_training:
                     break
         except Interrupted:
@@ -107,10 +109,9 @@ def _phases(config, facts):
     return [phase for phase in phases if phase[0] < phase[1]]
 
 
-def _fit(model, batches, config, first_epoch, last_epoch, callbacks, recorder):
-    steps = range(first_epoch * config.steps_per_epoch, last_epoch * config.steps_per_epoch)
+def _fit(model, stream, config, first_epoch, last_epoch, callbacks):
     model.fit(
-        recorder.watched(batches[step] for step in steps),
+        stream,
         steps_per_epoch=config.steps_per_epoch,
         initial_epoch=first_epoch,
         epochs=last_epoch,

