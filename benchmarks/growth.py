@@ -159,7 +159,7 @@ def plot(found):
         column[-1].set_xticks(
             [p["x"] for p in points], [f"{p['x']:,}" for p in points], rotation=60
         )
-        column[-1].minorticks_off()
+        column[-1].xaxis.minorticks_off()
     figure.tight_layout()
     figure.savefig(common.HERE / "growth.png", dpi=110)
 
