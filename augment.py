@@ -5,7 +5,7 @@ import numpy as np
 
 cv2.setNumThreads(1)  # the threads are the training step's
 REORDERED = 0.4  # of the recoloured classes get their channels in another order
-ELLIPSE = 0.35, 0.9  # shortest and longest half axis, as a share of half a side
+ELLIPSE = 0.35, 0.9  # shortest and longest axis, as a share of the side
 GAIN, OFFSET = 0.15, 0.02  # of a recoloured class: log of the largest gain, share of white
 
 
@@ -59,11 +59,13 @@ def swap_surroundings(images, share, rng):
         A new array of the same shape.
     """
     count, height, width = images.shape[:3]
-    axes = rng.uniform(*ELLIPSE, (2, count, 1, 1))
-    down = np.linspace(-1, 1, height)[:, None] / axes[0]
-    across = np.linspace(-1, 1, width) / axes[1]
-    outside = (down**2 + across**2 > 1) & (rng.random((count, 1, 1)) < share)
-    return np.where(outside[..., None], images[rng.permutation(count)], images)
+    mixed, others = images.copy(), rng.permutation(count)
+    for number in np.flatnonzero(rng.random(count) < share):
+        box = (width / 2, height / 2), rng.uniform(*ELLIPSE, 2) * (width, height), 0
+        inside = cv2.ellipse(np.zeros((height, width), np.uint8), box, 1, -1)
+        mixed[number] = images[others[number]]
+        cv2.copyTo(images[number], inside, mixed[number])
+    return mixed
 
 
 def _draw_warps(count, size, config, rng):
@@ -137,5 +139,7 @@ def recolor(images, classes, share, rng):
     offset = 255 * rng.uniform(-OFFSET, OFFSET, (len(names), 1, channels))
     levels = np.arange(256.0)[:, None]
     tables = np.where(chosen[:, None, None], levels * gain + offset, levels)
-    images = np.take_along_axis(images, order[member][:, None, None], axis=3)
+    images = images.copy()
+    for name in np.flatnonzero(shuffled):
+        images[member == name] = images[member == name][..., order[name]]
     return images, tables[member], chosen[member]
