@@ -217,13 +217,14 @@ def test_killed_anywhere_it_continues_and_ends_the_same(name, workplace, tmp_pat
 
 @pytest.fixture
 def disk(tmp_path):
-    """A disk of 16 MB with the images on it, in a folder of its own."""
-    (tmp_path / "disk").mkdir()
-    mounted = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", tmp_path / "disk"]
+    """The images, on a disk of 64 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder]
     if subprocess.run(mounted, capture_output=True).returncode:
         pytest.skip("no tmpfs can be mounted here: that needs root")
-    yield draw_images(tmp_path / "disk/work")
-    subprocess.run(["umount", "-l", tmp_path / "disk"], check=True)
+    yield draw_images(folder)
+    subprocess.run(["umount", "-l", folder], check=True)
 
 
 def fill(folder):
