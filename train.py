@@ -15,9 +15,6 @@ from pathlib import Path
 import numpy as np
 
 import distribution
-import open_set
-import plots
-import scores
 from configs import DRAWN_LEAVES, parse_command_line
 from image_index import read_index
 from keras_start import start_keras
@@ -25,7 +22,8 @@ from prepare_data import inventory, load_data
 from run_directory import RunDirectory, RunError, write_whole
 from suggest import suggest_config
 
-# What needs Keras is imported in functions, so that a wrong config or path is told at once.
+# What needs Keras, SciPy or Matplotlib is imported in functions, so that a wrong config or path
+# is told at once.
 
 FAILED, WRONG_INPUT = 1, 2  # exit statuses
 
@@ -118,6 +116,7 @@ def write_outputs(run, config, dataset, validator, fitted):
         validator: The `callbacks.Validator`.
         fitted: The `fit.Fitted`, with an encoder.
     """
+    import plots
     from siamese_network_funcs import distance_function
 
     model, distance = fitted.model, distance_function(fitted.model)
@@ -161,6 +160,8 @@ def choose_threshold(same, distances, false_accept_rate):
         Dict for `threshold.json`: threshold, what it was chosen for, the validation accuracy
         there, and the calibration `[a, b]` of `scores.probability`.
     """
+    import scores
+
     if false_accept_rate is None:
         rate, threshold = scores.equal_error_rate(same, distances)
         purpose = f"equal error rate {rate:.4f} on validation pairs"
@@ -184,6 +185,7 @@ def strangers(encoder, dataset, validator, distance):
         validator: The `callbacks.Validator`.
         distance: As in `scores`.
     """
+    import open_set
     from siamese_network_funcs import embed
 
     def some(rows):
