@@ -247,7 +247,7 @@ def when(condition, folder, command):
     return future
 
 
-LONG = [*TINY, "--epochs", "100000"]
+LONG = [*TINY, "--epochs", "100000", "--patience", "100000"]
 
 
 def assert_told(outcome, *words):
