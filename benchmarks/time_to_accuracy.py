@@ -23,6 +23,12 @@ from configs import CONFIGS
 
 GOALS = (0.95, 0.99)
 LOOK_EVERY = 10  # steps of ours between two scores
+PLAIN = {"recolored": 0.0, "surroundings": 0.0}  # those are for classes and places never seen
+OURS = {  # name -> what differs from `plantvillage-best`
+    "ours": PLAIN,
+    "ours, images as they are": PLAIN  # as (c) takes them
+    | {"rotate": 0.0, "zoom": 0.0, "shift": 0.0, "mirror": False, "light": 0.0},
+}
 PEERS = {  # name -> module in peers/ and its settings
     "(a) as published": ("published", {}),
     "(b) generator": ("generator", {}),
@@ -43,7 +49,7 @@ def main():
         print(name, answer and row([answer]), flush=True)
         return answer
 
-    found = common.in_turn(["ours", *PEERS], options.repeats, measure)
+    found = common.in_turn([*OURS, *PEERS], options.repeats, measure)
     head = ["contender", *(f"s to AUC {goal}" for goal in GOALS), "best AUC", "GB"]
     common.table(head, [[name, *row(answers)] for name, answers in found.items()])
     if "(a) as published" in found:
@@ -73,16 +79,15 @@ def make_job(folder, cache):
     }
 
 
-def our_config(folder):
-    """Without the recoloured classes, which are for unseen ones."""
-    base = CONFIGS["plantvillage-best"]
-    return dataclasses.replace(base, data_dir=str(folder), recolored=0.0)
+def our_config(folder, name="ours"):
+    """The config of one of `OURS`."""
+    return dataclasses.replace(CONFIGS["plantvillage-best"], data_dir=str(folder), **OURS[name])
 
 
 def contend(job):
     """In a worker: the `curve` of one contender, (seconds, AUC) as its training goes on."""
     watch = Watch(job["paths"], job["pairs"])
-    if job["name"] == "ours":
+    if job["name"] in OURS:
         train_ours(job, watch)
     else:
         from importlib import import_module
@@ -126,7 +131,8 @@ def train_ours(job, watch):
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as cold:
         folder = Path(job["folder"])
-        config = dataclasses.replace(our_config(folder), cache_dir=cold, seed=job["seed"])
+        config = our_config(folder, job["name"])
+        config = dataclasses.replace(config, cache_dir=cold, seed=job["seed"])
         index = read_index(folder)
         cache = open_cache(index, config)
         encoder, model = build_training_model(config)
