@@ -219,7 +219,7 @@ def test_collapse_is_noticed(workplace, capsys):
     # Steps so large that every last ReLU dies: each image's embedding is zero.
     settings = (
         "--sampling pairs --loss contrastive --encoder leaf_cnn --image_size 24 "
-        "--unit_length False --whiten False --optimizer sgd --learning_rate 5 --schedule constant"
+        "--unit_length False --whiten False --optimizer sgd --learning_rate 1.5 --schedule constant"
     )
     assert run_train("flat", *settings.split()) == fit.FAILED
     message = capsys.readouterr().err
