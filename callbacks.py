@@ -71,7 +71,7 @@ class Validator:
         self.trials = scores.draw_trials(self.labels, VAL_WAYS, 1, VAL_TRIALS, rng)
         self.loss = build_loss(config)
         if config.sampling == "classes":
-            batches = BATCHES["classes"](dataset.index, dataset.pixels, self.rows, config)
+            batches = BATCHES["classes"](dataset.index, None, self.rows, config)
             drawn = [batches.rows(step) for step in range(VAL_BATCHES)]
             self.batches = [np.searchsorted(self.rows, rows) for rows in drawn]
 

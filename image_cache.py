@@ -1,17 +1,14 @@
-"""Every image decoded once: files -> one row each of a memory-mapped uint8 array on disk."""
+"""Every image decoded once: files -> one row each of memory-mapped uint8 shards."""
 
 import concurrent.futures
 import contextlib
 import dataclasses
 import errno
 import functools
-import glob
 import hashlib
 import io
 import json
-import math
 import os
-import shutil
 import socket
 import sys
 import warnings
@@ -24,14 +21,12 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from image_index import DataError, read_bytes
+from shards import ROW, FarShards, ShardFolder, Shards
 
-VERSION = 2  # part of the key: raise it when decode() changes its result
+VERSION = 3  # part of the key: raise it when decode() changes its result
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others could start programs
 DEEP_GREY_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-ROW = np.dtype([("stamp", "u8"), ("digest", "u8"), ("kind", "S24")])  # stamp 0: no pixels (yet)
-CHUNK, PART = 64, 16_384  # images that a thread decodes at a time; after which progress is kept
-PIXELS, ROWS, FACTS = "pixels.npy", "rows.npy", "facts.json"  # the files of a cache
-NEW_ROWS = "new-rows.npy"  # on its way to be the rows
+CHUNK, RUN = 64, 32  # images that a thread decodes at a time; images of one class side by side
 ELSEWHERE = "~/.cache/siamese_networks"  # where a cache_dir is not for writing
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 LOCK_SECONDS = 3600  # that a run waits for another one decoding the same images
@@ -49,13 +44,13 @@ class ImageCache:
 
     Attributes:
         folder: Where the cache lies.
-        pixels: uint8 array (images, size, size, channels), memory-mapped; zeros where unreadable.
-        rows: Array of `ROW`, memory-mapped.
+        pixels: `Shards` of (images, size, size, channels); zeros where unreadable.
+        rows: Array of `shards.ROW`; the kind is empty where unreadable.
         unreadable: Row -> reason.
     """
 
     folder: Path
-    pixels: np.ndarray
+    pixels: Shards
     rows: np.ndarray
     unreadable: dict
 
@@ -128,9 +123,7 @@ def _reason(error):
 
 
 def open_cache(index, config):
-    """Opens the decoded images of an index, decoding first what was not decoded before.
-
-    Rows of an earlier cache of the same source are taken over where files are unchanged.
+    """Opens the decoded images of an index, decoding first those that were not decoded before.
 
     Args:
         index: An `ImageIndex`.
@@ -140,18 +133,18 @@ def open_cache(index, config):
         An `ImageCache`.
 
     Raises:
-        DataError: If the cache cannot be written, no image is readable, or one is not and
-            `on_bad_image` is "error".
+        DataError: If the cache cannot be reached or written, no image is readable, or one is not
+            and `on_bad_image` is "error".
     """
     settings = [VERSION, str(index.source.resolve()), config.image_size, config.channels]
-    source = f"{index.source.stem[:40]}-{_hash(json.dumps(settings).encode())}"
-    folder = Path(config.cache_dir) / f"{source}-{_hash(index.stamps.tobytes())}"
+    key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=6).hexdigest()
+    path = f"{config.cache_dir.rstrip('/')}/{index.source.stem[:40]}-{key}"
     try:
-        if _must_build(folder):
-            with one_at_a_time(folder.parent / source):
-                if _must_build(folder):  # no other process did it meanwhile
-                    _build(folder, index, config)
-        facts = json.loads((folder / FACTS).read_text())
+        folder, refused = _folder(path, config), {}
+        if (folder.find(index.stamps)[0] < 0).any():
+            # Shards are named by their content: far away, two at once only do the work twice.
+            with contextlib.nullcontext() if folder.is_far else one_at_a_time(path):
+                refused = _decode_missing(folder, index, config)
     except OSError as error:
         elsewhere = str(Path(ELSEWHERE).expanduser())
         if error.errno in READ_ONLY and config.cache_dir != elsewhere:
@@ -159,31 +152,28 @@ def open_cache(index, config):
             print(f"{said}: decoded images go to '{elsewhere}'.", file=sys.stderr)
             return open_cache(index, dataclasses.replace(config, cache_dir=elsewhere))
         raise DataError(
-            f"The cache '{folder}' cannot be written: {_reason(error)}. "
+            f"The cache '{path}' cannot be written: {_reason(error)}. "
             "Make room or set another cache_dir."
         ) from error
-    unreadable = {int(row): reason for row, reason in facts["unreadable"].items()}
+    shards, places, rows = folder.find(index.stamps)
+    stamps = index.stamps[rows["kind"] == b""].tolist()
+    unreadable = dict(zip(np.flatnonzero(rows["kind"] == b"").tolist(), stamps, strict=True))
+    unreadable = {row: folder.reasons.get(s) or refused[s] for row, s in unreadable.items()}
     if unreadable and (config.on_bad_image == "error" or len(unreadable) == len(index)):
         row, reason = next(iter(unreadable.items()))
         raise DataError(
             f"{len(unreadable)} of {len(index)} images cannot be read. First: "
             f"'{index.names[row]}': {reason}. Remove them or set on_bad_image='skip'."
         )
-    return ImageCache(folder, *_arrays(folder), unreadable)
+    pixels = (FarShards if folder.is_far else Shards)(folder, shards, places)
+    return ImageCache(Path(path), pixels, rows, unreadable)
 
 
-def _hash(content):
-    return hashlib.blake2b(content, digest_size=6).hexdigest()
-
-
-def _arrays(folder):
-    return [np.load(folder / name, mmap_mode="r") for name in (PIXELS, ROWS)]
-
-
-def _must_build(folder):
-    """Whether there is no whole cache, or one that lacks what a disk refused to read."""
-    facts = folder / FACTS
-    return not facts.exists() or json.loads(facts.read_text())["retry"]
+def _folder(path, config):
+    try:
+        return ShardFolder(path, (config.image_size, config.image_size, config.channels))
+    except (ImportError, ValueError) as error:  # what fsspec says of a URL that it cannot follow
+        raise DataError(f"cache_dir '{config.cache_dir}' cannot be reached: {error}") from error
 
 
 @contextlib.contextmanager
@@ -205,99 +195,67 @@ def one_at_a_time(path):
         lock.release()
 
 
-def _build(folder, index, config):
-    """Decodes into a folder beside, which a killed run leaves to the next, and renames it whole."""
-    partial, source = Path(f"{folder}.partial"), folder.name.rpartition("-")[0]
-    older = [path for path in folder.parent.glob(f"{glob.escape(source)}-*") if path != partial]
-    try:
-        rows = _begin(partial, index, config, older)
-        errors = _decode_missing(partial, rows, index, config)
-        if not index.source.exists():
-            raise DataError(f"'{index.source}' vanished while its images were read.")
-        retry = any(by_disk for _, by_disk in errors.values())
-        unreadable = {row: reason for row, (reason, _) in sorted(errors.items())}
-        (partial / FACTS).write_text(json.dumps({"unreadable": unreadable, "retry": retry}))
-        _flush(partial / ROWS, partial / FACTS)
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)  # of no use on a full disk
-        raise
-    for path in older:
-        shutil.rmtree(path)
-    os.rename(partial, folder)
+def _decode_missing(folder, index, config):
+    """Decodes, shard by shard, what the folder lacks.
 
-
-def _begin(partial, index, config, older):
-    """The rows that are done: by a killed run, or in older caches, whose pixels are copied."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        return np.load(partial / ROWS)
-    partial.mkdir(exist_ok=True)
-    shape = (len(index), config.image_size, config.image_size, config.channels)
-    needed, free = math.prod(shape), shutil.disk_usage(partial).free
-    if needed > free:
-        raise OSError(f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB free")
-    np.lib.format.open_memmap(partial / PIXELS, "w+", np.uint8, shape)
-    rows = np.zeros(len(index), ROW)
-    for path in older:
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            pixels, known = _arrays(path)
-            _, theirs, ours = np.intersect1d(known["stamp"], index.stamps, return_indices=True)
-            order = np.argsort(ours)
-            for part in _parts(order, CHUNK):
-                _write_rows(partial / PIXELS, ours[part], pixels[theirs[part]])
-                rows[ours[part]] = known[theirs[part]]
-    return rows
-
-
-def _decode_missing(partial, rows, index, config):
-    """Decodes with a thread a core: Pillow frees the others while it decodes and resizes."""
-    missing, errors = np.flatnonzero(rows["stamp"] != index.stamps), {}
-    decode_rows = functools.partial(_decode_rows, partial / PIXELS, index, config)
-    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    Returns:
+        Stamp -> reason of what the disk refused to read: it is tried again the next time.
+    """
+    missing = _in_runs(folder.make_room(index.stamps), index)
+    refused, pool = {}, concurrent.futures.ThreadPoolExecutor(os.cpu_count())
     try:
         with tqdm(total=len(missing), desc="decoding images", unit="image", delay=0.5) as progress:
-            for part in _parts(missing, PART) or [missing]:  # once at least, to note copied rows
-                for chunk, done, failed in pool.map(decode_rows, _parts(part, CHUNK)):
-                    rows[chunk] = done
-                    errors |= failed
-                    progress.update(len(chunk))
-                _flush(partial / PIXELS)  # first, so that rows noted as done are
-                np.save(partial / NEW_ROWS, rows)
-                os.replace(partial / NEW_ROWS, partial / ROWS)
+            for part in _parts(missing, folder.images_per_shard):
+                images = np.zeros((len(part), *folder.image_shape), np.uint8)
+                rows, reasons = np.zeros(len(part), ROW), {}
+                decode_some = functools.partial(_decode_some, index, config, part, images, rows)
+                # A thread a core: Pillow frees the others while it decodes and resizes.
+                for bad, by_disk, count in pool.map(decode_some, _parts(range(len(part)), CHUNK)):
+                    reasons |= bad
+                    refused |= by_disk
+                    progress.update(count)
+                done = rows["stamp"] > 0
+                if not index.source.exists():
+                    raise DataError(f"'{index.source}' vanished while its images were read.")
+                if done.any():
+                    folder.write(images[done], rows[done], reasons)
     finally:
         pool.shutdown(cancel_futures=True)
-    return errors
+    folder.refresh()
+    return refused
 
 
-def _decode_rows(path, index, config, chunk):
-    """Decodes some files into their rows; returns these, and row -> (reason, by the disk?)."""
-    images = np.zeros((len(chunk), config.image_size, config.image_size, config.channels), np.uint8)
-    done, errors = np.zeros(len(chunk), ROW), {}
-    for at, row in enumerate(chunk.tolist()):
+def _in_runs(missing, index):
+    """Rows in the order of the shards: a few of one class, a few of another, in any order.
+
+    So that any few shards hold many classes, and more than one image of each.
+    """
+    # Images of a given pair belong together; elsewhere those of a class do.
+    kind = index.labels if index.impostors is None else index.groups
+    ordered = missing[np.argsort(kind[missing], kind="stable")]
+    first = np.flatnonzero(np.diff(kind[ordered], prepend=-1))
+    place = np.arange(len(ordered)) - np.repeat(first, np.diff(first, append=len(ordered)))
+    starts = np.flatnonzero(place % RUN == 0)
+    runs = np.split(ordered, starts[1:])
+    return np.concatenate([runs[n] for n in np.random.default_rng(0).permutation(len(runs))])
+
+
+def _decode_some(index, config, part, images, rows, places):
+    """Decodes files into their places; returns stamp -> reason twice, by image and disk; count."""
+    bad, by_disk = {}, {}
+    for place in places:
+        row, stamp = part[place], int(index.stamps[part[place]])
         try:
             data = read_bytes(index.source, index.names[row])
-            images[at], kind = decode(data, config.image_size, config.channels)
             digest = hashlib.blake2b(data, digest_size=8).digest()
-            done[at] = index.stamps[row], int.from_bytes(digest, "little"), kind
-        except Exception as error:  # the image, the disk, the zip
-            errors[row] = _reason(error), isinstance(error, OSError)
-    _write_rows(path, chunk, images)
-    return chunk, done, errors
-
-
-def _write_rows(path, rows, images):
-    """Writes images into their rows; on a full disk, a memory map would end the process."""
-    start = np.load(path, mmap_mode="r").offset
-    with open(path, "r+b") as file:
-        for row, image in zip(rows.tolist(), images, strict=True):
-            file.seek(start + row * image.nbytes)
-            file.write(image)
+            rows[place] = stamp, int.from_bytes(digest, "little"), b""
+            images[place], rows[place]["kind"] = decode(data, config.image_size, config.channels)
+        except OSError as error:
+            rows[place], by_disk[stamp] = np.zeros((), ROW), _reason(error)
+        except Exception as error:  # the image, the zip
+            rows[place]["stamp"], bad[stamp] = stamp, _reason(error)
+    return bad, by_disk, len(places)
 
 
 def _parts(rows, size):
     return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
-def _flush(*paths):
-    for path in paths:
-        with open(path, "r+b") as file:
-            os.fsync(file.fileno())

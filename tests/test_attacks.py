@@ -55,14 +55,10 @@ def pickled(path):
 def test_no_pickle_is_read(here):
     run = RunDirectory("runs/run")
     run.save_state({"model": [np.zeros(2)]}, {"epoch": 1})
-    index = read_index("images")
-    caches = list(open_cache(index, run.config).folder.glob("*.npy"))
     readers = {
         run / STATE: run.load_state,
         run / "open_set.npz": lambda: OpenSet.load(run / "open_set.npz"),
-        **dict.fromkeys(caches, lambda: open_cache(index, run.config)),
     }
-    assert len(readers) == 4
     for path, read in readers.items():
         before = path.read_bytes()
         path.write_bytes(pickled(path))
