@@ -72,10 +72,11 @@ def merge_equal_files(groups, digests, skip=()):
 
 def equal_files(digests, skip=()):
     """Lists of rows whose files have equal content, two rows or more in each."""
+    contents, counts = np.unique(digests, return_counts=True)
     rows_of = {}
-    for row, digest in enumerate(digests.tolist()):
+    for row in np.flatnonzero(np.isin(digests, contents[counts > 1])).tolist():
         if row not in skip:
-            rows_of.setdefault(digest, []).append(row)
+            rows_of.setdefault(int(digests[row]), []).append(row)
     return [rows for rows in rows_of.values() if len(rows) > 1]
 
 
