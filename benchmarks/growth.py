@@ -21,14 +21,14 @@ import common
 import numpy as np
 
 from configs import CONFIGS
+from shards import ROW, ShardFolder, Shards
 
-CHUNK = 4096  # images written at a time
 BATCH = 128
 IMAGES = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 CLASSES = (20, 100, 500, 2_500, 10_000)
 SIZES = (32, 48, 64, 96, 128, 192)
 COSTS = {  # what is measured -> what it is called
-    "prepare": "seconds to split and sort",
+    "prepare": "seconds to open, split and sort",
     "step": "milliseconds a step",
     "own": "own memory, MB",
 }
@@ -67,20 +67,23 @@ def main():
 def measure(images, classes, size, seconds):
     """One point: writes the images, has a process of its own train on them, and removes them."""
     with tempfile.TemporaryDirectory(dir=common.HERE) as place:
-        path = Path(place, "pixels.npy")
         needed, free = images * size * size * 3, shutil.disk_usage(place).free
         if needed > free:
             print(f"{images} images of {size} pixels need {needed / 1e9:.0f} GB of disk.")
             return None
-        pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (images, size, size, 3))
-        noise = np.random.default_rng(0).integers(0, 256, (CHUNK, size, size, 3), np.uint8)
-        for start in range(0, images, CHUNK):
-            pixels[start : start + CHUNK] = noise[: images - start]
-        pixels.flush()
-        del pixels
-        with open(path, "rb") as file:  # so that the training reads them from the disk
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        job = {"name": f"{images}", "path": str(path), "classes": classes, "seconds": seconds}
+        folder = ShardFolder(place, (size, size, 3))
+        noise = np.random.default_rng(0).integers(0, 256, (folder.images_per_shard, size, size, 3))
+        noise, stamps = noise.astype(np.uint8), np.arange(1, images + 1)
+        for start in range(0, images, len(noise)):
+            rows = np.zeros(min(len(noise), images - start), ROW)
+            rows["stamp"] = rows["digest"] = stamps[start : start + len(rows)]
+            folder.write(noise[: len(rows)], rows, {})
+        for path in Path(place).iterdir():  # so that the training reads them from the disk
+            with open(path, "rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        names = ("images", "classes", "size", "path", "seconds")
+        values = (images, classes, size, place, seconds)
+        job = {"name": f"{images}", **dict(zip(names, values, strict=True))}
         return common.ask("growth.py", job)
 
 
@@ -93,14 +96,16 @@ def train(job):
     from image_index import ImageIndex
     from splits import make_splits
 
-    pixels = np.load(job["path"], mmap_mode="r")
-    config = dataclasses.replace(CONFIGS["leaves"], image_size=pixels.shape[1])
-    rows, families = np.arange(len(pixels)), np.zeros(job["classes"], int)
+    config = dataclasses.replace(CONFIGS["leaves"], image_size=job["size"])
+    rows, families = np.arange(job["images"]), np.zeros(job["classes"], int)
     names = np.array([f"{row}.jpg" for row in rows], np.dtypes.StringDType())
     labels, class_names = rows % job["classes"], [f"class{n}" for n in range(job["classes"])]
     index = ImageIndex(Path("."), names, rows, labels, class_names, families, [""], rows)
     begin = time.perf_counter()
-    splits = make_splits(index, rows.astype(np.uint64) + 1, {}, config)
+    folder = ShardFolder(job["path"], (job["size"], job["size"], 3))
+    *places, table = folder.find(rows.astype(np.uint64) + 1)
+    pixels = Shards(folder, *places)
+    splits = make_splits(index, table["digest"], {}, config)
     batches = ClassBatches(index, pixels, splits.train, config)
     prepare = time.perf_counter() - begin
     encoder, model = build_training_model(config)
