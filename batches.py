@@ -160,7 +160,7 @@ class Batches:
 
     def _read(self, rows):
         """Images of some rows, black outside the part where none of the others is needed."""
-        if self.config.surroundings > 0:
+        if self.config.surroundings > 0 or len(rows[self.part]) == len(rows):
             return self.pixels[rows]
         images = np.zeros((len(rows), *self.pixels.shape[1:]), np.uint8)
         images[self.part] = self.pixels[rows[self.part]]
