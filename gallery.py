@@ -51,13 +51,9 @@ class Gallery:
         return os.path.join(self.folder, self.names[row])
 
     def search(self, embedding, top, distance=None):
-        """The `top` images nearest to an embedding (embedding_dim,).
+        """`(rows, distances)` of the `top` images nearest to an embedding (embedding_dim,).
 
-        Args:
-            distance: As in `scores`; a learned one is asked about every image.
-
-        Returns:
-            `(rows, distances)`, nearest first.
+        `distance` is as in `scores`; a learned one is asked about every image.
         """
         rows = slice(None) if distance else self._finalists(embedding, top)
         distances = all_distances(embedding[None], self._embedded(rows), distance)[0]
@@ -174,11 +170,7 @@ def _complete(base, path, first, scale, progress):
 
 
 def image_files(folder):
-    """The image files below a folder: name -> (size, time).
-
-    Raises:
-        DataError: If there is no such folder, or no image in it.
-    """
+    """The image files below a folder: name -> (size, time); a `DataError` if there are none."""
     if not Path(folder).is_dir():
         raise DataError(f"Expected a folder of images. Received: '{folder}', which is none.")
     files = list_files(folder)
@@ -189,16 +181,13 @@ def image_files(folder):
 
 
 def open_gallery(folder, store, embed):
-    """Opens the embeddings of a folder; embeds what came or changed, forgets what went.
+    """The `Gallery` of a folder; embeds what came or changed, forgets what went.
 
     Args:
         folder: Folder of images, of any depth.
         store: File (SQLite) to keep the embeddings in.
         embed: Called with a list of paths; gives `(embeddings, reasons)`, a text for each path
             that is empty where it can be read.
-
-    Returns:
-        A `Gallery`.
 
     Raises:
         DataError: If there is no readable image, or the store cannot be written.

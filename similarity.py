@@ -26,10 +26,9 @@ CANDIDATES = 5  # classes that identify names
 class SimilarityModel:
     """A run's encoder and distance with its threshold and calibration.
 
-    An image is given as a path, or as a uint8 array (height, width) or (height, width, channels)
-    of any size; it is brought to the run's size as in training. Where a method takes
-    `unreadable`, that is a dict for path -> reason, and such images are left out; without
-    it, an unreadable image raises `BadImage` with path and reason.
+    An image is a path, or a uint8 array (height, width) or (height, width, channels) of any size.
+    Where a method takes `unreadable`, that is a dict for path -> reason, and such images are left
+    out; without it, an unreadable image raises `BadImage` with path and reason.
 
     Args:
         run: A finished `RunDirectory`; what it was trained on need not be there.
@@ -51,19 +50,11 @@ class SimilarityModel:
 
     @classmethod
     def load(cls, run):
-        """Loads a run directory, given as a path.
-
-        Raises:
-            RunError: If it is no finished run.
-        """
+        """Loads a run by its path; a `RunError` if it is no finished one."""
         return cls(RunDirectory(run))
 
     def pixels(self, image):
-        """What the encoder sees of an image, uint8 array (size, size, channels).
-
-        Raises:
-            ValueError, OSError: If it cannot be read.
-        """
+        """What the encoder sees of an image, uint8 (size, size, channels); ValueError, OSError."""
         if isinstance(image, np.ndarray):
             data = _as_png(image)
         else:
@@ -71,10 +62,7 @@ class SimilarityModel:
         return decode(data, self.config.image_size, self.config.channels)[0]
 
     def embed(self, images, unreadable=None):
-        """Embeddings of a list of images, float32 array (images, embedding_dim).
-
-        NaN where an image cannot be read.
-        """
+        """Float32 array (images, embedding_dim), NaN where an image cannot be read."""
         from siamese_network_funcs import embed
 
         embeddings = np.full((len(images), self.encoder.output_shape[-1]), np.nan, np.float32)
@@ -112,11 +100,7 @@ class SimilarityModel:
         return self.compare([a, b])[0]["probability"]
 
     def compare(self, images, unreadable=None):
-        """Every pair of the images, a list of dicts.
-
-        They hold `a`, `b`, `distance`, `probability` of being of one class, and `same`, the
-        verdict at the run's threshold.
-        """
+        """Every pair as a dict: `a`, `b`, `distance`, `probability`, and the verdict `same`."""
         names, embeddings = self._embedded(images, unreadable)
         distances = scores.all_distances(embeddings, embeddings, self.metric)
         return [
@@ -133,10 +117,8 @@ class SimilarityModel:
     def open(self, folder):
         """The embedded images of a folder, a `gallery.Gallery`; one that is open is given back.
 
-        They are kept in the run; what came, went or changed since is noticed.
-
-        Raises:
-            DataError: If there is no image in it.
+        They are kept in the run; what came, went or changed since is noticed. Without any image
+        there it is a `DataError`.
         """
         if isinstance(folder, Gallery):
             return folder
