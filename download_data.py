@@ -13,25 +13,20 @@ MAX_BYTES = 8 << 30  # one zip may unpack to this much; PlantVillage's colour fo
 OMNIGLOT = "https://github.com/brendenlake/omniglot/raw/master/python/"
 PLANTVILLAGE = "https://github.com/spMohanty/PlantVillage-Dataset/archive/refs/heads/"
 
+HALVES = {  # they share no alphabet; the evaluation half is Lake's test set
+    "images_background": "68d2efa1b9178cc56df9314c21c6e718",
+    "images_evaluation": "6b91aef0f799c5bb55b94e3f2daec811",
+}
+LEAVES = r"[^/]+/raw/color/([^/]+/[^/.][^/]*)|[^/]+/(?:.+/)?(leaf-map\.json)"
+
 # Each zip: its address, its md5, the folder within the data set that it fills, and a pattern of
-# the members to take, of which the group that matches is the new path.
+# the members to take, of which the group that matches is the new path. GitHub packs PlantVillage's
+# anew now and then, so no md5 fits it for long: unpacking checks the zip's own CRCs.
 DATASETS = {
-    # Two halves that share no alphabet; the evaluation half is Lake's test set.
     "omniglot": [
-        (OMNIGLOT + f"{half}.zip", md5, half, rf"{half}/(.+\.png)")
-        for half, md5 in (
-            ("images_background", "68d2efa1b9178cc56df9314c21c6e718"),
-            ("images_evaluation", "6b91aef0f799c5bb55b94e3f2daec811"),
-        )
+        (f"{OMNIGLOT}{half}.zip", md5, half, rf"{half}/(.+\.png)") for half, md5 in HALVES.items()
     ],
-    # GitHub packs this zip anew now and then, so no md5 fits it for long: unpacking checks the
-    # zip's own CRCs. The leaf map is found in whichever folder it is kept.
-    "plantvillage": [
-        (
-            *(PLANTVILLAGE + "master.zip", None, ""),
-            r"[^/]+/raw/color/([^/]+/[^/.][^/]*)|[^/]+/(?:.+/)?(leaf-map\.json)",
-        )
-    ],
+    "plantvillage": [(PLANTVILLAGE + "master.zip", None, "", LEAVES)],
 }
 
 
@@ -40,11 +35,7 @@ class DownloadError(Exception):
 
 
 def fetch(name, folder="data"):
-    """Downloads and unpacks what is missing of a data set; what was killed starts over.
-
-    Args:
-        name: A key of `DATASETS`.
-        folder: Where data sets are kept; this one lands in `folder/name`, which is returned.
+    """Downloads and unpacks what is missing of a key of `DATASETS`; returns `folder/name`.
 
     Raises:
         DownloadError: If a zip cannot be fetched, is damaged, has nothing of the data set, would

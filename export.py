@@ -20,18 +20,14 @@ from similarity import SimilarityModel
 CHECKED = 8  # images that Keras and the exported file must agree on
 LARGEST_DIFFERENCE = 1e-3
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "tf_saved_model": ""}
-PACKAGES = {
-    "onnx": ("tf2onnx", "onnx", "onnxruntime"),
-    "litert": ("ai_edge_litert",),
-    "tf_saved_model": ("tensorflow",),
-}
+PACKAGES = {"onnx": ["tf2onnx", "onnx", "onnxruntime"], "litert": ["ai_edge_litert"]}
 
 EXAMPLE = """# The distance between two images:  python example_{form}.py A B
 import pathlib, sys, numpy, {module}
 from PIL import Image, ImageOps
 def pixels(file):
     image = ImageOps.exif_transpose(Image.open(file)).convert("{mode}")
-    return numpy.float32(image.resize(({size}, {size}), 2)).reshape(1, {size}, {size}, {channels})
+    return numpy.float32(image.resize({size}, 2)).reshape(1, *{size}, {channels})
 model = {module}.{load}(str(pathlib.Path(__file__).with_name("pair{suffix}")))
 left, right = map(pixels, sys.argv[1:3])
 distance = model.{ask}.item()
@@ -65,13 +61,7 @@ def run_tf_saved_model(path, inputs):
     import tensorflow
 
     model = tensorflow.saved_model.load(path)
-    return model.serve(positional(inputs)).numpy()
-
-
-def positional(inputs):
-    """A dict of inputs as Keras wants it: a list, or the only one by itself."""
-    values = list(inputs.values())
-    return values if len(values) > 1 else values[0]
+    return model.signatures["serving_default"](**inputs)["output_0"].numpy()
 
 
 RUNNERS = {"onnx": run_onnx, "litert": run_litert, "tf_saved_model": run_tf_saved_model}
@@ -116,7 +106,7 @@ def export(network, inputs, form, path):
     Raises:
         RunError: If it cannot be written.
     """
-    expected = network.predict_on_batch(positional(inputs))
+    expected = network.predict_on_batch(inputs.get("pixels", inputs))
     try:
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parent) as folder:
             partial = Path(folder, path.name)
@@ -132,18 +122,11 @@ def export(network, inputs, form, path):
 
 def write_example(model, form, out):
     """Writes `example_FORMAT.py`, which prints the distance between two images."""
-    module, load, ask = IN_EXAMPLE[form]
-    text = EXAMPLE.format(
-        form=form,
-        suffix=SUFFIXES[form],
-        mode="L" if model.config.channels == 1 else "RGB",
-        size=model.config.image_size,
-        channels=model.config.channels,
-        threshold=model.threshold,
-        module=module,
-        load=load,
-        ask=ask,
-    )
+    size, channels = model.config.image_size, model.config.channels
+    facts = {"form": form, "suffix": SUFFIXES[form], "threshold": model.threshold}
+    facts |= {"size": (size, size), "channels": channels, "mode": "L" if channels == 1 else "RGB"}
+    facts |= dict(zip(("module", "load", "ask"), IN_EXAMPLE[form], strict=True))
+    text = EXAMPLE.format(**facts)
     write_whole(out / f"example_{form}.py", lambda path: path.write_text(text))
 
 
@@ -152,16 +135,13 @@ def export_all(model, options):
     out = Path(options.out or model.run / "export")
     out.mkdir(parents=True, exist_ok=True)
     pixels, source = sample_pixels(model, options.images or model.config.data_dir)
+    sides = {"left": pixels, "right": pixels[::-1].copy()}
     encoder, pair = portable(model.encoder), portable(model.run.load_model())
-    networks = {
-        "encoder": (encoder, {"pixels": pixels}),
-        "pair": (pair, {"left": pixels, "right": pixels[::-1].copy()}),
-    }
     worst = 0.0
     for form in options.format:
-        for name, (network, inputs) in networks.items():
+        for name, *given in (("encoder", encoder, {"pixels": pixels}), ("pair", pair, sides)):
             path = out / f"{name}{SUFFIXES[form]}"
-            worst = max(worst, difference := export(network, inputs, form, path))
+            worst = max(worst, difference := export(*given, form, path))
             print(f"{path}: differs from Keras by at most {difference:.1e} on {source}")
         write_example(model, form, out)
     return worst <= LARGEST_DIFFERENCE
@@ -182,7 +162,7 @@ def main(args=None):
         if options.images:
             image_files(options.images)
         for form in options.format:
-            for package in PACKAGES[form]:
+            for package in PACKAGES.get(form, ()):
                 need(package, f"Exporting to {form}")
         agrees = export_all(SimilarityModel.load(options.run), options)
     except (ValueError, OSError) as error:  # DataError and RunError are ValueErrors

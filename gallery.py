@@ -23,6 +23,7 @@ MOST_PLAIN = 50_000  # images; above it, a matrix product takes longer than an a
 MOST_SCANNED = 300_000  # images; above it, they stay on disk, with an approximate index
 SHARD, SHARD_PART = 1_000_000, 100_000  # images in a file of the index; added between two writes
 BREADTH = 64  # candidates looked at when an image is added: more find more and build longer
+FIRST = 1000  # images of a shard are added one by one: at once, they lose sight of some
 FINALISTS = 10  # times as many as asked for are compared exactly, where bytes did the rest
 
 
@@ -50,20 +51,17 @@ class Gallery:
         return os.path.join(self.folder, self.names[row])
 
     def search(self, embedding, top, distance=None):
-        """The most similar images.
+        """`(rows, distances)` of the `top` images nearest to an embedding (embedding_dim,).
 
-        Args:
-            embedding: Array (embedding_dim,).
-            top: How many.
-            distance: As in `scores`; a learned one is asked about every image.
-
-        Returns:
-            `(rows, distances)`, nearest first.
+        `distance` is as in `scores`; a learned one is asked about every image.
         """
-        rows = np.arange(len(self.names)) if distance else self._finalists(embedding, top)
-        distances = all_distances(embedding[None], self.embeddings[rows], distance)[0]
+        rows = slice(None) if distance else self._finalists(embedding, top)
+        distances = all_distances(embedding[None], self._embedded(rows), distance)[0]
         order = np.argsort(distances, kind="stable")[:top]
-        return rows[order], distances[order]
+        return order if distance else rows[order], distances[order]
+
+    def _embedded(self, rows):
+        return self.embeddings[rows]
 
     def _finalists(self, embedding, top):
         """Rows that hold the nearest: by a matrix product, or a quarter of its traffic in bytes."""
@@ -78,15 +76,10 @@ class Gallery:
 
 
 class LargeGallery(Gallery):
-    """A gallery that stays on disk: a search reads the few parts of it that it needs.
+    """A gallery that stays on disk, `store`: a search reads the few parts of it that it needs.
 
     Embeddings are rows of SQLite. Beside it lies an approximate index over them as bytes (HNSW), a
     file for every `SHARD`, memory-mapped; its finalists are compared exactly.
-
-    Args:
-        folder: Folder of the images.
-        store: The SQLite file.
-        unreadable: Path -> reason.
 
     Reference:
         Malkov & Yashunin, "Efficient and robust approximate nearest neighbor search using
@@ -96,12 +89,29 @@ class LargeGallery(Gallery):
     def __init__(self, folder, store, unreadable):
         need("usearch", f"Searching more than {MOST_SCANNED} images")
         self.folder, self.unreadable = folder, unreadable
-        base = sqlite3.connect(store, check_same_thread=False)  # the page asks from many threads
-        self._scale, self._shards = _open_shards(base, store)
-        rows = base.execute("select id from embedded where reason = '' order by id")
-        self._ids = np.fromiter((row for (row,) in rows), np.int64)
-        self.names = _Column(base, "name", self._ids, lambda names: list(map(os.fsdecode, names)))
-        self.embeddings = _Column(base, "embedding", self._ids, _to_array)
+        self._base = sqlite3.connect(store, check_same_thread=False)  # a page has many threads
+        self._scale, self._shards = _open_shards(self._base, store)
+        ids = self._base.execute("select id from embedded where reason = '' order by id")
+        self._ids = np.fromiter((row for (row,) in ids), np.int64)
+
+    def _column(self, name, rows=slice(None)):
+        query = f"select {name} from embedded where id = ?"
+        ids = np.atleast_1d(self._ids[rows]).tolist()
+        return [self._base.execute(query, (row,)).fetchone()[0] for row in ids]
+
+    def _embedded(self, rows):
+        return _to_array(self._column("embedding", rows))
+
+    @property
+    def names(self):
+        return list(map(os.fsdecode, self._column("name")))
+
+    @property
+    def embeddings(self):
+        return self._embedded(slice(None))
+
+    def path(self, row):
+        return os.path.join(self.folder, os.fsdecode(*self._column("name", row)))
 
     def _finalists(self, embedding, top):
         query, count = _to_bytes(embedding, self._scale), FINALISTS * top
@@ -110,26 +120,6 @@ class LargeGallery(Gallery):
         ids = np.concatenate([one.keys for one in found])[nearest].astype(np.int64)
         rows = np.searchsorted(self._ids, ids).clip(max=len(self._ids) - 1)
         return rows[self._ids[rows] == ids]  # what was deleted is still in the index
-
-
-class _Column:
-    """A column of the readable images, fetched where it is indexed."""
-
-    def __init__(self, base, name, ids, convert):
-        self._base, self._ids, self._convert = base, ids, convert
-        self._query = f"select {name} from embedded where id = ?"
-
-    def __len__(self):
-        return len(self._ids)
-
-    def __getitem__(self, rows):
-        ids = self._ids[rows]
-        found = [self._base.execute(self._query, (row,)).fetchone() for row in ids.ravel().tolist()]
-        values = self._convert([value for (value,) in found])
-        return values[0] if ids.ndim == 0 else values
-
-    def __array__(self, dtype=None, copy=None):
-        return np.asarray(self[:], dtype)
 
 
 def _to_bytes(embeddings, scale):
@@ -154,11 +144,11 @@ def _open_shards(base, store):
     paths = [store.with_suffix(f".{number}.usearch") for number in range(last // SHARD + 1)]
     with tqdm(total=last, desc="building the index", unit="image", delay=0.5) as progress:
         for number, path in enumerate(paths):
-            _build_shard(base, path, number * SHARD, scale, progress)
+            _complete(base, path, number * SHARD, scale, progress)
     return scale, [Index.restore(path, view=True) for path in paths if path.exists()]
 
 
-def _build_shard(base, path, first, scale, progress):
+def _complete(base, path, first, scale, progress):
     """Adds those of `SHARD` images that are not in their index yet; ids only ever grow."""
     from usearch.index import Index, MetricKind, ScalarKind
 
@@ -170,21 +160,17 @@ def _build_shard(base, path, first, scale, progress):
         ids, vectors = np.array([row for row, _ in rows]), _to_array([v for _, v in rows])
         if index is None:
             shape = {"ndim": vectors.shape[1], "metric": MetricKind.L2sq, "dtype": ScalarKind.I8}
-            index = Index(**shape, expansion_add=BREADTH)
-            if path.exists():
-                index.load(path)
-        index.add(ids, _to_bytes(vectors, scale))
+            index = Index(**shape, expansion_add=BREADTH, path=path)  # reads what there is
+        vectors, alone = _to_bytes(vectors, scale), max(0, FIRST - len(index))
+        index.add(ids[:alone], vectors[:alone], threads=1)
+        index.add(ids[alone:], vectors[alone:])
         write_whole(path, index.save)
         last = int(ids[-1])
         progress.update(len(ids))
 
 
 def image_files(folder):
-    """The image files below a folder: name -> (size, time).
-
-    Raises:
-        DataError: If there is no such folder, or no image in it.
-    """
+    """The image files below a folder: name -> (size, time); a `DataError` if there are none."""
     if not Path(folder).is_dir():
         raise DataError(f"Expected a folder of images. Received: '{folder}', which is none.")
     files = list_files(folder)
@@ -195,16 +181,13 @@ def image_files(folder):
 
 
 def open_gallery(folder, store, embed):
-    """Opens the embeddings of a folder; embeds what came or changed, forgets what went.
+    """The `Gallery` of a folder; embeds what came or changed, forgets what went.
 
     Args:
         folder: Folder of images, of any depth.
         store: File (SQLite) to keep the embeddings in.
         embed: Called with a list of paths; gives `(embeddings, reasons)`, a text for each path
             that is empty where it can be read.
-
-    Returns:
-        A `Gallery`.
 
     Raises:
         DataError: If there is no readable image, or the store cannot be written.
@@ -214,23 +197,19 @@ def open_gallery(folder, store, embed):
     try:
         with contextlib.closing(sqlite3.connect(store, timeout=60)) as base:
             _refresh(base, folder, files, embed)
-            rows = base.execute(
-                "select name, reason from embedded where reason <> '' order by name"
-            )
+            query = "select name, {} from embedded where reason {} '' order by name"
+            rows = base.execute(query.format("reason", "<>"))
             unreadable = {os.path.join(folder, os.fsdecode(name)): reason for name, reason in rows}
             if len(files) - len(unreadable) > MOST_SCANNED:
                 return LargeGallery(folder, store, unreadable)
-            rows = base.execute(
-                "select name, embedding from embedded where reason = '' order by name"
-            )
-            fine = [(os.fsdecode(name), values) for name, values in rows]
+            fine = base.execute(query.format("embedding", "=")).fetchall()
     except sqlite3.Error as error:
         raise DataError(f"The embeddings in '{store}' cannot be kept: {error}.") from error
     if not fine:
         path, reason = next(iter(unreadable.items()))
         raise DataError(f"No image in '{folder}' can be read. First: {path}: {reason}.")
     names, values = zip(*fine, strict=True)
-    return Gallery(folder, names, _to_array(values), unreadable)
+    return Gallery(folder, list(map(os.fsdecode, names)), _to_array(values), unreadable)
 
 
 def _refresh(base, folder, files, embed):

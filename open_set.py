@@ -41,15 +41,13 @@ class OpenSet:
 
     def save(self, path):
         """Writes an `.npz`, the cohort at half precision."""
-        arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del arrays["distance"]
-        np.savez(path, **arrays | {"cohort": self.cohort.astype(np.float16)})
+        cohort, classes = self.cohort.astype(np.float16), self.classes
+        np.savez(path, cohort=cohort, classes=classes, shares=self.shares, scores=self.scores)
 
     def background(self, embeddings, classes=None):
-        """Mean distance of each image to its nearest images of the cohort, (n,).
+        """Mean distance (n,) of images to their nearest of the cohort; zeros if that is too small.
 
-        The nearest class is left out, as it may be the image's own, and the image's class where
-        it is known. Zeros where the cohort has too few classes to tell.
+        The nearest class is left out, as it may be the image's own, and that where it is known.
         """
         if len(np.unique(self.classes)) < 3:
             return np.zeros(len(embeddings))
@@ -65,13 +63,9 @@ class OpenSet:
         """The score below which a query is believed to show one of the references' classes.
 
         With n references a stranger has n chances, so each may accept the share of impostors
-        that makes the rate for all. Classes that were not trained on may lie closer together
+        that makes the `rate` for all. Classes that were not trained on may lie closer together
         than those of validation, and strangers to them as well: every reference is a stranger
         to the other classes, and where these come nearer than expected the reach shrinks as much.
-
-        Args:
-            references: Embeddings, (n, embedding_dim), of classes `labels`.
-            rate: Share of strangers that may be taken for any of the classes.
         """
         reach = self.score_at(share_of_each(len(labels), rate))
         some = np.unique(np.linspace(0, len(labels) - 1, MOST_REFERENCES).astype(int))
@@ -87,7 +81,7 @@ class OpenSet:
     def score_at(self, share):
         """The score below which a share (at most a half) of the impostors lies.
 
-        Below the known shares, scores go on as those of a normal distribution.
+        Beyond the known shares scores are taken for normal.
         """
         place, known = ndtri(share), ndtri(self.shares)
         if place >= known[0] or len(known) < 2:

@@ -28,24 +28,15 @@ ROWS_DRAWN, FIGURE_PIXELS = 20, 160
 
 
 def ask(options, images, unreadable):
-    """Answers compare, identify or search, as the methods of `SimilarityModel` do.
-
-    Args:
-        options: What `parse` gives.
-        images: List of paths.
-        unreadable: Dict that takes path -> reason.
-    """
+    """Answers compare, identify or search, as the methods of `SimilarityModel` do."""
     model = SimilarityModel.load(options.run)
     if options.verb == "compare":
         return model.compare(images, unreadable)
-    if options.verb == "identify":
-        known = model.open(options.references)
-        answers = model.identify(images, known, options.false_accept_rate, unreadable)
-    else:
-        known = model.open(options.gallery)
-        answers = model.search(images, known, options.top, unreadable)
+    known = model.open(options.references if options.verb == "identify" else options.gallery)
     unreadable |= known.unreadable
-    return answers
+    if options.verb == "identify":
+        return model.identify(images, known, options.false_accept_rate, unreadable)
+    return model.search(images, known, options.top, unreadable)
 
 
 def table(answer):
@@ -69,7 +60,6 @@ def text(answer):
 
 
 def numbers(answer):
-    """Distance and probability, as text."""
     return f"distance {answer['distance']:.3f}  probability {answer['probability']:.1%}"
 
 
@@ -85,15 +75,7 @@ def draw(answers, path):
 
 
 def expand(arguments, problems):
-    """Files, folders and globs as files.
-
-    Args:
-        arguments: List of paths and patterns.
-        problems: Dict that takes argument -> reason why it gives none.
-
-    Returns:
-        List of paths.
-    """
+    """Files, folders and globs as a list of files; `problems` takes argument -> reason."""
     paths = []
     for argument in arguments:
         exists = Path(argument).exists()
@@ -125,7 +107,7 @@ def answer(options):
         with contextlib.redirect_stdout(sys.stderr):  # standard output is for the answers
             answers = ask(options, images, problems)
     finally:
-        for path, reason in problems.items():
+        for path, reason in sorted(problems.items()):
             print(f"{path}: {reason}", file=sys.stderr)
     print(json.dumps(answers, indent=2) if options.json else "\n".join(map(text, answers)))
     if answers and getattr(options, "figure", None):

@@ -1,10 +1,4 @@
-"""A trained run as a tool: embeddings, distances, probabilities, classes, neighbours.
-
-from similarity import SimilarityModel
-
-model = SimilarityModel.load("runs/NAME")
-model.probability("a.jpg", "b.jpg")
-"""
+"""A trained run as a tool: embeddings, distances, probabilities, classes, neighbours."""
 
 import concurrent.futures
 import functools
@@ -32,17 +26,14 @@ CANDIDATES = 5  # classes that identify names
 class SimilarityModel:
     """A run's encoder and distance with its threshold and calibration.
 
-    An image is given as a path, or as a uint8 array (height, width) or (height, width, channels)
-    of any size; it is brought to the run's size as in training. Where a method takes
-    `unreadable`, that is a dict for path -> reason, and such images are left out; without
-    it, an unreadable image raises `BadImage` with path and reason.
+    An image is a path, or a uint8 array (height, width) or (height, width, channels) of any size.
+    Where a method takes `unreadable`, that is a dict for path -> reason, and such images are left
+    out; without it, an unreadable image raises `BadImage` with path and reason.
 
     Args:
         run: A finished `RunDirectory`; what it was trained on need not be there.
 
     Attributes:
-        run: The `RunDirectory`.
-        config: Its `Config`.
         encoder: Model from raw pixels to embeddings.
         metric: The distance of two embeddings, as in `scores`: None for Euclidean.
         threshold: Two images are called the same below this distance.
@@ -59,19 +50,11 @@ class SimilarityModel:
 
     @classmethod
     def load(cls, run):
-        """Loads a run directory, given as a path.
-
-        Raises:
-            RunError: If it is no finished run.
-        """
+        """Loads a run by its path; a `RunError` if it is no finished one."""
         return cls(RunDirectory(run))
 
     def pixels(self, image):
-        """What the encoder sees of an image, uint8 array (size, size, channels).
-
-        Raises:
-            ValueError, OSError: If it cannot be read.
-        """
+        """What the encoder sees of an image, uint8 (size, size, channels); ValueError, OSError."""
         if isinstance(image, np.ndarray):
             data = _as_png(image)
         else:
@@ -79,32 +62,28 @@ class SimilarityModel:
         return decode(data, self.config.image_size, self.config.channels)[0]
 
     def embed(self, images, unreadable=None):
-        """Embeds a list of images, in batches.
-
-        Returns:
-            float32 array (images, embedding_dim); NaN where an image cannot be read.
-        """
+        """Float32 array (images, embedding_dim), NaN where an image cannot be read."""
         from siamese_network_funcs import embed
 
         embeddings = np.full((len(images), self.encoder.output_shape[-1]), np.nan, np.float32)
+        read = functools.partial(self._read, unreadable=unreadable)
         for start in range(0, len(images), BATCH):
             with concurrent.futures.ThreadPoolExecutor() as pool:
-                read = list(pool.map(self._pixels_or_reason, images[start : start + BATCH]))
-            for image, (_, reason) in zip(images[start:], read, strict=False):
-                if reason and unreadable is None:
-                    raise BadImage(f"{_title(image)}: {reason}")
-                if reason:
-                    unreadable[_title(image)] = reason
-            if fine := [at for at, (_, reason) in enumerate(read) if not reason]:
-                pixels = np.stack([read[at][0] for at in fine])
-                embeddings[np.add(start, fine)] = embed(self.encoder, pixels, np.arange(len(fine)))
+                found = enumerate(pool.map(read, images[start : start + BATCH]), start)
+            if fine := {at: pixels for at, pixels in found if pixels is not None}:
+                rows, pixels = np.arange(len(fine)), np.stack(list(fine.values()))
+                embeddings[list(fine)] = embed(self.encoder, pixels, rows)
         return embeddings
 
-    def _pixels_or_reason(self, image):
+    def _read(self, image, unreadable):
         try:
-            return self.pixels(image), None
+            return self.pixels(image)
         except (ValueError, OSError) as error:  # BadImage and DataError are ValueErrors
-            return None, getattr(error, "strerror", None) or str(error)
+            reason = getattr(error, "strerror", None) or str(error)
+            if unreadable is None:
+                raise BadImage(f"{_title(image)}: {reason}") from error
+            unreadable[_title(image)] = reason
+            return None
 
     def _embedded(self, images, unreadable):
         """Names and embeddings of the readable ones."""
@@ -121,11 +100,7 @@ class SimilarityModel:
         return self.compare([a, b])[0]["probability"]
 
     def compare(self, images, unreadable=None):
-        """Every pair of the images, a list of dicts.
-
-        They hold `a`, `b`, `distance`, `probability` of being of one class, and `same`, the
-        verdict at the run's threshold.
-        """
+        """Every pair as a dict: `a`, `b`, `distance`, `probability`, and the verdict `same`."""
         names, embeddings = self._embedded(images, unreadable)
         distances = scores.all_distances(embeddings, embeddings, self.metric)
         return [
@@ -140,13 +115,13 @@ class SimilarityModel:
         return {"distance": float(distance), "probability": float(likely)}
 
     def open(self, folder):
-        """The embedded images of a folder, a `gallery.Gallery`.
+        """The embedded images of a folder, a `gallery.Gallery`; one that is open is given back.
 
-        They are kept in the run; what came, went or changed since is noticed.
-
-        Raises:
-            DataError: If there is no image in it.
+        They are kept in the run; what came, went or changed since is noticed. Without any image
+        there it is a `DataError`.
         """
+        if isinstance(folder, Gallery):
+            return folder
 
         def embed(paths):
             unreadable = {}
@@ -155,18 +130,14 @@ class SimilarityModel:
 
         digest = self._digest.copy()
         digest.update(os.fsencode(Path(folder).resolve()))
-        name = f"{digest.hexdigest()}.sqlite"
-        return open_gallery(folder, self.run / "embeddings" / name, embed)
+        return open_gallery(folder, self.run / f"embeddings/{digest.hexdigest()}.sqlite", embed)
 
     @functools.cached_property
     def _open_set(self):
         return OpenSet.load(self.run / "open_set.npz", self.metric)
 
     def identify(self, images, references, false_accept_rate=0.01, unreadable=None):
-        """Which of some classes is on each image, or none of them; no training needed.
-
-        The class of the nearest reference wins, and is believed if strangers do not come as near
-        (see `open_set`).
+        """Which of some classes is on each image, or none of them (see `open_set`).
 
         Args:
             references: Folder with a sub-folder of images per class, or an image per class; or
@@ -182,28 +153,25 @@ class SimilarityModel:
             raise ValueError(
                 f"false_accept_rate must lie between 0 and 1. Received: {false_accept_rate}."
             )
-        opened = references if isinstance(references, Gallery) else self.open(references)
-        classes, labels = np.unique(_classes(opened.names), return_inverse=True)
-        reach = self._open_set.reach(opened.embeddings, labels, false_accept_rate)
-        answers = []
+        known = self.open(references)
+        classes, labels = np.unique(_classes(known.names), return_inverse=True)
+        embeddings, answers = known.embeddings, []
+        reach = self._open_set.reach(embeddings, labels, false_accept_rate)
         for name, embedding in zip(*self._embedded(images, unreadable), strict=True):
             nearest = np.full(len(classes), np.inf)
-            distances = scores.all_distances(embedding[None], opened.embeddings, self.metric)[0]
+            distances = scores.all_distances(embedding[None], embeddings, self.metric)[0]
             np.minimum.at(nearest, labels, distances)
             candidates = [
                 {"class": str(classes[row])} | self._judged(nearest[row])
                 for row in np.argsort(nearest, kind="stable")[:CANDIDATES]
             ]
-            answer = {"query": name, **candidates[0], "candidates": candidates}
-            score = nearest.min() - self._open_set.background(embedding[None])[0]
-            answers.append(answer if score < reach else answer | {"class": None})
+            answers.append({"query": name, **candidates[0], "candidates": candidates})
+            if not nearest.min() - self._open_set.background(embedding[None])[0] < reach:
+                answers[-1]["class"] = None
         return answers
 
     def search(self, images, gallery, top=10, unreadable=None):
-        """The most similar images of a folder.
-
-        Args:
-            gallery: Folder of images, or what `open` gives of one.
+        """The most similar images of a folder, or of what `open` gives of one.
 
         Returns:
             List of dicts: `query`, and `results`, the `top` of them as dicts of `path` and
@@ -211,11 +179,10 @@ class SimilarityModel:
         """
         if top < 1:
             raise ValueError(f"top must be 1 or more. Received: {top}.")
-        opened = gallery if isinstance(gallery, Gallery) else self.open(gallery)
-        answers = []
+        known, answers = self.open(gallery), []
         for name, embedding in zip(*self._embedded(images, unreadable), strict=True):
-            found = zip(*opened.search(embedding, top, self.metric), strict=True)
-            results = [{"path": opened.path(row), "distance": float(d)} for row, d in found]
+            found = zip(*known.search(embedding, top, self.metric), strict=True)
+            results = [{"path": known.path(row), "distance": float(d)} for row, d in found]
             answers.append({"query": name, "results": results})
         return answers
 
@@ -233,8 +200,7 @@ def _as_png(array):
             f"Received: {array.dtype} of shape {array.shape}."
         )
     file = io.BytesIO()
-    single = array.ndim == 3 and array.shape[2] == 1
-    Image.fromarray(array[..., 0] if single else array).save(file, "PNG")
+    Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array).save(file, "PNG")
     return file.getvalue()
 
 

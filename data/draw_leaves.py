@@ -1,27 +1,24 @@
-"""Draws diseased and healthy leaves, laid out as the PlantVillage photographs are.
+"""Draws diseased and healthy leaves, a folder of 128 x 128 JPEG files per class.
 
     python data/draw_leaves.py [FOLDER]
 
-One folder per class, `Crop___condition`, 60 JPEG files of 128 x 128 in each. The crop fixes
-outline and veins, the condition what is painted over them. Pose, light, background, camera
-and severity are drawn anew for every image and never look at the class, so raw pixels tell
-little and a network has something to learn. Each image is a function of (seed, class name,
-number): asking for more images changes none that were there before.
+The crop fixes outline and veins, the condition what is painted over them. Pose, light,
+background, camera and severity never look at the class, so raw pixels tell little. Each image is
+a function of (seed, class name, number): asking for more images changes none that were there.
 """
 
 import argparse
 import pathlib
 import tempfile
 import zlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 
 
-@dataclass(frozen=True)
-class Crop:
+class Crop(NamedTuple):
     """How a crop's leaf is built: one blade, or several leaflets alike but for length."""
 
     width: float  # half-width of a blade at its widest, in blade lengths
@@ -51,51 +48,34 @@ CROPS = {
     "Yam": Crop(0.43, 0.36, 2.2, veins=5, heart=0.45),
 }
 
-# A symptom is blobs around seeds: first where the seeds lie (every pixel outside the leaf is one of
+# A symptom is blobs around seeds. Where the seeds lie (every pixel outside the leaf is one of
 # scorch), how many, how far the blobs reach in image sides, and how heaped the seeds are, 0 evenly
-# to 2 in places; then the layers to paint: (edge in reaches, its sharpness, alpha, RGB).
+# to 2 in places:
+SEEDS = {
+    "spots": ("blade", (8, 16), (0.018, 0.032), 0.5),
+    "rust": ("blade", (90, 200), (0.007, 0.011), 2),
+    "blight": ("margin", (2, 4), (0.1, 0.15), 0.5),
+    "mildew": ("blade", (5, 12), (0.06, 0.1), 0.5),
+    "mosaic": ("blade", (25, 50), (0.035, 0.055), 0.5),
+    "scorch": ("outside", None, (0.02, 0.035), None),
+}
+# What is painted there in layers: edge in reaches, its sharpness, alpha, RGB.
 YELLOW, BROWN, DARK = (0.8, 0.74, 0.24), (0.34, 0.23, 0.17), (0.14, 0.09, 0.06)
-SYMPTOMS = {
-    "spots": [
-        ("blade", (8, 16), (0.018, 0.032), 0.5),
-        (1.9, 1, 0.75, YELLOW),
-        (1.0, 4, 1.0, DARK),
-        (0.4, 4, 0.5, (0.65, 0.57, 0.49)),
-    ],
-    "rust": [
-        ("blade", (90, 200), (0.007, 0.011), 2),
-        (3.0, 0.5, 0.3, YELLOW),
-        (1.0, 3, 1.0, (0.8, 0.35, 0.08)),
-    ],
-    "blight": [
-        ("margin", (2, 4), (0.1, 0.15), 0.5),
-        (1.2, 5, 0.7, YELLOW),
-        (1.0, 8, 1.0, BROWN),
-        (0.7, 8, 0.4, DARK),
-        (0.5, 8, 0.8, BROWN),
-    ],
-    "mildew": [
-        ("blade", (5, 12), (0.06, 0.1), 0.5),
-        (2.0, 0.4, 0.2, (0.9, 0.92, 0.88)),
-        (1.0, 1.5, 0.5, (0.9, 0.92, 0.88)),
-    ],
-    "mosaic": [
-        ("blade", (25, 50), (0.035, 0.055), 0.5),
-        (1.5, 4, 0.4, (0.1, 0.25, 0.08)),
-        (1.0, 4, 0.65, (0.85, 0.85, 0.3)),
-    ],
-    "scorch": [
-        ("outside", None, (0.02, 0.035), None),
-        (1.3, 4, 0.8, (0.3, 0.13, 0.09)),
-        (1.0, 4, 1.0, (0.52, 0.4, 0.26)),
-    ],
+WHITE, ORANGE, TAN = (0.9, 0.92, 0.88), (0.8, 0.35, 0.08), (0.52, 0.4, 0.26)
+LAYERS = {
+    "spots": [(1.9, 1, 0.75, YELLOW), (1.0, 4, 1.0, DARK), (0.4, 4, 0.5, (0.65, 0.57, 0.49))],
+    "rust": [(3.0, 0.5, 0.3, YELLOW), (1.0, 3, 1.0, ORANGE)],
+    "blight": [(1.2, 5, 0.7, YELLOW), (1, 8, 1, BROWN), (0.7, 8, 0.4, DARK), (0.5, 8, 0.8, BROWN)],
+    "mildew": [(2.0, 0.4, 0.2, WHITE), (1.0, 1.5, 0.5, WHITE)],
+    "mosaic": [(1.5, 4, 0.4, (0.1, 0.25, 0.08)), (1.0, 4, 0.65, (0.85, 0.85, 0.3))],
+    "scorch": [(1.3, 4, 0.8, (0.3, 0.13, 0.09)), (1.0, 4, 1.0, TAN)],
 }
 
 # Every crop has a healthy class and four of the six symptoms.
 CLASSES = [
     f"{crop}___{condition}"
     for i, crop in enumerate(CROPS)
-    for condition in ("healthy", *(name for j, name in enumerate(SYMPTOMS) if (i - j) % 3))
+    for condition in ("healthy", *(name for j, name in enumerate(SEEDS) if (i - j) % 3))
 ]
 
 
@@ -106,7 +86,6 @@ def noise(rng, size, cells, stretch=1.0):
 
 
 def blur(image, radius):
-    """An image blurred by a Gaussian of `radius` pixels."""
     return cv2.GaussianBlur(image, (0, 0), radius)
 
 
@@ -116,10 +95,7 @@ def cover(under, alpha, rgb):
 
 
 def blade_strokes(crop):
-    """What to draw of a blade that runs from 0 to 1 along the real axis.
-
-    Strokes of complex points, a value for (blade, stalk, veins) and a width, 0 to fill.
-    """
+    """A blade from 0 to 1: complex points, value for (blade, stalk, veins), width (0: fill)."""
     along = np.linspace(0, 1, 181)
     half = along ** (crop.widest * crop.pointed) * (1 - along) ** ((1 - crop.widest) * crop.pointed)
     half = 1j * crop.width * half / half.max()
@@ -185,10 +161,9 @@ def paint(leaf, condition, rng):
     pale = green + rng.uniform(0.1, 0.4) * (np.array((0.85, 0.9, 0.63)) - green)
     picture = cover(green, 0.3 * noise(rng, size, 10), pale)
     if condition != "healthy":
-        seeds, *layers = SYMPTOMS[condition]
-        distance = distances(rng, blade, *seeds)
+        distance = distances(rng, blade, *SEEDS[condition])
         rough = blade * (1 - rng.uniform(0, 0.35) * rng.random((size, size), "float32"))
-        for edge, sharpness, alpha, rgb in layers:
+        for edge, sharpness, alpha, rgb in LAYERS[condition]:
             alpha = np.clip(sharpness * (edge - distance), 0, alpha * rng.uniform(0.8, 1))
             picture = cover(picture, alpha * rough, rgb * rng.normal(1, (0.15, 0.1, 0.1)))
     picture = cover(picture, veins * rng.uniform(0.4, 0.8) + stalk, pale)
@@ -224,12 +199,11 @@ def draw_image(name, number, seed, size):
 def draw_leaves(folder, seed=0, images_per_class=60, size=128, report=print):
     """Draws every class into a new `folder`, which appears when all of it is drawn.
 
-    Args:
-        folder: Where to, a path at which there is nothing yet.
-        seed: Another seed draws other leaves of the same classes.
-        images_per_class: Files in each class folder, `0000.jpg` and on.
-        size: Pixels along a side.
-        report: Called with a line now and then, on how many are drawn.
+    Files are `Crop___condition/0000.jpg` and on, `size` pixels along a side; `report` is called
+    with a line now and then. Another seed draws other leaves of the same classes.
+
+    Raises:
+        FileExistsError: If there is something at `folder`.
     """
     folder = pathlib.Path(folder)
     if folder.exists():
