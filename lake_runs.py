@@ -39,14 +39,20 @@ def lake_scores(source, encoder, config, distance=None):
         files = [read_bytes(source, name) for name in [*tests, *trainings]]
         seen = np.stack([decode(file, config.image_size, config.channels)[0] for file in files])
         native = np.stack([decode(file, NATIVE_SIZE, 1)[0] for file in files])
-        embeddings = embed(encoder, seen, np.arange(len(files)))
-        known = np.arange(len(tests), len(files))
+        queries, known = np.split(np.arange(len(files)), [len(tests)])
         references = np.tile(known[:, None], (len(tests), 1, 1))
-        trials = scores.Trials(np.arange(len(tests)), references, answers)
+        trials = scores.Trials(queries, references, answers)
+        embeddings = embed(encoder, seen, np.arange(len(files)))
         for name, rival in baselines.rivals(embeddings, native, distance, binary=True).items():
             error = 1 - scores.trial_credit(rival(trials), answers).mean()
             errors.setdefault(name, []).append(error)
-    return {name: _mean_with_interval(np.array(values)) for name, values in errors.items()}
+    found = {}
+    for name, values in errors.items():
+        mean = np.mean(values)
+        reach = 1.96 * np.std(values) / np.sqrt(max(1, len(values) - 1))
+        interval = np.clip([mean - reach, mean + reach], 0, 1).tolist()
+        found[name] = {"error": float(mean), "interval": interval, "runs": len(values)}
+    return found
 
 
 def read_lake_runs(source):
@@ -63,7 +69,7 @@ def read_lake_runs(source):
         )
     for name in labels:
         root = PurePosixPath(name).parent.parent
-        lines = [line.split() for line in read_bytes(source, name).decode().splitlines()]
+        lines = map(str.split, read_bytes(source, name).decode().splitlines())
         pairs = [[str(root / part) for part in line] for line in lines if line]
         missing = [part for pair in pairs for part in pair if part not in files]
         if missing or any(len(pair) != 2 for pair in pairs) or not pairs:
@@ -71,14 +77,6 @@ def read_lake_runs(source):
                 f"{source}: each line of {name} must name a test file and a training file that "
                 f"are there. Missing: {missing[:3]}."
             )
-        tests = [test for test, _ in pairs]
-        trainings = sorted({training for _, training in pairs})
-        yield tests, trainings, np.array([trainings.index(training) for _, training in pairs])
-
-
-def _mean_with_interval(errors):
-    mean, reach = errors.mean(), 0.0
-    if len(errors) > 1:
-        reach = 1.96 * errors.std(ddof=1) / np.sqrt(len(errors))
-    interval = np.clip([mean - reach, mean + reach], 0, 1).tolist()
-    return {"error": float(mean), "interval": interval, "runs": len(errors)}
+        tests, answers = zip(*pairs, strict=True)
+        trainings, answers = np.unique(answers, return_inverse=True)
+        yield tests, trainings.tolist(), answers
