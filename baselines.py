@@ -45,10 +45,9 @@ def _hausdorff_distances(points, trials):
 
 
 def background_pixels(images):
-    """Eight pixels of the border, `(n, 8 * c)`: four corners and four middles of an edge.
+    """Eight border pixels, corners and middles of the edges, `(n, 8 * c)`.
 
-    Reference:
-        Noyan, "Uncovering bias in the PlantVillage dataset", 2022.
+    After Noyan, "Uncovering bias in the PlantVillage dataset", 2022.
     """
     row, column = images.shape[1] // 2, images.shape[2] // 2
     rows, columns = [0, 0, 0, row, row, -1, -1, -1], [0, column, -1, 0, -1, 0, column, -1]

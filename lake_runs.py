@@ -15,22 +15,16 @@ NATIVE_SIZE = 105  # pixels of Omniglot's drawings, at which Lake's baselines ar
 def lake_scores(source, encoder, config, distance=None):
     """Error on runs of Lake's form: each test drawing against one drawing of 20 characters.
 
+    Lake, Salakhutdinov & Tenenbaum, "Human-level concept learning through probabilistic program
+    induction", 2015.
+
     Args:
-        source: Zip or folder with `runNN/class_labels.txt`; each line names a test file and the
-            training file of the same character.
+        source: As for `read_lake_runs`.
         encoder: The encoder to score; `config` is its `Config`.
         distance: Of two embeddings, as in `scores`.
 
     Returns:
-        Dict: for the model and each baseline `error` (mean over runs), `interval` (95%) and the
-        number of `runs`.
-
-    Raises:
-        DataError: If there are no such runs.
-
-    Reference:
-        Lake, Salakhutdinov & Tenenbaum, "Human-level concept learning through probabilistic
-        program induction", 2015.
+        Dict: for the model and each baseline `error` (mean over runs), 95% `interval`, `runs`.
     """
     from siamese_network_funcs import embed
 
@@ -56,10 +50,11 @@ def lake_scores(source, encoder, config, distance=None):
 
 
 def read_lake_runs(source):
-    """Yields `(test files, training files, answers)` of each run.
+    """Yields `(test files, training files, answers)` of each run in a zip or folder.
 
     Raises:
-        DataError: If there is no `class_labels.txt`, or one that is not of the form.
+        DataError: If it holds no `runNN/class_labels.txt` whose every line names a test file and
+            the training file of the same character.
     """
     files = list_files(source)
     labels = sorted(name for name in files if PurePosixPath(name).name == "class_labels.txt")

@@ -14,6 +14,7 @@ PAIRS_A_KIND = 4
 
 
 def _save(figure, path, *graphs):
+    """Gives the graphs a quiet grid and writes the figure."""
     for axes in graphs:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -22,12 +23,9 @@ def _save(figure, path, *graphs):
 
 
 def plot_curves(history, name, title, best_epoch, path):
-    """Draws one quantity over the epochs, training and validation, the kept epoch marked.
+    """Draws training and validation over the epochs, `best_epoch`, which was kept, marked.
 
-    Args:
-        history: List of dicts, one an epoch, with `epoch` (from 1), `name` and `val_` + `name`.
-        name: "accuracy" or "loss".
-        best_epoch: The epoch whose weights were kept.
+    `history` is a list of dicts, one an epoch, with `epoch` (from 1), `name` and `val_` + `name`.
     """
     epochs = [row["epoch"] for row in history]
     best = history[epochs.index(best_epoch)][f"val_{name}"]
@@ -71,11 +69,9 @@ def plot_pairs(pixels, left, right, same, distances, threshold, path):
 
 
 def plot_rows(rows, path, titles=()):
-    """Images in rows, each with a caption above it.
+    """Lists of (uint8 array (size, size, channels), caption above it) as rows of images.
 
-    Args:
-        rows: List of lists of (uint8 array (size, size, channels), caption).
-        titles: Text and colour above each row.
+    `titles` are the text and colour above each row.
     """
     shape = len(rows), max(map(len, rows))
     size = max(4.5, 1.7 * shape[1]), (2.4 if titles else 2.0) * shape[0]
@@ -96,10 +92,7 @@ def plot_rows(rows, path, titles=()):
 def plot_verification(same, distances, scores, name, path):
     """ROC curve, distance histograms with the threshold, and reliability, side by side.
 
-    Args:
-        same, distances: Of pairs, as for `plot_pairs`.
-        scores: Dict as from `scores.verification_scores`.
-        name: "known" or "unseen".
+    `scores` are those of `scores.verification_scores`, `name` is "known" or "unseen".
     """
     figure, graphs = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     figure.suptitle(f"Verification, {name} classes: ROC AUC {scores['auc']:.4f}")
@@ -125,11 +118,7 @@ def plot_verification(same, distances, scores, name, path):
 
 
 def plot_n_way(curves, path):
-    """One-shot accuracy against the number of classes, with 95% bands.
-
-    Args:
-        curves: "known" and "unseen" -> dict as from `evaluate.n_way_curve`.
-    """
+    """Draws `curves`, "known" and "unseen" -> what `evaluate.n_way_curve` gives, with 95% bands."""
     figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained")
     for name, curve in curves.items():
         ways, color = curve["ways"], {"known": GREEN, "unseen": ORANGE}[name]

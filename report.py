@@ -22,6 +22,7 @@ LOOKS = (
     "Each square is covered in turn; the redder, the more the pair's distance grows without it. "
     "Red beside the object is a bad sign."
 )
+MAP = "t-SNE: a dot an image, a colour a class; point at one to see it."
 
 SCORES = {  # key in metrics.json -> title and format
     "auc": ("ROC AUC", ".4f"),
@@ -38,7 +39,9 @@ SCORES = {  # key in metrics.json -> title and format
     "mean_average_precision": ("retrieval, mean average precision", ".4f"),
 }
 
-STYLE = """
+HEAD = """<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
 :root { color-scheme: light dark; --card: color-mix(in srgb, CanvasText 6%, Canvas) }
 body { margin: auto; max-width: 1040px; padding: 16px; font: 16px/1.5 system-ui, sans-serif }
 p, figcaption { color: color-mix(in srgb, CanvasText 65%, Canvas) }
@@ -57,7 +60,7 @@ figcaption { font-size: .8rem; width: 0; min-width: 100%; overflow-wrap: anywher
 .map i { position: absolute; width: 9px; height: 9px; border-radius: 50% }
 .map img { display: none; position: fixed; right: 16px; bottom: 16px; width: 128px }
 .map i:hover { outline: 2px solid } .map i:hover img { display: block }
-"""
+</style>"""
 
 # The tables, for terminal and page
 
@@ -118,40 +121,17 @@ def tag(name, /, *content, **attributes):
     """An HTML element; write `class_` for the attribute class."""
     inside = "".join(c if isinstance(c, Markup) else html.escape(str(c)) for c in content)
     named = "".join(f' {k.rstrip("_")}="{html.escape(str(v))}"' for k, v in attributes.items())
-    return Markup(f"<{name}{named}>{inside}" + ("" if name in ("img", "meta") else f"</{name}>"))
+    return Markup(f"<{name}{named}>{inside}" + ("" if name == "img" else f"</{name}>"))
 
 
 def write_report(out, run, metrics, held_out, encoder):
-    """Writes `metrics.json`, the figures and `report.html`.
+    """Writes `metrics.json`, the figures and `report.html` into a folder.
 
-    Args:
-        out: Folder for them.
-        run: The `RunDirectory` that was scored.
-        metrics: From `evaluate.evaluate`.
-        held_out: List of `evaluate.HeldOut`.
-        encoder: The run's.
+    Takes what `evaluate.evaluate` scored and gave: the `RunDirectory` with its encoder, the dict
+    of metrics and the list of `HeldOut`.
     """
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "metrics.json", lambda path: path.write_text(json.dumps(metrics, indent=2)))
-    parts = _heading(out, run, metrics)
-    for held in held_out:
-        parts += _set_section(out, held, metrics["sets"][held.name], encoder)
-    curves = [_plot(run / name) for name in ("accuracy.png", "loss.png") if (run / name).exists()]
-    parts += [tag("h2", "The training"), _row(*curves)]
-    for name in ("config.json", "environment.json", "threshold.json"):
-        parts.append(_folded(name, tag("pre", (run / name).read_text())))
-    head = (
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", run.path.name),
-        tag("style", Markup(STYLE)),
-    )
-    page = "<!doctype html>" + tag("html", *head, tag("body", *parts), lang="en")
-    write_whole(out / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
-
-
-def _heading(out, run, metrics):
-    """How good the run is: all scores."""
     note = "Scored on its own held-out images, which it never trained on. "
     if metrics["data"]:
         note = f"Scored on {metrics['data']}, all of whose classes count as unseen. "
@@ -163,47 +143,50 @@ def _heading(out, run, metrics):
     curves = {name: result["curve"] for name, result in metrics["sets"].items() if result["curve"]}
     if curves:
         parts.append(_plot(out / "n_way.png", plots.plot_n_way, curves))
-    return parts
+    for held in held_out:
+        parts += _set_section(out, held, metrics["sets"][held.name], encoder)
+    curves = [_plot(run / name) for name in ("accuracy.png", "loss.png") if (run / name).exists()]
+    parts += [tag("h2", "The training"), tag("div", *curves, class_="row")]
+    for name in ("config.json", "environment.json", "threshold.json"):
+        parts.append(_folded(name, tag("pre", (run / name).read_text())))
+    head = Markup(HEAD) + tag("title", run.path.name)
+    page = "<!doctype html>" + tag("html", Markup(head), tag("body", *parts), lang="en")
+    write_whole(out / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
 
 
 def _set_section(out, held, result, encoder):
     """The pictures behind one set's scores."""
     drawn = held.same, held.distances, result["verification"], held.name
     figure = _plot(out / f"verification_{held.name}.png", plots.plot_verification, *drawn)
-    nearest_first = np.argsort(held.distances, kind="stable")
-    genuine, impostors = (nearest_first[held.same[nearest_first] == same] for same in (True, False))
+    ranked = np.argsort(held.distances, kind="stable")  # nearest first
+    genuine, impostors = (ranked[held.same[ranked] == same] for same in (True, False))
     looked_into = np.unique(np.linspace(0, len(genuine) // 2, LOOKED_INTO).astype(int))
+    hardest = genuine[::-1][:HARDEST]
     recalls = sorted(result["retrieval"]["class_recall_at_1"].items(), key=lambda item: item[1])
     by_class = [["class", "recall at 1"], *([name, f"{share:.1%}"] for name, share in recalls)]
     confused = [["image of", "nearest is of", "times"], *result["retrieval"]["most_confused"]]
     return [
         tag("h2", f"{held.name.capitalize()} classes in detail"),
         tag("div", figure, class_="scroll"),
-        tag("h3", "Hardest genuine pairs: one class, far apart"),
-        _pairs(held, genuine[::-1][:HARDEST]),
-        tag("h3", "Hardest impostors: two classes, close together"),
-        _pairs(held, impostors[:HARDEST]),
-        tag("h3", "Nearest neighbours of a few queries"),
-        *_neighbours(held),
-        tag("h3", "Map of the embeddings"),
-        tag("p", "t-SNE: a dot an image, a colour a class; point at one to see it."),
-        _map(held),
-        tag("h3", "Where the network looks"),
-        tag("p", LOOKS),
-        _pairs(held, genuine[looked_into], encoder),
-        tag("h3", "Most confused classes"),
-        _table(confused),
+        _part("Hardest genuine pairs: one class, far apart", _pairs(held, hardest)),
+        _part("Hardest impostors: two classes, close together", _pairs(held, impostors[:HARDEST])),
+        _part("Nearest neighbours of a few queries", *_neighbours(held)),
+        _part("Map of the embeddings", tag("p", MAP), _map(held)),
+        _part(
+            "Where the network looks", tag("p", LOOKS), _pairs(held, genuine[looked_into], encoder)
+        ),
+        _part("Most confused classes", _table(confused)),
         _folded("All classes, the hardest first", _table(by_class)),
     ]
+
+
+def _part(title, *content):
+    return tag("section", tag("h3", title), *content)
 
 
 def _table(rows):
     lines = [tag("tr", *(tag("th" if row is rows[0] else "td", c) for c in row)) for row in rows]
     return tag("div", tag("table", *lines), class_="scroll")
-
-
-def _row(*content):
-    return tag("div", *content, class_="row")
 
 
 def _folded(title, content):
@@ -217,6 +200,11 @@ def _plot(path, draw=None, *given):
     return _embedded(path.read_bytes(), "png", path.stem, class_="plot")
 
 
+def _embedded(content, kind, alt, **attributes):
+    data = base64.b64encode(content).decode()
+    return tag("img", alt=alt, src=f"data:image/{kind};base64,{data}", **attributes)
+
+
 def _image(pixels, size, alt):
     file = io.BytesIO()
     small = Image.fromarray(pixels.squeeze()).resize((size, size), Image.Resampling.BILINEAR)
@@ -224,17 +212,12 @@ def _image(pixels, size, alt):
     return _embedded(file.getvalue(), "jpeg", alt, title=alt)
 
 
-def _embedded(content, kind, alt, **attributes):
-    data = base64.b64encode(content).decode()
-    return tag("img", alt=alt, src=f"data:image/{kind};base64,{data}", **attributes)
+def _thumbnail(held, at, size=96):
+    return _image(held.image(at), size, held.class_name(at))
 
 
 def _figure(caption, *images):
     return tag("figure", *images, tag("figcaption", caption))
-
-
-def _thumbnail(held, at, size=96):
-    return _image(held.image(at), size, held.class_name(at))
 
 
 def _pairs(held, pairs, encoder=None):
@@ -247,7 +230,7 @@ def _pairs(held, pairs, encoder=None):
             images = [_look(held, encoder, *sides) for sides in (both, both[::-1])]
         names = " and ".join(dict.fromkeys(map(held.class_name, both)))
         figures.append(_figure(f"{held.distances[pair]:.3f}: {names}", *images))
-    return _row(*figures)
+    return tag("div", *figures, class_="row")
 
 
 def _look(held, encoder, here, there):
@@ -266,7 +249,7 @@ def _neighbours(held):
         for at in np.argsort(row, kind="stable")[:NEIGHBOURS]:
             name = "✓" if held.labels[at] == held.labels[query] else f"✗ {held.class_name(at)}"
             figures.append(_figure(f"{row[at]:.3f} {name}", _thumbnail(held, at)))
-        yield _row(*figures)
+        yield tag("div", *figures, class_="row")
 
 
 def _map(held):
@@ -292,10 +275,8 @@ def occlusion_map(encoder, pixels, other_embedding, distance=None):
         distance: Of two embeddings, as in `scores`.
 
     Returns:
-        Array (PATCHES, PATCHES); 0 where the part does not matter.
-
-    Reference:
-        Zeiler & Fergus, "Visualizing and understanding convolutional networks", 2014.
+        Array (PATCHES, PATCHES); 0 where the part does not matter (Zeiler & Fergus, "Visualizing
+        and understanding convolutional networks", 2014).
     """
     from siamese_network_funcs import embed
 

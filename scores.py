@@ -39,12 +39,11 @@ def _row_distances(left, right, distance):
     return np.sqrt(np.einsum("nd,nd->n", difference, difference))
 
 
-def pair_distances(embeddings, left, right, distance=None, others=None):
-    """Distances `(pairs,)` of rows `left` to rows `right` (of `others`, if given), by chunks."""
-    others = embeddings if others is None else others
+def pair_distances(embeddings, left, right, distance=None):
+    """Distances `(pairs,)` between rows `left` and `right` of `embeddings`, by chunks."""
     distances = np.empty(len(left))
     for rows in _chunks(len(left), embeddings.shape[1]):
-        distances[rows] = _row_distances(embeddings[left[rows]], others[right[rows]], distance)
+        distances[rows] = _row_distances(embeddings[left[rows]], embeddings[right[rows]], distance)
     return distances
 
 
@@ -54,8 +53,12 @@ def all_distances(left, right, distance=None):
     Euclidean ones are rounded to a millionth of the longest embedding, so that equal ones tie.
     """
     if distance is not None:
-        pairs = np.indices((len(left), len(right)))
-        return pair_distances(left, *pairs.reshape(2, -1), distance, right).reshape(pairs.shape[1:])
+        distances = np.empty((len(left), len(right)))
+        for rows in _chunks(len(right), right.shape[1]):
+            for one, row in zip(left, distances, strict=True):
+                others = np.broadcast_to(one, right[rows].shape)
+                row[rows] = _row_distances(others, right[rows], distance)
+        return distances
     left, right = np.asarray(left, np.float64), np.asarray(right, np.float64)
     ours, theirs = (np.einsum("nd,nd->n", side, side) for side in (left, right))
     scale = theirs.max(initial=0) or 1
@@ -81,10 +84,7 @@ def draw_verification_pairs(labels, rng, max_pairs=20_000):
 
     Of more than `max_pairs` genuine pairs each class gives the same number, or all it has;
     impostors spread over the pairs of classes likewise. No pair comes twice, so with few
-    impostors fewer are returned.
-
-    Returns:
-        `(left, right, same)`.
+    impostors fewer are returned. Returns `(left, right, same)`.
     """
     _, labels = np.unique(labels, return_inverse=True)
     by_class, starts, counts = _grouped(labels)
@@ -196,10 +196,7 @@ def calibrate(same, distances):
     """Fits `(a, b)` so that `sigmoid(a * distance + b)` is the probability of one class.
 
     Logistic regression, both kinds of pair weighing the same; its mild penalty keeps `a` finite
-    where the two kinds part entirely.
-
-    Reference:
-        Platt, "Probabilistic outputs for support vector machines", 1999.
+    (Platt, "Probabilistic outputs for support vector machines", 1999).
     """
     same, distances = _checked(same, distances)
     mean, spread = distances.mean(), distances.std() or 1.0
@@ -243,9 +240,7 @@ def bootstrap_intervals(same, distances, left_classes, right_classes, threshold,
 
     Classes are drawn with replacement; a pair weighs the product of its two classes'
     multiplicities, a genuine pair its class's. Draws that leave only one kind are dropped.
-
-    Reference:
-        Efron and Tibshirani, "An introduction to the bootstrap", 1993 (percentile interval).
+    Percentile intervals (Efron and Tibshirani, "An introduction to the bootstrap", 1993).
     """
     same, distances = _checked(same, distances)
     order = np.argsort(distances, kind="stable")  # sorted once, for all draws
@@ -282,10 +277,7 @@ def draw_trials(labels, ways, shots, num_trials, rng, families=None):
     """Draws `Trials`: `ways` classes, `shots` references of each, a query that is no reference.
 
     Classes with fewer than `shots + 1` images take no part; `ways` shrinks to what there is.
-
-    Args:
-        families: Each image's family, `(n,)`: a trial's classes come from one of those that
-            have enough, each as likely. None for trials across all classes.
+    Given each image's family `(n,)`, a trial's classes come from one of those that have enough.
     """
     _, first_image, labels = np.unique(labels, return_index=True, return_inverse=True)
     by_class, starts, counts = _grouped(labels)
@@ -324,11 +316,8 @@ def _distinct(sizes, count, rng):
 def trial_distances(embeddings, trials, distance=None):
     """Distances `(T, ways)` of each query to its classes, by chunks.
 
-    A class stands as the mean of its K references. The result is float32, so that sums that
-    differ in their last bits still tie.
-
-    Reference:
-        Snell et al., "Prototypical networks for few-shot learning", 2017.
+    A class stands as the mean of its K references (Snell et al., "Prototypical networks for
+    few-shot learning", 2017). Float32, so that sums that differ in their last bits still tie.
     """
     num_trials, ways, shots = trials.references.shape
     distances = np.empty((num_trials, ways), np.float32)
