@@ -46,7 +46,7 @@ HEAD = """<meta charset="utf-8">
 body { margin: auto; max-width: 1040px; padding: 16px; font: 16px/1.5 system-ui, sans-serif }
 p, figcaption { color: color-mix(in srgb, CanvasText 65%, Canvas) }
 .warning, .map, pre { background: var(--card); border-radius: 8px; padding: 10px 14px }
-.warning { border-left: 4px solid #d97706 }
+.warning { border-left: 4px solid #d97706; color: CanvasText }
 .row { display: flex; flex-wrap: wrap; gap: 14px; margin: 12px 0 }
 .scroll, pre { overflow-x: auto; margin: 12px 0 }
 table { border-collapse: collapse }
