@@ -33,7 +33,7 @@ SEEDS = {"pairs": 0, "trials": 1, "bootstrap": 2}
 
 @dataclasses.dataclass
 class HeldOut:
-    """One set of images to score on, never mixed with another."""
+    """One set of images to score on; images are told by their position in `rows`."""
 
     name: str  # "known" or "unseen"
     dataset: Dataset
@@ -41,7 +41,7 @@ class HeldOut:
     labels: np.ndarray  # their classes
     embeddings: np.ndarray  # (images, embedding_dim)
     distance: Callable | None  # of two embeddings, as in `scores`
-    left: np.ndarray  # of verification pairs: positions in `rows`
+    left: np.ndarray  # of verification pairs
     right: np.ndarray
     same: np.ndarray  # True for genuine pairs
     distances: np.ndarray  # of the pairs
@@ -58,14 +58,8 @@ class HeldOut:
 def evaluate(run, encoder, options, distance=None):
     """Scores a finished `RunDirectory` with its encoder and, where learned, its distance.
 
-    Args:
-        options: What `parse` gives.
-
-    Returns:
-        `(metrics, held_out)`: a dict for `metrics.json`, and the list of `HeldOut` behind it.
-
-    Raises:
-        DataError: If there is nothing to score on.
+    Takes the options of `parse`. Returns a dict for `metrics.json`, and the list of `HeldOut`
+    behind it; raises DataError if there is nothing to score on.
     """
     decision = run.read_json("threshold.json")
     metrics = {"run": run.path.name, "data": options.data, "seed": options.seed, "sets": {}}
@@ -80,9 +74,8 @@ def evaluate(run, encoder, options, distance=None):
         held_out.append(held)
         metrics["sets"][name] = score_set(held, decision, options)
     if options.lake_runs:
-        source = Path(options.lake_runs)
-        metrics["lake"] = lake_scores(source, encoder, run.config, distance)
-    if not held_out and not options.lake_runs:
+        metrics["lake"] = lake_scores(Path(options.lake_runs), encoder, run.config, distance)
+    elif not held_out:
         raise DataError("There is nothing to score on. Give a folder of images with --data.")
     return metrics, held_out
 
@@ -90,8 +83,7 @@ def evaluate(run, encoder, options, distance=None):
 def held_out_rows(run, data, report=print):
     """The images to score on: all of `data`, or else what the run kept for test.
 
-    Returns:
-        `(dataset, sides)`: a `Dataset`, and its rows by name, "known" or "unseen".
+    Returns a `Dataset`, and its rows by name, "known" or "unseen".
     """
     config = dataclasses.replace(run.config, data_dir=data) if data else run.config
     index = read_index(config.data_dir)
@@ -149,11 +141,10 @@ def score_set(held, decision, options):
 
 
 def few_shot_table(held, rivals, options):
-    """N-way K-shot accuracy of the model and of every baseline, in the same trials.
+    """N-way K-shot accuracy of all `rivals`, of `baselines.rivals`, in the same trials.
 
-    Returns:
-        List of dicts: `ways`, `shots`, `classes` ("across" or "within" families), and under
-        each name of `rivals` (from `baselines.rivals`) `accuracy` and `interval`.
+    Returns a list of dicts: `ways`, `shots`, `trials`, `classes` ("across" or "within" families),
+    and each name's `scores.few_shot_scores`.
     """
     families = held.dataset.index.families[held.rows]
     places = {"across": None} | ({"within": families} if len(np.unique(families)) > 1 else {})
@@ -171,24 +162,20 @@ def few_shot_table(held, rivals, options):
         number = trials.references.shape[1]
         if number < ways:
             print(f"{what}: {number}-way, not {ways}-way: no more classes have enough images.")
-        if (place, number, shots) in table:
-            continue
-        row = {"classes": place, "ways": number, "shots": shots, "trials": options.trials}
-        for name, rival in rivals.items():
-            distances = rival(trials)
-            row[name] = scores.few_shot_scores(distances, trials.answers[: len(distances)])
-        table[place, number, shots] = row | {"random": {"accuracy": 1 / number}}
+        if (place, number, shots) not in table:
+            row = {"classes": place, "ways": number, "shots": shots, "trials": options.trials}
+            for name, rival in rivals.items():
+                distances = rival(trials)
+                row[name] = scores.few_shot_scores(distances, trials.answers[: len(distances)])
+            table[place, number, shots] = row | {"random": {"accuracy": 1 / number}}
     return list(table.values())
 
 
 def n_way_curve(held, rivals, options):
     """One-shot accuracy against N = 2..20, for the model and raw pixels.
 
-    All N come from the same trials: the right class and the first N - 1 others.
-
-    Returns:
-        Dict of lists: `ways`, and for each name what `scores.few_shot_scores` gives; None if no
-        two classes have two images.
+    All N come from the same trials: the right class and the first N - 1 others. Returns a dict of
+    lists, `ways` and each name's `scores.few_shot_scores`; None if no trial can be drawn.
     """
     rng = np.random.default_rng([options.seed, SEEDS["trials"]])
     try:
@@ -208,10 +195,8 @@ def n_way_curve(held, rivals, options):
 def background_warnings(few_shot):
     """A sentence for the reader where eight border pixels come near the model's accuracy."""
     for row in few_shot:
-        model, background, chance = (
-            row[name]["accuracy"] for name in ("model", "background", "random")
-        )
-        if row["shots"] == 1 and background - chance > (model - chance) / 2:
+        model, background = row["model"]["accuracy"], row["background"]["accuracy"]
+        if row["shots"] == 1 and 2 * background > model + 1 / row["ways"]:
             return [
                 f"Eight border pixels reach {background:.1%} at {row['ways']}-way one-shot "
                 f"({row['classes']} families), the model {model:.1%}: this data can be solved "

@@ -14,6 +14,7 @@ PAIRS_A_KIND = 4
 
 
 def _save(figure, path, *graphs):
+    """Gives the graphs a quiet grid and writes the figure."""
     for axes in graphs:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -22,18 +23,15 @@ def _save(figure, path, *graphs):
 
 
 def plot_curves(history, name, title, best_epoch, path):
-    """Draws one quantity over the epochs, training and validation, the kept epoch marked.
+    """Draws training and validation over the epochs, `best_epoch`, which was kept, marked.
 
-    Args:
-        history: List of dicts, one an epoch, with `epoch` (from 1), `name` and `val_` + `name`.
-        name: "accuracy" or "loss".
-        best_epoch: The epoch whose weights were kept.
+    `history` is a list of dicts, one an epoch, with `epoch` (from 1), `name` and `val_` + `name`.
     """
-    epochs, validation = [row["epoch"] for row in history], [row[f"val_{name}"] for row in history]
-    best = validation[epochs.index(best_epoch)]
+    epochs = [row["epoch"] for row in history]
+    best = history[epochs.index(best_epoch)][f"val_{name}"]
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    axes.plot(epochs, [row[name] for row in history], color=QUIET, marker=".", label="training")
-    axes.plot(epochs, validation, color=GREEN, marker=".", label="validation")
+    for key, label, color in ((name, "training", QUIET), (f"val_{name}", "validation", GREEN)):
+        axes.plot(epochs, [row[key] for row in history], color=color, marker=".", label=label)
     axes.axvline(best_epoch, color=ORANGE, linestyle=":", linewidth=1)
     axes.plot(best_epoch, best, "o", color=ORANGE, label=f"kept: epoch {best_epoch}, {best:.3f}")
     axes.set(xlabel="epoch", ylabel=name, title=title)
@@ -51,37 +49,29 @@ def plot_pairs(pixels, left, right, same, distances, threshold, path):
         same, distances: Arrays (pairs,), True for genuine.
         threshold: A pair is called the same below it.
     """
-    accepted, error = distances < threshold, np.abs(distances - threshold)
-    kinds = {
-        "genuine, called same": (same & accepted, GREEN),
-        "impostor, called different": (~same & ~accepted, GREEN),
-        "genuine, called different": (same & ~accepted, RED),
-        "impostor, called same": (~same & accepted, RED),
-    }
     rows, titles = [], []
-    for kind, (mask, color) in kinds.items():
-        members = np.flatnonzero(mask)
-        if color == RED:
-            members = members[np.argsort(-error[members])]
+    for genuine, called in ((True, True), (False, False), (True, False), (False, True)):
+        members = np.flatnonzero((same == genuine) & ((distances < threshold) == called))
+        if genuine != called:  # the worst first
+            members = members[np.argsort(-np.abs(distances[members] - threshold))]
         _, first = np.unique(left[members], return_index=True)  # no image twice on the left
         shown = members[np.sort(first)]
-        if color == GREEN:
+        if genuine == called:
             shown = shown[:: max(1, len(shown) // PAIRS_A_KIND)]
         rows.append([])
         for pair in shown[:PAIRS_A_KIND]:
-            sign = "<" if accepted[pair] else "≥"
-            caption = f"distance {distances[pair]:.3f} {sign} {threshold:.3f}"
+            caption = f"distance {distances[pair]:.3f} {'<' if called else '≥'} {threshold:.3f}"
             rows[-1] += [(pixels[left[pair]], caption), (pixels[right[pair]], "")]
-        titles.append((f"{kind}: {len(members)}", color))
+        kind = "genuine" if genuine else "impostor", "same" if called else "different"
+        title = f"{kind[0]}, called {kind[1]}: {len(members)}"
+        titles.append((title, GREEN if genuine == called else RED))
     plot_rows(rows, path, titles)
 
 
 def plot_rows(rows, path, titles=()):
-    """Images in rows, each with a caption above it.
+    """Lists of (uint8 array (size, size, channels), caption above it) as rows of images.
 
-    Args:
-        rows: List of lists of (uint8 array (size, size, channels), caption).
-        titles: Text and colour above each row.
+    `titles` are the text and colour above each row.
     """
     shape = len(rows), max(map(len, rows))
     size = max(4.5, 1.7 * shape[1]), (2.4 if titles else 2.0) * shape[0]
@@ -102,23 +92,19 @@ def plot_rows(rows, path, titles=()):
 def plot_verification(same, distances, scores, name, path):
     """ROC curve, distance histograms with the threshold, and reliability, side by side.
 
-    Args:
-        same, distances: Of pairs, as for `plot_pairs`.
-        scores: Dict as from `scores.verification_scores`.
-        name: "known" or "unseen".
+    `scores` are those of `scores.verification_scores`, `name` is "known" or "unseen".
     """
     figure, graphs = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     figure.suptitle(f"Verification, {name} classes: ROC AUC {scores['auc']:.4f}")
     roc, histogram, reliability = graphs
-    false_accept, true_accept, _ = roc_curve(same, -distances)
-    roc.plot(false_accept, true_accept, color=GREEN)
+    roc.plot(*roc_curve(same, -distances)[:2], color=GREEN)
     roc.plot([0, 1], [1, 0], ":", color=QUIET, linewidth=1)
     title = f"equal error rate {scores['equal_error_rate']:.1%}"
     roc.set(xlabel="false accepts", ylabel="true accepts", title=title)
 
-    bins = np.histogram_bin_edges(distances, 50)
-    histogram.hist(distances[same], bins, color=GREEN, alpha=0.6, density=True, label="genuine")
-    histogram.hist(distances[~same], bins, color=RED, alpha=0.5, density=True, label="impostor")
+    kinds = [distances[same], distances[~same]]
+    style = {"color": [GREEN, RED], "alpha": 0.55, "label": ["genuine", "impostor"]}
+    histogram.hist(kinds, 50, density=True, histtype="stepfilled", **style)
     histogram.axvline(scores["threshold"], color="black", linestyle="--", linewidth=1)
     title = f"{scores['accuracy']:.1%} right, threshold {scores['threshold']:.3f}"
     histogram.set(xlabel="distance", yticks=[], title=title)
@@ -132,21 +118,17 @@ def plot_verification(same, distances, scores, name, path):
 
 
 def plot_n_way(curves, path):
-    """One-shot accuracy against the number of classes, with 95% bands.
-
-    Args:
-        curves: "known" and "unseen" -> dict as from `evaluate.n_way_curve`.
-    """
+    """Draws `curves`, "known" and "unseen" -> what `evaluate.n_way_curve` gives, with 95% bands."""
     figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained")
-    kinds = {"model": ("model", "-"), "raw pixels": ("nearest neighbour on pixels", "--")}
     for name, curve in curves.items():
-        color, ways = {"known": GREEN, "unseen": ORANGE}[name], curve["ways"]
-        for kind, (title, style) in kinds.items():
+        ways, color = curve["ways"], {"known": GREEN, "unseen": ORANGE}[name]
+        for kind, style in (("model", "-"), ("raw pixels", "--")):
             accuracy = [100 * point["accuracy"] for point in curve[kind]]
-            low, high = 100 * np.array([point["interval"] for point in curve[kind]]).T
-            label = f"{title}, {name} classes"
-            axes.plot(ways, accuracy, style, color=color, marker=".", label=label)
-            axes.fill_between(ways, low, high, color=color, alpha=0.15, linewidth=0)
+            band = 100 * np.array([point["interval"] for point in curve[kind]]).T
+            axes.plot(
+                ways, accuracy, style, color=color, marker=".", label=f"{kind}, {name} classes"
+            )
+            axes.fill_between(ways, *band, color=color, alpha=0.15, linewidth=0)
     ways = max((curve["ways"] for curve in curves.values()), key=len)
     axes.plot(ways, [100 / n for n in ways], ":", color=QUIET, label="random")
     axes.set(xlabel="classes to choose from (N)", ylabel="accuracy (%)", title="N-way one-shot")

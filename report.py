@@ -22,6 +22,7 @@ LOOKS = (
     "Each square is covered in turn; the redder, the more the pair's distance grows without it. "
     "Red beside the object is a bad sign."
 )
+MAP = "t-SNE: a dot an image, a colour a class; point at one to see it."
 
 SCORES = {  # key in metrics.json -> title and format
     "auc": ("ROC AUC", ".4f"),
@@ -38,14 +39,14 @@ SCORES = {  # key in metrics.json -> title and format
     "mean_average_precision": ("retrieval, mean average precision", ".4f"),
 }
 
-STYLE = """
+HEAD = """<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
 :root { color-scheme: light dark; --card: color-mix(in srgb, CanvasText 6%, Canvas) }
 body { margin: auto; max-width: 1040px; padding: 16px; font: 16px/1.5 system-ui, sans-serif }
-h1, h2, h3 { line-height: 1.3; margin: 1.5em 0 .3em }
-.quiet, figcaption { color: color-mix(in srgb, CanvasText 65%, Canvas) }
-.card, .warning, .map, pre { background: var(--card); border-radius: 8px; padding: 10px 14px }
-.card b { display: block; font-size: 1.6rem; line-height: 1.2 }
-.warning { border-left: 4px solid #d97706 }
+p, figcaption { color: color-mix(in srgb, CanvasText 65%, Canvas) }
+.warning, .map, pre { background: var(--card); border-radius: 8px; padding: 10px 14px }
+.warning { border-left: 4px solid #d97706; color: CanvasText }
 .row { display: flex; flex-wrap: wrap; gap: 14px; margin: 12px 0 }
 .scroll, pre { overflow-x: auto; margin: 12px 0 }
 table { border-collapse: collapse }
@@ -59,7 +60,7 @@ figcaption { font-size: .8rem; width: 0; min-width: 100%; overflow-wrap: anywher
 .map i { position: absolute; width: 9px; height: 9px; border-radius: 50% }
 .map img { display: none; position: fixed; right: 16px; bottom: 16px; width: 128px }
 .map i:hover { outline: 2px solid } .map i:hover img { display: block }
-"""
+</style>"""
 
 # The tables, for terminal and page
 
@@ -67,21 +68,25 @@ figcaption { font-size: .8rem; width: 0; min-width: 100%; overflow-wrap: anywher
 def score_lines(metrics):
     """The scores as lines for a terminal."""
     lines = []
+    for title, warnings, tables in _scored(metrics):
+        lines += ["", title, *(f"WARNING: {warning}" for warning in warnings)]
+        for rows in tables:
+            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            lines += ["", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)]
+    return lines
+
+
+def _scored(metrics):
+    """Yields title, warnings and tables of each set, and of Lake's runs."""
     for name, result in metrics["sets"].items():
-        lines += ["", _title(name, result), *(f"WARNING: {w}" for w in result["warnings"])]
-        for rows in score_tables(result):
-            lines += _aligned(rows)
-    return lines + (_aligned(lake_table(metrics["lake"])) if "lake" in metrics else [])
-
-
-def _aligned(rows):
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = [[cell.ljust(w) for cell, w in zip(row, widths, strict=True)] for row in rows]
-    return ["", *("  ".join(cells).rstrip() for cells in padded)]
-
-
-def _title(name, result):
-    return f"{name.capitalize()} classes: {result['images']} images of {result['classes']} classes"
+        counted = f"{result['images']} images of {result['classes']} classes"
+        yield f"{name.capitalize()} classes: {counted}", result["warnings"], score_tables(result)
+    if "lake" in metrics:
+        title = f"Lake's {metrics['lake']['model']['runs']} one-shot runs"
+        rows = [["", "error", "95% interval over runs"]]
+        for name, found in metrics["lake"].items():
+            rows.append([name, f"{found['error']:.2%}", _interval(found["interval"], ".2%")])
+        yield title, [], [rows]
 
 
 def score_tables(result):
@@ -90,8 +95,7 @@ def score_tables(result):
     overall = [["verification and retrieval", "score", "95% interval"]]
     for key, (title, form) in SCORES.items():
         interval = _interval(intervals[key], form) if key in intervals else ""
-        value = found[key] if key in found else result["retrieval"][key]
-        overall.append([title, f"{value:{form}}", interval])
+        overall.append([title, f"{(found | result['retrieval'])[key]:{form}}", interval])
     rows = result["few_shot"]
     names = dict.fromkeys(k for row in rows for k, v in row.items() if isinstance(v, dict))
     trials = [["N-way K-shot", *names, "model's 95% interval"]]
@@ -100,15 +104,6 @@ def score_tables(result):
         cells = [f"{row[name]['accuracy']:.1%}" if name in row else "" for name in names]
         trials.append([title, *cells, _interval(row["model"]["interval"])])
     return [overall, trials] if rows else [overall]
-
-
-def lake_table(lake):
-    """Lake's protocol: rows of text, the head first."""
-    runs = lake["model"]["runs"]
-    return [
-        [f"Lake's {runs} one-shot runs", "error", "95% interval over runs"],
-        *([name, f"{v['error']:.2%}", _interval(v["interval"], ".2%")] for name, v in lake.items()),
-    ]
 
 
 def _interval(ends, form=".1%"):
@@ -126,93 +121,67 @@ def tag(name, /, *content, **attributes):
     """An HTML element; write `class_` for the attribute class."""
     inside = "".join(c if isinstance(c, Markup) else html.escape(str(c)) for c in content)
     named = "".join(f' {k.rstrip("_")}="{html.escape(str(v))}"' for k, v in attributes.items())
-    return Markup(f"<{name}{named}>{inside}" + ("" if name in ("img", "meta") else f"</{name}>"))
+    return Markup(f"<{name}{named}>{inside}" + ("" if name == "img" else f"</{name}>"))
 
 
 def write_report(out, run, metrics, held_out, encoder):
-    """Writes `metrics.json`, the figures and `report.html`.
+    """Writes `metrics.json`, the figures and `report.html` into a folder.
 
-    Args:
-        out: Folder for them.
-        run: The `RunDirectory` that was scored.
-        metrics: From `evaluate.evaluate`.
-        held_out: List of `evaluate.HeldOut`.
-        encoder: The run's.
+    Takes what `evaluate.evaluate` scored and gave: the `RunDirectory` with its encoder, the dict
+    of metrics and the list of `HeldOut`.
     """
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "metrics.json", lambda path: path.write_text(json.dumps(metrics, indent=2)))
-    parts = _heading(out, run, metrics)
+    note = "Scored on its own held-out images, which it never trained on. "
+    if metrics["data"]:
+        note = f"Scored on {metrics['data']}, all of whose classes count as unseen. "
+    note += "Ranges are 95% intervals: by bootstrap over classes, and over trials for N-way."
+    parts = [tag("h1", run.path.name), tag("p", note)]
+    for title, warnings, tables in _scored(metrics):
+        parts += [tag("h2", title), *(tag("p", warning, class_="warning") for warning in warnings)]
+        parts += map(_table, tables)
+    curves = {name: result["curve"] for name, result in metrics["sets"].items() if result["curve"]}
+    if curves:
+        parts.append(_plot(out / "n_way.png", plots.plot_n_way, curves))
     for held in held_out:
         parts += _set_section(out, held, metrics["sets"][held.name], encoder)
     curves = [_plot(run / name) for name in ("accuracy.png", "loss.png") if (run / name).exists()]
     parts += [tag("h2", "The training"), tag("div", *curves, class_="row")]
     for name in ("config.json", "environment.json", "threshold.json"):
-        text = tag("pre", (run / name).read_text())
-        parts.append(tag("details", tag("summary", name), text))
-    head = (
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", run.path.name),
-        tag("style", Markup(STYLE)),
-    )
-    page = "<!doctype html>" + tag("html", *head, tag("body", *parts), lang="en")
+        parts.append(_folded(name, tag("pre", (run / name).read_text())))
+    head = Markup(HEAD) + tag("title", run.path.name)
+    page = "<!doctype html>" + tag("html", Markup(head), tag("body", *parts), lang="en")
     write_whole(out / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
 
 
-def _heading(out, run, metrics):
-    """How good the run is, at a glance."""
-    note = "Scored on its own held-out images, which it never trained on. "
-    if metrics["data"]:
-        note = f"Scored on {metrics['data']}, all of whose classes count as unseen. "
-    note += "Ranges are 95% intervals: by bootstrap over classes, and over trials for N-way."
-    parts = [tag("h1", run.path.name), tag("p", note, class_="quiet")]
-    for name, result in metrics["sets"].items():
-        overall, *trials = score_tables(result)
-        cards = [
-            tag("div", title, tag("b", value), interval, class_="card")
-            for title, value, interval in overall[1:4]
-        ]
-        warnings = [tag("p", warning, class_="warning") for warning in result["warnings"]]
-        parts += [tag("h2", _title(name, result)), *warnings, tag("div", *cards, class_="row")]
-        parts += map(_table, trials)
-    if "lake" in metrics:
-        parts.append(_table(lake_table(metrics["lake"])))
-    curves = {name: result["curve"] for name, result in metrics["sets"].items() if result["curve"]}
-    if curves:
-        write_whole(out / "n_way.png", lambda path: plots.plot_n_way(curves, path))
-        parts.append(_plot(out / "n_way.png"))
-    return parts
-
-
 def _set_section(out, held, result, encoder):
-    """Everything about one set of images."""
-    path, retrieval = out / f"verification_{held.name}.png", result["retrieval"]
-    same = held.same, held.distances, result["verification"], held.name
-    write_whole(path, lambda file: plots.plot_verification(*same, file))
-    recalls = sorted(retrieval["class_recall_at_1"].items(), key=lambda item: item[1])
+    """The pictures behind one set's scores."""
+    drawn = held.same, held.distances, result["verification"], held.name
+    figure = _plot(out / f"verification_{held.name}.png", plots.plot_verification, *drawn)
+    ranked = np.argsort(held.distances, kind="stable")  # nearest first
+    genuine, impostors = (ranked[held.same[ranked] == same] for same in (True, False))
+    looked_into = np.unique(np.linspace(0, len(genuine) // 2, LOOKED_INTO).astype(int))
+    hardest = genuine[::-1][:HARDEST]
+    recalls = sorted(result["retrieval"]["class_recall_at_1"].items(), key=lambda item: item[1])
     by_class = [["class", "recall at 1"], *([name, f"{share:.1%}"] for name, share in recalls)]
-    confused = [["image of", "nearest is of", "times"], *retrieval["most_confused"]]
+    confused = [["image of", "nearest is of", "times"], *result["retrieval"]["most_confused"]]
     return [
         tag("h2", f"{held.name.capitalize()} classes in detail"),
-        tag("div", _plot(path), class_="scroll"),
-        _table(score_tables(result)[0]),
-        tag("h3", "Hardest genuine pairs: one class, far apart"),
-        _hardest(held, np.flatnonzero(held.same), -1),
-        tag("h3", "Hardest impostors: two classes, close together"),
-        _hardest(held, np.flatnonzero(~held.same), 1),
-        tag("h3", "Nearest neighbours of a few queries"),
-        *_neighbours(held),
-        tag("h3", "Map of the embeddings"),
-        tag(
-            "p", "t-SNE: a dot an image, a colour a class; point at one to see it.", class_="quiet"
+        tag("div", figure, class_="scroll"),
+        _part("Hardest genuine pairs: one class, far apart", _pairs(held, hardest)),
+        _part("Hardest impostors: two classes, close together", _pairs(held, impostors[:HARDEST])),
+        _part("Nearest neighbours of a few queries", *_neighbours(held)),
+        _part("Map of the embeddings", tag("p", MAP), _map(held)),
+        _part(
+            "Where the network looks", tag("p", LOOKS), _pairs(held, genuine[looked_into], encoder)
         ),
-        _map(held),
-        tag("h3", "Where the network looks"),
-        tag("p", LOOKS, class_="quiet"),
-        _where_it_looks(held, encoder),
-        tag("details", tag("summary", "Most confused classes"), _table(confused), open=""),
-        tag("details", tag("summary", "All classes, the hardest first"), _table(by_class)),
+        _part("Most confused classes", _table(confused)),
+        _folded("All classes, the hardest first", _table(by_class)),
     ]
+
+
+def _part(title, *content):
+    return tag("section", tag("h3", title), *content)
 
 
 def _table(rows):
@@ -220,8 +189,20 @@ def _table(rows):
     return tag("div", tag("table", *lines), class_="scroll")
 
 
-def _plot(path):
+def _folded(title, content):
+    return tag("details", tag("summary", title), content)
+
+
+def _plot(path, draw=None, *given):
+    """The figure at a path, drawn first if need be."""
+    if draw:
+        write_whole(path, lambda partial: draw(*given, partial))
     return _embedded(path.read_bytes(), "png", path.stem, class_="plot")
+
+
+def _embedded(content, kind, alt, **attributes):
+    data = base64.b64encode(content).decode()
+    return tag("img", alt=alt, src=f"data:image/{kind};base64,{data}", **attributes)
 
 
 def _image(pixels, size, alt):
@@ -231,24 +212,30 @@ def _image(pixels, size, alt):
     return _embedded(file.getvalue(), "jpeg", alt, title=alt)
 
 
-def _embedded(content, kind, alt, **attributes):
-    data = base64.b64encode(content).decode()
-    return tag("img", alt=alt, src=f"data:image/{kind};base64,{data}", **attributes)
+def _thumbnail(held, at, size=96):
+    return _image(held.image(at), size, held.class_name(at))
 
 
-def _figure(held, positions, caption):
-    images = [_image(held.image(at), 96, held.class_name(at)) for at in positions]
+def _figure(caption, *images):
     return tag("figure", *images, tag("figcaption", caption))
 
 
-def _hardest(held, pairs, sign):
-    """The pairs that the network gets most wrong."""
+def _pairs(held, pairs, encoder=None):
+    """Pairs with their distances; given an encoder, what brings the two together is marked."""
     figures = []
-    for pair in pairs[np.argsort(sign * held.distances[pairs], kind="stable")][:HARDEST]:
+    for pair in pairs:
         both = held.left[pair], held.right[pair]
+        images = [_thumbnail(held, at) for at in both]
+        if encoder:
+            images = [_look(held, encoder, *sides) for sides in (both, both[::-1])]
         names = " and ".join(dict.fromkeys(map(held.class_name, both)))
-        figures.append(_figure(held, both, f"{held.distances[pair]:.3f}: {names}"))
+        figures.append(_figure(f"{held.distances[pair]:.3f}: {names}", *images))
     return tag("div", *figures, class_="row")
+
+
+def _look(held, encoder, here, there):
+    heat = occlusion_map(encoder, held.image(here), held.embeddings[there], held.distance)
+    return _image(plots.overlay(held.image(here), heat), 144, "occlusion map")
 
 
 def _neighbours(held):
@@ -258,10 +245,10 @@ def _neighbours(held):
     distances = scores.all_distances(held.embeddings[queries], held.embeddings, held.distance)
     for query, row in zip(queries, distances, strict=True):
         row[query] = np.inf
-        figures = [_figure(held, [query], f"query: {held.class_name(query)}")]
+        figures = [_figure(f"query: {held.class_name(query)}", _thumbnail(held, query))]
         for at in np.argsort(row, kind="stable")[:NEIGHBOURS]:
             name = "✓" if held.labels[at] == held.labels[query] else f"✗ {held.class_name(at)}"
-            figures.append(_figure(held, [at], f"{row[at]:.3f} {name}"))
+            figures.append(_figure(f"{row[at]:.3f} {name}", _thumbnail(held, at)))
         yield tag("div", *figures, class_="row")
 
 
@@ -274,23 +261,8 @@ def _map(held):
     dots = []
     for at, (x, y), color in zip(shown, places, 360 * colors / len(classes), strict=True):
         style = f"left:{x:.1f}%;top:{y:.1f}%;background:hsl({color:.0f} 70% 50%)"
-        dots.append(tag("i", _image(held.image(at), 64, held.class_name(at)), style=style))
+        dots.append(tag("i", _thumbnail(held, at, 64), style=style))
     return tag("div", *dots, class_="map")
-
-
-def _where_it_looks(held, encoder):
-    """Genuine pairs with the parts marked that bring the two together."""
-    pairs = np.flatnonzero(held.same)
-    pairs = pairs[np.argsort(held.distances[pairs], kind="stable")]
-    figures = []
-    for pair in pairs[np.unique(np.linspace(0, len(pairs) // 2, LOOKED_INTO).astype(int))]:
-        both, images = [held.left[pair], held.right[pair]], []
-        for here, there in (both, both[::-1]):
-            heat = occlusion_map(encoder, held.image(here), held.embeddings[there], held.distance)
-            images.append(_image(plots.overlay(held.image(here), heat), 144, "occlusion map"))
-        caption = f"{held.class_name(both[0])}, distance {held.distances[pair]:.3f}"
-        figures.append(tag("figure", *images, tag("figcaption", caption)))
-    return tag("div", *figures, class_="row")
 
 
 def occlusion_map(encoder, pixels, other_embedding, distance=None):
@@ -303,22 +275,19 @@ def occlusion_map(encoder, pixels, other_embedding, distance=None):
         distance: Of two embeddings, as in `scores`.
 
     Returns:
-        Array (PATCHES, PATCHES); 0 where the part does not matter.
-
-    Reference:
-        Zeiler & Fergus, "Visualizing and understanding convolutional networks", 2014.
+        Array (PATCHES, PATCHES); 0 where the part does not matter (Zeiler & Fergus, "Visualizing
+        and understanding convolutional networks", 2014).
     """
     from siamese_network_funcs import embed
 
     size = len(pixels)
-    edges = np.linspace(0, size, PATCHES + 1).astype(int)
-    covered = np.repeat(pixels[None], PATCHES**2 + 1, axis=0)  # the last one stays whole
-    middle, margin = np.median(pixels, axis=(0, 1)), size // PATCHES // 2
-    for number in range(PATCHES**2):
-        row, column = divmod(number, PATCHES)
-        rows = slice(max(0, edges[row] - margin), edges[row + 1] + margin)
-        columns = slice(max(0, edges[column] - margin), edges[column + 1] + margin)
-        covered[number, rows, columns] = middle
-    embeddings = embed(encoder, covered, np.arange(len(covered)))
+    edges, margin = np.linspace(0, size, PATCHES + 1).astype(int), size // PATCHES // 2
+    starts, ends = np.maximum(edges[:-1] - margin, 0), edges[1:] + margin
+    places = np.arange(size)
+    inside = (places >= starts[:, None]) & (places < ends[:, None])  # (PATCHES, size)
+    squares = (inside[:, None, :, None] & inside[:, None]).reshape(-1, size, size, 1)
+    covered = np.where(squares, np.median(pixels, axis=(0, 1)).astype(np.uint8), pixels)
+    shown = np.concatenate([covered, pixels[None]])
+    embeddings = embed(encoder, shown, np.arange(len(shown)))
     distances = scores.all_distances(other_embedding[None], embeddings, distance)[0]
     return np.maximum(distances[:-1] - distances[-1], 0).reshape(PATCHES, PATCHES)

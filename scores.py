@@ -1,17 +1,15 @@
-"""The mathematics of evaluation: arrays in, numbers out.
+"""The mathematics of evaluation: arrays in, numbers out. No files, no models, no Keras.
 
-Verification (is this the same class?), N-way K-shot trials (which of these is it?) and
-retrieval. Knows no files, no models and no Keras. What the arguments are, everywhere:
+What the arguments are, everywhere:
 
 - `embeddings`: `(n, d)`, a row an image; `labels`: their classes, `(n,)`.
 - `left`, `right`: image indices of pairs, `(pairs,)`; `same`: True for genuine pairs;
-  `distances`: of the pairs. Small means same: below the `threshold` a pair is called the same.
+  `distances`: of the pairs. Below the `threshold` a pair is called the same.
 - `distance`: None for Euclidean, or a network's learned head: a function of left and right
   embeddings, float32 `(pairs, d)` each, that returns `(pairs,)`.
 - `rng`: a `numpy.random.Generator`.
 
-What cannot be scored (one class, one kind of pair, a distance that is not finite) is a ValueError
-whose message says what was received and how to mend it.
+What cannot be scored (one class, one kind of pair, a distance that is not finite) is a ValueError.
 """
 
 from collections import Counter
@@ -35,7 +33,6 @@ def _chunks(num_rows, row_size):
 
 
 def _row_distances(left, right, distance):
-    """Distances `(pairs,)` between the rows of two arrays `(pairs, d)`, all at once."""
     if distance is not None:
         return distance(left.astype(np.float32), right.astype(np.float32))
     difference = np.subtract(left, right, dtype=np.float64)
@@ -43,7 +40,7 @@ def _row_distances(left, right, distance):
 
 
 def pair_distances(embeddings, left, right, distance=None):
-    """Distances `(pairs,)` between rows `left` and `right` of `embeddings` `(n, d)`, by chunks."""
+    """Distances `(pairs,)` between rows `left` and `right` of `embeddings`, by chunks."""
     distances = np.empty(len(left))
     for rows in _chunks(len(left), embeddings.shape[1]):
         distances[rows] = _row_distances(embeddings[left[rows]], embeddings[right[rows]], distance)
@@ -85,12 +82,9 @@ def _finite(distances):
 def draw_verification_pairs(labels, rng, max_pairs=20_000):
     """Draws genuine pairs and as many impostor pairs, every class having its say.
 
-    All genuine pairs if there are at most `max_pairs`; otherwise each class gives the same
-    number, or all it has. Impostors spread over the pairs of classes in the same way. No pair
-    comes twice, so with few impostors fewer are returned. Memory stays flat in the images.
-
-    Returns:
-        `(left, right, same)`.
+    Of more than `max_pairs` genuine pairs each class gives the same number, or all it has;
+    impostors spread over the pairs of classes likewise. No pair comes twice, so with few
+    impostors fewer are returned. Returns `(left, right, same)`.
     """
     _, labels = np.unique(labels, return_inverse=True)
     by_class, starts, counts = _grouped(labels)
@@ -149,13 +143,9 @@ def equal_error_rate(same, distances):
 
 
 def best_threshold(same, distances):
-    """`(accuracy, threshold)` where the most pairs are right.
-
-    Choose it on validation pairs: on the pairs it is then scored on, it flatters.
-    """
+    """`(accuracy, threshold)` where the most pairs are right; of test pairs it would flatter."""
     false_accept, true_accept, thresholds = _operating_points(same, distances)
-    share = np.mean(same)
-    accuracy = share * true_accept + (1 - share) * (1 - false_accept)
+    accuracy = np.average([1 - false_accept, true_accept], axis=0, weights=np.bincount(same))
     best = np.argmax(accuracy)
     return float(accuracy[best]), float(thresholds[best])
 
@@ -163,7 +153,7 @@ def best_threshold(same, distances):
 def threshold_at_false_accept(same, distances, rate):
     """The largest threshold that accepts at most `rate` of the impostors."""
     false_accept, _, thresholds = _operating_points(same, distances)
-    return float(thresholds[_last_within(false_accept, rate)])
+    return float(_last_within(rate, false_accept, thresholds))
 
 
 def _operating_points(same, distances):
@@ -192,24 +182,21 @@ def _curve_scores(false_accept, true_accept):
     return {
         "auc": float(metrics.auc(false_accept, true_accept)),
         "equal_error_rate": float(np.interp(0, excess, false_accept)),
-        "true_accept_at_1_percent": float(true_accept[_last_within(false_accept, 0.01)]),
-        "true_accept_at_0.1_percent": float(true_accept[_last_within(false_accept, 0.001)]),
+        "true_accept_at_1_percent": float(_last_within(0.01, false_accept, true_accept)),
+        "true_accept_at_0.1_percent": float(_last_within(0.001, false_accept, true_accept)),
     }
 
 
-def _last_within(false_accept, rate):
+def _last_within(rate, false_accept, values):
     # The tolerance forgives the rounding of weighted sums.
-    return np.searchsorted(false_accept, rate + 1e-12, side="right") - 1
+    return values[np.searchsorted(false_accept, rate + 1e-12, side="right") - 1]
 
 
 def calibrate(same, distances):
     """Fits `(a, b)` so that `sigmoid(a * distance + b)` is the probability of one class.
 
-    Logistic regression, both kinds of pair weighing the same (even odds before looking), on
-    validation pairs. Its mild penalty keeps `a` finite where the two kinds part entirely.
-
-    Reference:
-        Platt, "Probabilistic outputs for support vector machines", 1999.
+    Logistic regression, both kinds of pair weighing the same; its mild penalty keeps `a` finite
+    (Platt, "Probabilistic outputs for support vector machines", 1999).
     """
     same, distances = _checked(same, distances)
     mean, spread = distances.mean(), distances.std() or 1.0
@@ -229,18 +216,17 @@ def verification_scores(same, distances, threshold, calibration):
     """Scores verification, with a threshold and a calibration from validation pairs.
 
     Returns:
-        Dict that JSON can hold. `accuracy`, `precision` and `recall` are at `threshold`, `brier`
-        and `reliability` (mean `predicted` probability and `observed` share, by bin) of the
-        calibrated probability.
+        Dict that JSON can hold; `accuracy`, `precision` and `recall` are at `threshold`,
+        `brier` and `reliability` (by bin) of the calibrated probability.
     """
     same, distances = _checked(same, distances)
     accepted, probabilities = distances < threshold, probability(distances, calibration)
     observed, predicted = calibration_curve(same, probabilities, n_bins=10)
     return {
         **_curve_scores(*_operating_points(same, distances)[:2]),
-        "accuracy": float(metrics.accuracy_score(same, accepted)),
+        "accuracy": float(np.mean(accepted == same)),
         "precision": float(metrics.precision_score(same, accepted, zero_division=0)),
-        "recall": float(metrics.recall_score(same, accepted)),
+        "recall": float(np.mean(accepted[same])),
         "brier": float(metrics.brier_score_loss(same, probabilities)),
         "reliability": {"predicted": predicted.tolist(), "observed": observed.tolist()},
         "threshold": float(threshold),
@@ -250,17 +236,11 @@ def verification_scores(same, distances, threshold, calibration):
 
 
 def bootstrap_intervals(same, distances, left_classes, right_classes, threshold, rng, draws=200):
-    """95% intervals of verification scores, by bootstrap over classes.
+    """95% intervals `[low, high]` of accuracy and of the ROC's scores, by bootstrap over classes.
 
-    Pairs are not independent, classes nearly are: so whole classes are drawn with replacement,
-    and a pair weighs the product of its two classes' multiplicities (a genuine pair, its
-    class's). Draws that leave no genuine or no impostor pair are dropped.
-
-    Returns:
-        `[low, high]` of `accuracy` and of all that is read off the ROC curve.
-
-    Reference:
-        Efron and Tibshirani, "An introduction to the bootstrap", 1993 (percentile interval).
+    Classes are drawn with replacement; a pair weighs the product of its two classes'
+    multiplicities, a genuine pair its class's. Draws that leave only one kind are dropped.
+    Percentile intervals (Efron and Tibshirani, "An introduction to the bootstrap", 1993).
     """
     same, distances = _checked(same, distances)
     order = np.argsort(distances, kind="stable")  # sorted once, for all draws
@@ -296,12 +276,8 @@ class Trials(NamedTuple):
 def draw_trials(labels, ways, shots, num_trials, rng, families=None):
     """Draws `Trials`: `ways` classes, `shots` references of each, a query that is no reference.
 
-    Classes with fewer than `shots + 1` images take no part. Where no family (or the whole set)
-    has `ways` classes, the most there are is used.
-
-    Args:
-        families: Each image's family, `(n,)`: all classes of a trial come from one, each that
-            has enough classes being as likely. None for trials across all classes.
+    Classes with fewer than `shots + 1` images take no part; `ways` shrinks to what there is.
+    Given each image's family `(n,)`, a trial's classes come from one of those that have enough.
     """
     _, first_image, labels = np.unique(labels, return_index=True, return_inverse=True)
     by_class, starts, counts = _grouped(labels)
@@ -340,11 +316,8 @@ def _distinct(sizes, count, rng):
 def trial_distances(embeddings, trials, distance=None):
     """Distances `(T, ways)` of each query to its classes, by chunks.
 
-    A class stands as the mean of its K reference embeddings, its prototype. The result is
-    float32, so that sums that differ in their last bits still tie.
-
-    Reference:
-        Snell et al., "Prototypical networks for few-shot learning", 2017.
+    A class stands as the mean of its K references (Snell et al., "Prototypical networks for
+    few-shot learning", 2017). Float32, so that sums that differ in their last bits still tie.
     """
     num_trials, ways, shots = trials.references.shape
     distances = np.empty((num_trials, ways), np.float32)
@@ -357,11 +330,9 @@ def trial_distances(embeddings, trials, distance=None):
 
 
 def few_shot_scores(distances, answers):
-    """Accuracy of picking the nearest class, from distances `(T, ways)` and answers `(T,)`.
+    """`accuracy` of picking the nearest class, and its 95% `interval`, Wilson's over the trials.
 
-    Returns:
-        `accuracy` and `interval` (95%, Wilson's, over the trials: how far trials drawn afresh
-        from the same classes would stray; it knows nothing of other classes).
+    Takes distances `(T, ways)` and answers `(T,)`. The interval knows nothing of other classes.
     """
     credit = trial_credit(distances, answers)
     interval = binomtest(round(credit.sum()), len(credit)).proportion_ci(method="wilson")
@@ -369,10 +340,7 @@ def few_shot_scores(distances, answers):
 
 
 def trial_credit(distances, answers):
-    """Credit `(T,)` of each trial: 1/n where the right class is among n equally near, else 0.
-
-    So a network with constant output scores exactly 1/N.
-    """
+    """Credit `(T,)`: 1/n where the right class is among n equally near, else 0."""
     nearest = _finite(distances) == distances.min(axis=1, keepdims=True)
     return nearest[np.arange(len(answers)), answers] / nearest.sum(axis=1)
 
@@ -381,17 +349,14 @@ def trial_credit(distances, answers):
 
 
 def retrieval_scores(embeddings, labels, distance=None):
-    """Each image in turn asks for the others of its class, nearest first.
+    """Each image that is not alone in its class asks for the others of it, nearest first.
 
-    Images alone in their class ask nothing, but stand in the way of others. A tie counts
-    against the embedding: of images equally far, those of other classes come first. With a
-    learned distance, which takes long, at most `MOST_LEARNED` images ask, a seeded sample.
+    Of images equally far, those of other classes come first. With a learned distance, which
+    takes long, at most `MOST_LEARNED` images ask, a seeded sample.
 
     Returns:
-        `recall_at_1`, `recall_at_5`, `recall_at_10` (share of queries with an image of their
-        class among the nearest k), `mean_average_precision`, `num_queries`,
-        `class_recall_at_1` (class to share) and `most_confused` (lists of class, class of the
-        nearest image, number of times).
+        Dict that JSON can hold, with recall at k (share of queries with a hit among the nearest
+        k), that of each class, and `most_confused`: (class, the nearest image's, times).
     """
     names, labels, counts = np.unique(labels, return_inverse=True, return_counts=True)
     queries = np.flatnonzero(counts[labels] > 1)
@@ -402,23 +367,27 @@ def retrieval_scores(embeddings, labels, distance=None):
         )
     if distance is not None and len(queries) > MOST_LEARNED:
         queries = np.random.default_rng(0).choice(queries, MOST_LEARNED, replace=False)
-    embeddings = np.asarray(embeddings, np.float64)
-    first_hits, precisions, nearest = [], [], Counter()
+    embeddings, answers = np.asarray(embeddings, np.float64), []
     for rows in _chunks(len(queries), len(labels)):
         distances = all_distances(embeddings[queries[rows]], embeddings, distance)
-        for query, row in zip(queries[rows], distances, strict=True):
-            row[query], hit = np.inf, labels == labels[query]  # the query comes last
-            hits, places = np.sort(row[hit])[:-1], np.arange(1, hit.sum())
-            ranks = places + np.searchsorted(np.sort(row[~hit]), hits, side="right")
-            first_hits.append(ranks[0])
-            precisions.append(np.mean(places / ranks))
-            row[hit] = np.inf if ranks[0] > 1 else -np.inf
-            nearest[names[labels[query]].item(), names[labels[row.argmin()]].item()] += 1
-    asked = Counter(names[labels[queries]].tolist())
+        answers += map(_answer, queries[rows], distances, [labels] * len(distances))
+    first_hits, precisions, nearest = map(np.array, zip(*answers, strict=True))
+    asked = names[labels[queries]].tolist()
+    times = Counter(zip(asked, names[nearest].tolist(), strict=True))
     return {
-        **{f"recall_at_{k}": float(np.mean(np.array(first_hits) <= k)) for k in (1, 5, 10)},
-        "mean_average_precision": float(np.mean(precisions)),
+        **{f"recall_at_{k}": float(np.mean(first_hits <= k)) for k in (1, 5, 10)},
+        "mean_average_precision": float(precisions.mean()),
         "num_queries": len(queries),
-        "class_recall_at_1": {name: nearest[name, name] / n for name, n in asked.items()},
-        "most_confused": [[a, b, n] for (a, b), n in nearest.most_common() if a != b][:10],
+        "class_recall_at_1": {name: times[name, name] / n for name, n in Counter(asked).items()},
+        "most_confused": [[a, b, n] for (a, b), n in times.most_common() if a != b][:10],
     }
+
+
+def _answer(query, distances, labels):
+    """Rank of the first hit, average precision, label of the nearest."""
+    hit, distances[query] = labels == labels[query], np.inf  # the query comes last
+    hits = np.sort(distances[hit])[:-1]
+    places = np.arange(1, len(hits) + 1)
+    ranks = places + np.searchsorted(np.sort(distances[~hit]), hits, side="right")
+    distances[hit] = np.inf if ranks[0] > 1 else -np.inf
+    return ranks[0], np.mean(places / ranks), labels[distances.argmin()]
