@@ -21,10 +21,17 @@ VAL_BATCHES = 8  # over which val_loss is averaged when classes are sampled
 VAL_WAYS, VAL_TRIALS = 20, 1000  # of val_one_shot
 CLOSING_SECONDS = 20.0  # of max_minutes, for what comes after the last step
 HAIR = 1e-3  # embeddings that all lie this close together have collapsed
+STOPPER = "best", "wait", "best_epoch", "stopped_epoch"  # the early stopping's state
 
 
 class TrainingFailed(RuntimeError):
     """The training cannot go on; the message says what happened and what to try."""
+
+    def __init__(self, what):
+        super().__init__(
+            f"{what}. Try a lower learning_rate, a larger warmup_share, unit_length=True, or "
+            "another loss or seed. The last good weights are in the run directory."
+        )
 
 
 class Interrupted(Exception):
@@ -33,11 +40,7 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def interrupts():
-    """Turns Ctrl-C and a request to end into an entry of a list; a second one ends at once.
-
-    Yields:
-        The list, empty at first.
-    """
+    """Yields a list that Ctrl-C or a request to end fills; a second one ends at once."""
     received = []
 
     def receive(number, frame):
@@ -65,9 +68,8 @@ class Validator:
         self.rows = dataset.splits.val
         self.labels = dataset.index.labels[self.rows]
         rng = np.random.default_rng([config.seed, 2])
-        self.left, self.right, self.same = dataset.given_pairs(
-            self.rows
-        ) or scores.draw_verification_pairs(self.labels, rng)
+        pairs = dataset.given_pairs(self.rows) or scores.draw_verification_pairs(self.labels, rng)
+        self.left, self.right, self.same = pairs
         self.trials = scores.draw_trials(self.labels, VAL_WAYS, 1, VAL_TRIALS, rng)
         self.loss = build_loss(config)
         if config.sampling == "classes":
@@ -81,11 +83,7 @@ class Validator:
         return scores.pair_distances(embeddings, self.left, self.right, distance)
 
     def score(self, encoder, distance=None):
-        """Validation metrics of an encoder.
-
-        Args:
-            encoder: The encoder.
-            distance: A function as from `siamese_network_funcs.distance_function`.
+        """Validation metrics of an encoder, with a distance as from `distance_function`.
 
         Returns:
             `(metrics, spread)`: a dict of val_loss, val_accuracy, val_auc, val_one_shot, and
@@ -96,7 +94,7 @@ class Validator:
         """
         embeddings = embed(encoder, self.dataset.pixels, self.rows)
         if not np.isfinite(embeddings).all():
-            raise TrainingFailed(_advice("Embeddings are not finite"))
+            raise TrainingFailed("Embeddings are not finite")
         distances = scores.pair_distances(embeddings, self.left, self.right, distance)
         trial_distances = scores.trial_distances(embeddings, self.trials, distance)
         one_shot = scores.few_shot_scores(trial_distances, self.trials.answers)
@@ -114,13 +112,6 @@ class Validator:
             return float(self.loss(same, distances.astype(np.float32)[:, None]))
         losses = [self.loss(self.labels[rows], embeddings[rows]) for rows in self.batches]
         return float(np.mean([float(loss) for loss in losses]))
-
-
-def _advice(what):
-    return (
-        f"{what}. Try a lower learning_rate, a larger warmup_share, unit_length=True, or another "
-        "loss or seed. The last good weights are in the run directory."
-    )
 
 
 class Schedule(keras.callbacks.Callback):
@@ -150,11 +141,10 @@ class Schedule(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Remembers where the epoch's steps start, and how fast pretrained weights move."""
-        self.first_step = epoch * self.config.steps_per_epoch
-        fine_tuned = 0 < self.config.frozen_epochs <= epoch
-        self.highest = self.config.learning_rate * (
-            self.config.fine_tune_rate if fine_tuned else 1.0
-        )
+        config = self.config
+        self.first_step = epoch * config.steps_per_epoch
+        fine_tuned = 0 < config.frozen_epochs <= epoch
+        self.highest = config.learning_rate * (config.fine_tune_rate if fine_tuned else 1.0)
 
     def on_train_batch_begin(self, batch, logs=None):
         """Sets this step's learning rate."""
@@ -214,17 +204,16 @@ class Epochs(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Stops a training whose loss is not finite."""
         if not np.isfinite(logs["loss"]):
-            raise TrainingFailed(_advice(f"The loss is {logs['loss']} at step {batch + 1}"))
+            raise TrainingFailed(f"The loss is {logs['loss']} at step {batch + 1}")
 
     def on_epoch_end(self, epoch, logs=None):
-        """Adds val_* to the logs; stops a training whose embeddings have collapsed."""
+        """Adds val_* to the logs; stops a training whose embeddings have collapsed twice."""
         metrics, spread = self.validator.score(self.encoder, self.distance)
         logs.update(metrics)
         collapsed = spread < HAIR
         if collapsed and self.collapsed_before:
-            raise TrainingFailed(_advice(
-                f"The embeddings have collapsed: validation pairs are {spread:.1e} apart on average"
-            ))  # fmt: skip
+            what = f"validation pairs are {spread:.1e} apart on average"
+            raise TrainingFailed(f"The embeddings have collapsed: {what}")
         self.collapsed_before = collapsed
 
 
@@ -249,10 +238,10 @@ class Recorder(keras.callbacks.Callback):
         self.ready = deque()  # when each batch was, of those not trained on yet
         self.history = state[1]["history"] if state else []
         self.best = (state[0].get("best"), state[1]["stopper"]) if state else None
-        self.restore_stopper()
+        self.on_train_begin()
 
-    def restore_stopper(self):
-        """Keras's early stopping forgets its best when a training begins."""
+    def on_train_begin(self, logs=None):
+        """Restores the early stopping, which forgets its best when a training begins."""
         if self.best:
             self.stopper.best_weights, values = self.best
             for name, value in values.items():
@@ -266,10 +255,6 @@ class Recorder(keras.callbacks.Callback):
             self.ready.append(time.monotonic())
             yield batch
 
-    def on_train_begin(self, logs=None):
-        """Restores the early stopping."""
-        self.restore_stopper()
-
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the epoch's clock and bar."""
         self.begin = self.step_end = time.monotonic()
@@ -282,9 +267,8 @@ class Recorder(keras.callbacks.Callback):
         latest, ready = self.ready[-1], self.ready.popleft()
         # TensorFlow makes batches while it trains; elsewhere the training waits for any of them.
         self.waited += max(0.0, (ready if self.ahead else latest) - self.step_end)
-        self.bar.set_postfix_str(
-            f"loss {logs['loss']:.4f}, {clock(self.schedule.seconds_left())} left", refresh=False
-        )
+        shown = f"loss {logs['loss']:.4f}, {clock(self.schedule.seconds_left())} left"
+        self.bar.set_postfix_str(shown, refresh=False)
         self.bar.update()
         self.step_end = time.monotonic()
         if agreed(bool(self.asked_to_end)):  # all hosts end at the same step
@@ -302,17 +286,17 @@ class Recorder(keras.callbacks.Callback):
         self.run.write_history(self.history)
         self._save_state(epoch)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+        waited = self.waited / (self.step_end - self.begin)
         print(
             f"epoch {epoch + 1}/{self.config.epochs}  {shown}  {rate:,.0f} images/s  "
-            f"{self.waited / (self.step_end - self.begin):.1%} waiting for data  "
-            f"{clock(self.schedule.seconds_left())} left",
+            f"{waited:.1%} waiting for data  {clock(self.schedule.seconds_left())} left",
             flush=True,
         )
 
     def _save_state(self, epoch):
-        names = ("best", "wait", "best_epoch", "stopped_epoch")
-        values = {name: _plain(getattr(self.stopper, name)) for name in names}
-        self.best = self.stopper.best_weights, values
+        stopper = {name: getattr(self.stopper, name) for name in STOPPER}
+        stopper = {k: v if v is None else np.asarray(v).item() for k, v in stopper.items()}
+        self.best = self.stopper.best_weights, stopper
         self.run.save_state(
             {
                 "model": [np.array(v) for v in self.model.variables],
@@ -325,13 +309,9 @@ class Recorder(keras.callbacks.Callback):
                 "time_share": self.schedule.time_share,
                 "seconds_used": self.schedule.seconds_used(),
                 "history": self.history,
-                "stopper": values,
+                "stopper": stopper,
             },
         )
-
-
-def _plain(number):
-    return None if number is None else float(number) if isinstance(number, float) else int(number)
 
 
 def clock(seconds):

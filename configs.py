@@ -158,6 +158,11 @@ class Config:
         """Training steps of the whole run when no time limit and no early stop ends it."""
         return self.epochs * self.steps_per_epoch
 
+    @property
+    def backbone(self):
+        """The network of `keras.applications` that the encoder is, or is made of."""
+        return "VGG16" if self.encoder == "vgg16" else self.encoder
+
     def to_json(self):
         """The config as JSON text, a field a line."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
