@@ -62,7 +62,8 @@ def _check_needs(config, run):
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise RunError("tensorboard=True needs a package: pip install tensorboard")
     weights, continues = config.weights, run and (run / STATE).exists()
-    if not (continues or weights in (None, "imagenet") or Path(weights).exists()):
+    fetched = weights in (None, "imagenet") or "://" in weights  # by Keras
+    if not (continues or fetched or Path(weights).exists()):
         raise RunError(
             f"{config.backbone} cannot be filled with weights={weights!r}: no such file. Expected "
             "'imagenet' (fetched once from the internet) or the weights file of this network "
@@ -138,10 +139,8 @@ def write_outputs(run, config, dataset, validator, fitted):
         best = fitted.history[fitted.best_epoch - 1]
         for name in ("accuracy", "loss"):
             title = f"{name.capitalize()} of pairs, {run.path.name}"
-            curve = functools.partial(
-                plots.plot_curves, fitted.history, name, title, fitted.best_epoch
-            )
-            run.write(f"{name}.png", curve)
+            shown = fitted.history, name, title, fitted.best_epoch
+            run.write(f"{name}.png", functools.partial(plots.plot_curves, *shown))
     rows = validator.rows
     pairs = rows[validator.left], rows[validator.right], validator.same, distances
     cut = threshold["threshold"]

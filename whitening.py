@@ -23,7 +23,7 @@ def widen_encoder(encoder, dataset, seed, half_turn=False):
     """Joins the embedding with whitened features of the last feature maps.
 
     Args:
-        encoder: A trained encoder from `siamese_network_funcs.build_encoder`.
+        encoder: From `siamese_network_funcs.build_encoder`, trained.
         dataset: The `prepare_data.Dataset` that it was trained on.
         seed: Of the sample of images, where there are more than are needed.
         half_turn: Whether to average over the image as it is and upside down.
@@ -52,19 +52,18 @@ def widen_encoder(encoder, dataset, seed, half_turn=False):
 def _features_and_embeddings(encoder, pixels):
     """What is whitened, and the embeddings: mean and deviation over each of the last feature maps.
 
-    Where an encoder flattens its last map, the embedding itself is what is whitened.
-
-    Every layer is applied again, so that the finished model is one flat graph: Keras cannot load
-    a model in which two nested ones share layers.
+    Where an encoder flattens its last map, the embedding itself is what is whitened. Every layer
+    is applied again, so that the finished model is one flat graph: Keras cannot load a model in
+    which two nested ones share layers.
     """
-    values, maps = pixels, []
-    for layer in encoder.layers[1].layers:  # every encoder is a chain
+    values, maps, chain = pixels, [], encoder.layers[1].layers  # every encoder is a chain
+    for layer in chain:
         if isinstance(layer, layers.InputLayer):
             continue
         values = layer(values)
         if _is_rectified(layer):
             maps.append(values)  # (batch, height, width, filters)
-    if any(isinstance(layer, layers.Flatten) for layer in encoder.layers[1].layers):
+    if any(isinstance(layer, layers.Flatten) for layer in chain):
         return unit_length(values), values  # where things are matters: no pooled maps
     parts = []
     for places in maps[-NUM_MAPS:]:
