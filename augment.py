@@ -18,8 +18,7 @@ def augment(images, config, rng, tables=None, part=slice(None)):
         images: uint8 array (batch, height, width, channels).
         config: A `Config`: its augmentation fields.
         rng: A `numpy.random.Generator`.
-        tables: What each pixel value becomes before, (batch, 256, channels), as from `recolor`;
-            None leaves the colours as they are.
+        tables: What each pixel value becomes before, from `recolor`; None: the colours stay.
         part: Of the images, to make; the same views whatever the part.
 
     Returns:
@@ -106,8 +105,8 @@ def recolor(images, classes, share, rng):
         rng: A `numpy.random.Generator`.
 
     Returns:
-        `(images, tables, recolored)`: the channels reordered, tables for `augment`, and a
-        boolean array (batch,).
+        `(images, tables, recolored)`: the channels reordered, tables (batch, 256, channels) for
+        `augment`, and a boolean array (batch,).
     """
     channels = images.shape[3]
     names, member = np.unique(classes, return_inverse=True)

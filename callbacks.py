@@ -56,12 +56,7 @@ def interrupts():
 
 
 class Validator:
-    """Scores an encoder on the validation images: each embedded once, the rest is arithmetic.
-
-    Args:
-        dataset: A `prepare_data.Dataset`.
-        config: A `Config`.
-    """
+    """Scores an encoder on the validation images: each embedded once, the rest is arithmetic."""
 
     def __init__(self, dataset, config):
         self.dataset, self.config = dataset, config
@@ -123,16 +118,15 @@ class Schedule(keras.callbacks.Callback):
     Args:
         config: A `Config`.
         seconds_used: Of `max_minutes`, before the first step.
-        facts: What was done before, when continuing: `time_share` (of the training's time) and
-            `epoch` (how many).
+        facts: Done before, when continuing: `time_share` (of the training's time) and `epoch`s.
     """
 
     def __init__(self, config, seconds_used, facts):
         super().__init__()
-        self.config, self.time_share = config, facts["time_share"]
-        self.first_time_share = self.time_share
-        self.first_progress = max(self.time_share, facts["epoch"] / config.epochs)
-        self.progress = self.first_progress
+        self.config = config
+        self.time_share = self.first_time_share = facts["time_share"]
+        self.progress = max(self.time_share, facts["epoch"] / config.epochs)
+        self.first_progress = self.progress
         self.begin, self.seconds_before = time.monotonic(), seconds_used
         self.seconds = math.inf
         if config.max_minutes is not None:
@@ -187,13 +181,7 @@ class Schedule(keras.callbacks.Callback):
 
 
 class Epochs(keras.callbacks.Callback):
-    """At the end of each epoch: validation into the logs, before any callback that reads them.
-
-    Args:
-        validator: A `Validator`.
-        model: The model being trained.
-        encoder: The encoder in it.
-    """
+    """At the end of each epoch: validation into the logs, before any callback that reads them."""
 
     def __init__(self, validator, model, encoder):
         super().__init__()
@@ -221,20 +209,18 @@ class Recorder(keras.callbacks.Callback):
     """After each epoch: history and state on disk, a line for the user. Comes last.
 
     Args:
-        run: The `RunDirectory`.
-        config: A `Config`.
+        run, config: The `RunDirectory` and its `Config`.
         schedule: The `Schedule`, which knows the time.
         stopper: The `EarlyStopping`, whose state is saved and restored with the weights.
         images_per_step: For the images/s shown.
         state: What `RunDirectory.load_state` gave, or None.
-        asked_to_end: A list that is filled when the training is to end, as `interrupts` gives.
+        asked_to_end: What `interrupts` gives.
     """
 
     def __init__(self, run, config, schedule, stopper, images_per_step, state, asked_to_end):
         super().__init__()
-        self.asked_to_end = asked_to_end
         self.run, self.config, self.schedule, self.stopper = run, config, schedule, stopper
-        self.images_per_step = images_per_step
+        self.images_per_step, self.asked_to_end = images_per_step, asked_to_end
         self.ready = deque()  # when each batch was, of those not trained on yet
         self.history = state[1]["history"] if state else []
         self.best = (state[0].get("best"), state[1]["stopper"]) if state else None

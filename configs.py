@@ -225,7 +225,7 @@ def _check_field(name, value, hint):
         raise ValueError(f"{name} must be {expected}. Received: {value!r}.")
 
 
-# What several of the named configs have in common.
+# What several of the named configs have in common; python train.py NAME --data_dir PATH runs one.
 UNCHANGED = {"rotate": 0.0, "zoom": 0.0, "shift": 0.0, "mirror": False, "light": 0.0}
 PUBLISHED = {"sampling": "pairs", "schedule": "constant", "warmup_share": 0.0}
 PUBLISHED |= {"unit_length": False, "whiten": False}  # plain embeddings
@@ -238,24 +238,22 @@ CONFIGS = {  # a line for each of: data, batches, augmentation, network and loss
     # The default. Drawn leaves, nothing to download.
     "leaves": Config(max_minutes=3.5),
     # Recipe 1 on photographs of leaves, its flaws mended: images are split, not pairs; all are
-    # decoded once; accuracy is accuracy. python train.py plantvillage --data_dir PATH
-    # 2 minutes on two cores: known AUC 0.79, unseen 0.58.
+    # decoded once; accuracy is accuracy. 2 minutes on two cores: known AUC 0.79, unseen 0.58.
     "plantvillage": Config(
         **LEAVES | UNCHANGED | PUBLISHED, channels=1, val_share=0.17,
         encoder="leaf_cnn", embedding_dim=50, loss="contrastive",
         optimizer="rmsprop", learning_rate=1e-3, epochs=20, patience=3,
     ),
-    # Ours for photographs of leaves: python train.py plantvillage-best --data_dir PATH
-    # 10 minutes on two cores, all 18 classes trained on: known AUC 0.997, 18-way one-shot 94.0%;
-    # with backgrounds swapped 0.982 and 80.4%.
+    # Ours for photographs of leaves. 10 minutes on two cores, all 18 classes trained on: known
+    # AUC 0.997, 18-way one-shot 94.0%; with backgrounds swapped 0.982 and 80.4%.
     "plantvillage-best": Config(
         **LEAVES, test_share=0.1, val_share=0.1,
         surroundings=0.15, recolored=0.3,
         epochs=60, max_minutes=10.0,
     ),
     # Recipe 2, Koch, Zemel & Salakhutdinov 2015: the weights are chosen on alphabets kept out of
-    # training, not on those it is tested on. python train.py koch --data_dir PATH
-    # 0.8 s a step on two cores, 4.5 hours in all; after 2 minutes unseen 20-way one-shot 14%.
+    # training, not on those it is tested on. 0.8 s a step on two cores, 4.5 hours in all; after 2
+    # minutes unseen 20-way one-shot 14%.
     "koch": Config(
         **CHARACTERS | PUBLISHED,
         image_size=105, val_share=0.2, validate_on="classes", keep_whole="family",
@@ -264,8 +262,8 @@ CONFIGS = {  # a line for each of: data, batches, augmentation, network and loss
         encoder="koch", embedding_dim=4096, distance="l1", loss="binary_crossentropy",
         optimizer="adam", learning_rate=6e-5, epochs=100, monitor="val_one_shot",
     ),
-    # Ours for characters: python train.py omniglot --data_dir PATH
-    # 10 minutes on two cores: 8.9% error on runs of Lake's form from alphabets kept out.
+    # Ours for characters. 10 minutes on two cores: 8.9% error on runs of Lake's form from
+    # alphabets kept out.
     "omniglot": Config(
         **CHARACTERS, image_size=64, val_share=0.05,
         classes_per_batch=64, images_per_class=4, family_batches=0.85, steps_per_epoch=200,
@@ -273,8 +271,8 @@ CONFIGS = {  # a line for each of: data, batches, augmentation, network and loss
         encoder="drawing", embedding_dim=256,
         epochs=30, max_minutes=10.0,
     ),
-    # Ours for faces: python train.py faces --data_dir PATH
-    # Half a minute on two cores, 20 people: 10-way one-shot on ten others 93.4, 96.7, 97.2%.
+    # Ours for faces. Half a minute on two cores, 20 people: 10-way one-shot on ten others 93.4,
+    # 96.7, 97.2%.
     "faces": Config(
         data_dir="data/att_faces", image_size=64, channels=1,
         unseen_share=0.0, test_share=0.1, val_share=0.2,
@@ -282,22 +280,22 @@ CONFIGS = {  # a line for each of: data, batches, augmentation, network and loss
         encoder="spatial", embedding_dim=256,
         epochs=4, max_minutes=10.0,
     ),
-    # Ours for breeds of dogs, without pretraining: python train.py dogs-best --data_dir PATH
-    # 2 minutes on two cores: unseen breeds AUC 0.73, 15-way one-shot 26%.
+    # Ours for breeds of dogs, without pretraining. 2 minutes on two cores: unseen breeds AUC 0.73,
+    # 15-way one-shot 26%.
     "dogs-best": Config(
         data_dir="data/dogs", unseen_share=0.0,
         rotate=15.0, recolored=0.3,
         epochs=30, max_minutes=10.0,
     ),
-    # Recipe 3: VGG16 with a learned L1 similarity. python train.py vgg16 --data_dir PATH
-    # 51 images/s on two cores; after 2 minutes known AUC 0.70.
+    # Recipe 3: VGG16 with a learned L1 similarity. 51 images/s on two cores; after 2 minutes known
+    # AUC 0.70.
     "vgg16": Config(
         **LEAVES | UNCHANGED | PUBLISHED, image_size=105, pairs_per_batch=32,
         encoder="vgg16", distance="l1_512", loss="binary_crossentropy",
         optimizer="adam", learning_rate=1e-4, epochs=20,
     ),
-    # Recipe 4: breeds of dogs, one number as the embedding. python train.py dogs --data_dir PATH
-    # 60 images/s on two cores; after 2 minutes known AUC 0.54, unseen 0.58.
+    # Recipe 4: breeds of dogs, one number as the embedding. 60 images/s on two cores; after 2
+    # minutes known AUC 0.54, unseen 0.58.
     "dogs": Config(
         **UNCHANGED | PUBLISHED, data_dir="data/dogs", image_size=256,
         pairs_per_batch=32, steps_per_epoch=10,

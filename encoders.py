@@ -176,12 +176,9 @@ def find_backbone(encoder):
 
 
 def load_pretrained(encoder, name, weights):
-    """Fills the backbone of an encoder.
+    """Fills the backbone of an encoder, a network of `keras.applications` named `name`.
 
-    Args:
-        encoder: Model with a backbone.
-        name: As in `keras.applications`.
-        weights: "imagenet" (fetched by Keras) or the path of a weights file, without the top.
+    Weights are "imagenet" (fetched by Keras) or the path of a weights file, without the top.
 
     Raises:
         WeightsError: If they cannot be had or do not fit.

@@ -29,17 +29,12 @@ class Fitted:
 
 
 def fit_encoder(run, config, dataset, validator, seconds_used):
-    """Trains an encoder, going on from the run's last state where it has one.
+    """Trains an encoder, going on from the run's last state where it has one: a `Fitted`.
 
-    Args:
-        run: A `RunDirectory`.
-        config: Its `Config`.
-        dataset: A `prepare_data.Dataset`.
-        validator: A `callbacks.Validator`.
-        seconds_used: Of `max_minutes` so far.
+    `seconds_used` are those of `max_minutes` that are gone.
 
-    Returns:
-        A `Fitted`.
+    Raises:
+        WeightsError: If pretrained weights cannot be had or do not fit.
     """
     encoder, model = build_training_model(config)
     batches = BATCHES[config.sampling](dataset.index, dataset.pixels, dataset.splits.train, config)

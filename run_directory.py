@@ -6,6 +6,7 @@ import datetime
 import functools
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -68,12 +69,12 @@ class RunDirectory:
             RunError: If `config.run_name` is taken.
         """
         stem = config.run_name or f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{name}"
-        path, count = Path(config.runs_dir) / stem, 1
+        path = Path(config.runs_dir) / stem
         partial = path.with_name(f".partial-{os.getpid()}-{stem}")
         partial.mkdir(parents=True, exist_ok=True)
         write_whole(partial / "config.json", lambda file: file.write_text(config.to_json()))
         cls(partial).write_json("environment.json", environment())
-        while True:
+        for count in itertools.count(2):
             try:
                 os.rename(partial, path)  # whole at once, so that whatever is there continues
                 return cls(path)
@@ -86,8 +87,7 @@ class RunDirectory:
                         f"'{path}' exists already. Continue it with `python train.py {path}` "
                         "or choose another run_name."
                     ) from error
-                count += 1  # two runs of one second
-                path = path.with_name(f"{stem}-{count}")
+                path = path.with_name(f"{stem}-{count}")  # two runs of one second
 
     def __truediv__(self, name):
         return self.path / name

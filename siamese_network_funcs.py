@@ -17,9 +17,6 @@ FAR = 1e9  # farther than any distance
 EMBED_BATCH = 256  # images embedded at once outside training
 
 
-# Embeddings
-
-
 def build_encoder(config):
     """The encoder that a config describes.
 
@@ -55,9 +52,6 @@ def unit_length(embeddings):
     """Scales embeddings (batch, embedding_dim) to length 1; zero stays zero, with a gradient."""
     squared = ops.sum(ops.square(embeddings), axis=-1, keepdims=True)  # (batch, 1)
     return embeddings * ops.rsqrt(ops.maximum(squared, SMALLEST_SQUARED_DISTANCE))
-
-
-# The distance, and the two-input model
 
 
 @keras.saving.register_keras_serializable(package="siamese")
@@ -113,9 +107,8 @@ def build_siamese_network(encoder, distance="euclidean"):
 def distance_function(model):
     """The distance of a two-input model, for embeddings that are there already.
 
-    Returns:
-        None if it is Euclidean; else a function of two float32 arrays (n, embedding_dim) that
-        gives distances (n,).
+    None if it is Euclidean; else a function of two float32 arrays (n, embedding_dim) that gives
+    distances (n,).
     """
     layer = model.get_layer("distance")
     if isinstance(layer, layers.Lambda) and layer.function is euclidean_distance:
@@ -280,9 +273,6 @@ def build_loss(config):
     if config.loss == "circle":
         return keras.losses.Circle()
     return PairwiseLoss(supervised_contrastive_loss, temperature=config.temperature)
-
-
-# Accuracy
 
 
 def accuracy(same, distance, threshold=None):

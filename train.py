@@ -91,11 +91,7 @@ def _resolve(args):
 def train(run, config, dataset, begin):
     """Trains, and leaves weights, threshold and plots in the run directory.
 
-    Args:
-        run: A `RunDirectory`, new or unfinished.
-        config: Its `Config`.
-        dataset: A `prepare_data.Dataset`.
-        begin: When the command began (`time.monotonic`); `max_minutes` counts from there.
+    `max_minutes` count from `begin` (`time.monotonic`).
 
     Returns:
         Exit status: 0, 1 if the training failed, 2 if pretrained weights do not fit, 130 if it
@@ -162,8 +158,7 @@ def choose_threshold(same, distances, false_accept_rate):
         false_accept_rate: Share of impostors that may pass, or None for the equal error.
 
     Returns:
-        Dict: threshold, what it was chosen for, the validation accuracy there, and the
-        calibration `[a, b]` of `scores.probability`.
+        Dict with the validation accuracy there and `[a, b]` of `scores.probability`, too.
     """
     import scores
 
