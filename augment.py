@@ -18,8 +18,7 @@ def augment(images, config, rng, tables=None, part=slice(None)):
         images: uint8 array (batch, height, width, channels).
         config: A `Config`: its augmentation fields.
         rng: A `numpy.random.Generator`.
-        tables: What each pixel value becomes before, (batch, 256, channels), as from
-            `recolor_tables`; None leaves the colours as they are.
+        tables: What each pixel value becomes before, from `recolor`; None: the colours stay.
         part: Of the images, to make; the same views whatever the part.
 
     Returns:
@@ -38,9 +37,7 @@ def augment(images, config, rng, tables=None, part=slice(None)):
     for view, image, matrix, table, flat in zip(views, images, matrices, relit, plain, strict=True):
         border = cv2.BORDER_CONSTANT if flat else cv2.BORDER_REFLECT_101
         ground = image[0, 0].tolist() if flat else 0
-        warped = cv2.warpAffine(
-            image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=border, borderValue=ground
-        )
+        warped = cv2.warpAffine(image, matrix, size, borderMode=border, borderValue=ground)
         view[...] = cv2.LUT(warped, table[None]).reshape(view.shape)
     return views
 
@@ -48,15 +45,8 @@ def augment(images, config, rng, tables=None, part=slice(None)):
 def swap_surroundings(images, share, rng):
     """Gives some images what surrounds another one, outside an ellipse about the middle.
 
-    A network that meets the same thing in many surroundings learns to look at the thing.
-
-    Args:
-        images: uint8 array (batch, height, width, channels).
-        share: Of the images.
-        rng: A `numpy.random.Generator`.
-
-    Returns:
-        A new array of the same shape.
+    A network that meets the same thing in many surroundings learns to look at the thing. Gives a
+    new uint8 array (batch, height, width, channels).
     """
     count, height, width = images.shape[:3]
     mixed, others = images.copy(), rng.permutation(count)
@@ -98,19 +88,8 @@ def _draw_tables(count, channels, config, rng, tables):
 
 
 def turn(images, turns):
-    """Turns each image by a number of right angles; a turned class counts as a new one.
-
-    Args:
-        images: uint8 array (batch, size, size, channels).
-        turns: 0 to 3 of each image, (batch,).
-
-    Returns:
-        A new array of the same shape.
-    """
-    turned = np.empty_like(images)
-    for number in range(4):
-        turned[turns == number] = np.rot90(images[turns == number], number, axes=(1, 2))
-    return turned
+    """Turns each image (batch, size, size, channels) by 0 to 3 right angles, a new array."""
+    return np.stack([np.rot90(image, number) for image, number in zip(images, turns, strict=True)])
 
 
 def recolor(images, classes, share, rng):
@@ -126,8 +105,8 @@ def recolor(images, classes, share, rng):
         rng: A `numpy.random.Generator`.
 
     Returns:
-        `(images, tables, recolored)`: the channels reordered, tables for `augment`, and a
-        boolean array (batch,).
+        `(images, tables, recolored)`: the channels reordered, tables (batch, 256, channels) for
+        `augment`, and a boolean array (batch,).
     """
     channels = images.shape[3]
     names, member = np.unique(classes, return_inverse=True)

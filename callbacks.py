@@ -21,10 +21,17 @@ VAL_BATCHES = 8  # over which val_loss is averaged when classes are sampled
 VAL_WAYS, VAL_TRIALS = 20, 1000  # of val_one_shot
 CLOSING_SECONDS = 20.0  # of max_minutes, for what comes after the last step
 HAIR = 1e-3  # embeddings that all lie this close together have collapsed
+STOPPER = "best", "wait", "best_epoch", "stopped_epoch"  # the early stopping's state
 
 
 class TrainingFailed(RuntimeError):
     """The training cannot go on; the message says what happened and what to try."""
+
+    def __init__(self, what):
+        super().__init__(
+            f"{what}. Try a lower learning_rate, a larger warmup_share, unit_length=True, or "
+            "another loss or seed. The last good weights are in the run directory."
+        )
 
 
 class Interrupted(Exception):
@@ -33,11 +40,7 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def interrupts():
-    """Turns Ctrl-C and a request to end into an entry of a list; a second one ends at once.
-
-    Yields:
-        The list, empty at first.
-    """
+    """Yields a list that Ctrl-C or a request to end fills; a second one ends at once."""
     received = []
 
     def receive(number, frame):
@@ -53,21 +56,15 @@ def interrupts():
 
 
 class Validator:
-    """Scores an encoder on the validation images: each embedded once, the rest is arithmetic.
-
-    Args:
-        dataset: A `prepare_data.Dataset`.
-        config: A `Config`.
-    """
+    """Scores an encoder on the validation images: each embedded once, the rest is arithmetic."""
 
     def __init__(self, dataset, config):
         self.dataset, self.config = dataset, config
         self.rows = dataset.splits.val
         self.labels = dataset.index.labels[self.rows]
         rng = np.random.default_rng([config.seed, 2])
-        self.left, self.right, self.same = dataset.given_pairs(
-            self.rows
-        ) or scores.draw_verification_pairs(self.labels, rng)
+        pairs = dataset.given_pairs(self.rows) or scores.draw_verification_pairs(self.labels, rng)
+        self.left, self.right, self.same = pairs
         self.trials = scores.draw_trials(self.labels, VAL_WAYS, 1, VAL_TRIALS, rng)
         self.loss = build_loss(config)
         if config.sampling == "classes":
@@ -81,11 +78,7 @@ class Validator:
         return scores.pair_distances(embeddings, self.left, self.right, distance)
 
     def score(self, encoder, distance=None):
-        """Validation metrics of an encoder.
-
-        Args:
-            encoder: The encoder.
-            distance: A function as from `siamese_network_funcs.distance_function`.
+        """Validation metrics of an encoder, with a distance as from `distance_function`.
 
         Returns:
             `(metrics, spread)`: a dict of val_loss, val_accuracy, val_auc, val_one_shot, and
@@ -96,7 +89,7 @@ class Validator:
         """
         embeddings = embed(encoder, self.dataset.pixels, self.rows)
         if not np.isfinite(embeddings).all():
-            raise TrainingFailed(_advice("Embeddings are not finite"))
+            raise TrainingFailed("Embeddings are not finite")
         distances = scores.pair_distances(embeddings, self.left, self.right, distance)
         trial_distances = scores.trial_distances(embeddings, self.trials, distance)
         one_shot = scores.few_shot_scores(trial_distances, self.trials.answers)
@@ -116,13 +109,6 @@ class Validator:
         return float(np.mean([float(loss) for loss in losses]))
 
 
-def _advice(what):
-    return (
-        f"{what}. Try a lower learning_rate, a larger warmup_share, unit_length=True, or another "
-        "loss or seed. The last good weights are in the run directory."
-    )
-
-
 class Schedule(keras.callbacks.Callback):
     """Sets the learning rate from the share of the training that is done; keeps the time limit.
 
@@ -132,16 +118,15 @@ class Schedule(keras.callbacks.Callback):
     Args:
         config: A `Config`.
         seconds_used: Of `max_minutes`, before the first step.
-        facts: What was done before, when continuing: `time_share` (of the training's time) and
-            `epoch` (how many).
+        facts: Done before, when continuing: `time_share` (of the training's time) and `epoch`s.
     """
 
     def __init__(self, config, seconds_used, facts):
         super().__init__()
-        self.config, self.time_share = config, facts["time_share"]
-        self.first_time_share = self.time_share
-        self.first_progress = max(self.time_share, facts["epoch"] / config.epochs)
-        self.progress = self.first_progress
+        self.config = config
+        self.time_share = self.first_time_share = facts["time_share"]
+        self.progress = max(self.time_share, facts["epoch"] / config.epochs)
+        self.first_progress = self.progress
         self.begin, self.seconds_before = time.monotonic(), seconds_used
         self.seconds = math.inf
         if config.max_minutes is not None:
@@ -150,11 +135,10 @@ class Schedule(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Remembers where the epoch's steps start, and how fast pretrained weights move."""
-        self.first_step = epoch * self.config.steps_per_epoch
-        fine_tuned = 0 < self.config.frozen_epochs <= epoch
-        self.highest = self.config.learning_rate * (
-            self.config.fine_tune_rate if fine_tuned else 1.0
-        )
+        config = self.config
+        self.first_step = epoch * config.steps_per_epoch
+        fine_tuned = 0 < config.frozen_epochs <= epoch
+        self.highest = config.learning_rate * (config.fine_tune_rate if fine_tuned else 1.0)
 
     def on_train_batch_begin(self, batch, logs=None):
         """Sets this step's learning rate."""
@@ -197,13 +181,7 @@ class Schedule(keras.callbacks.Callback):
 
 
 class Epochs(keras.callbacks.Callback):
-    """At the end of each epoch: validation into the logs, before any callback that reads them.
-
-    Args:
-        validator: A `Validator`.
-        model: The model being trained.
-        encoder: The encoder in it.
-    """
+    """At the end of each epoch: validation into the logs, before any callback that reads them."""
 
     def __init__(self, validator, model, encoder):
         super().__init__()
@@ -214,17 +192,16 @@ class Epochs(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Stops a training whose loss is not finite."""
         if not np.isfinite(logs["loss"]):
-            raise TrainingFailed(_advice(f"The loss is {logs['loss']} at step {batch + 1}"))
+            raise TrainingFailed(f"The loss is {logs['loss']} at step {batch + 1}")
 
     def on_epoch_end(self, epoch, logs=None):
-        """Adds val_* to the logs; stops a training whose embeddings have collapsed."""
+        """Adds val_* to the logs; stops a training whose embeddings have collapsed twice."""
         metrics, spread = self.validator.score(self.encoder, self.distance)
         logs.update(metrics)
         collapsed = spread < HAIR
         if collapsed and self.collapsed_before:
-            raise TrainingFailed(_advice(
-                f"The embeddings have collapsed: validation pairs are {spread:.1e} apart on average"
-            ))  # fmt: skip
+            what = f"validation pairs are {spread:.1e} apart on average"
+            raise TrainingFailed(f"The embeddings have collapsed: {what}")
         self.collapsed_before = collapsed
 
 
@@ -232,27 +209,25 @@ class Recorder(keras.callbacks.Callback):
     """After each epoch: history and state on disk, a line for the user. Comes last.
 
     Args:
-        run: The `RunDirectory`.
-        config: A `Config`.
+        run, config: The `RunDirectory` and its `Config`.
         schedule: The `Schedule`, which knows the time.
         stopper: The `EarlyStopping`, whose state is saved and restored with the weights.
         images_per_step: For the images/s shown.
         state: What `RunDirectory.load_state` gave, or None.
-        asked_to_end: A list that is filled when the training is to end, as `interrupts` gives.
+        asked_to_end: What `interrupts` gives.
     """
 
     def __init__(self, run, config, schedule, stopper, images_per_step, state, asked_to_end):
         super().__init__()
-        self.asked_to_end = asked_to_end
         self.run, self.config, self.schedule, self.stopper = run, config, schedule, stopper
-        self.images_per_step = images_per_step
+        self.images_per_step, self.asked_to_end = images_per_step, asked_to_end
         self.ready = deque()  # when each batch was, of those not trained on yet
         self.history = state[1]["history"] if state else []
         self.best = (state[0].get("best"), state[1]["stopper"]) if state else None
-        self.restore_stopper()
+        self.on_train_begin()
 
-    def restore_stopper(self):
-        """Keras's early stopping forgets its best when a training begins."""
+    def on_train_begin(self, logs=None):
+        """Restores the early stopping, which forgets its best when a training begins."""
         if self.best:
             self.stopper.best_weights, values = self.best
             for name, value in values.items():
@@ -266,10 +241,6 @@ class Recorder(keras.callbacks.Callback):
             self.ready.append(time.monotonic())
             yield batch
 
-    def on_train_begin(self, logs=None):
-        """Restores the early stopping."""
-        self.restore_stopper()
-
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the epoch's clock and bar."""
         self.begin = self.step_end = time.monotonic()
@@ -282,9 +253,8 @@ class Recorder(keras.callbacks.Callback):
         latest, ready = self.ready[-1], self.ready.popleft()
         # TensorFlow makes batches while it trains; elsewhere the training waits for any of them.
         self.waited += max(0.0, (ready if self.ahead else latest) - self.step_end)
-        self.bar.set_postfix_str(
-            f"loss {logs['loss']:.4f}, {clock(self.schedule.seconds_left())} left", refresh=False
-        )
+        shown = f"loss {logs['loss']:.4f}, {clock(self.schedule.seconds_left())} left"
+        self.bar.set_postfix_str(shown, refresh=False)
         self.bar.update()
         self.step_end = time.monotonic()
         if agreed(bool(self.asked_to_end)):  # all hosts end at the same step
@@ -302,17 +272,17 @@ class Recorder(keras.callbacks.Callback):
         self.run.write_history(self.history)
         self._save_state(epoch)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+        waited = self.waited / (self.step_end - self.begin)
         print(
             f"epoch {epoch + 1}/{self.config.epochs}  {shown}  {rate:,.0f} images/s  "
-            f"{self.waited / (self.step_end - self.begin):.1%} waiting for data  "
-            f"{clock(self.schedule.seconds_left())} left",
+            f"{waited:.1%} waiting for data  {clock(self.schedule.seconds_left())} left",
             flush=True,
         )
 
     def _save_state(self, epoch):
-        names = ("best", "wait", "best_epoch", "stopped_epoch")
-        values = {name: _plain(getattr(self.stopper, name)) for name in names}
-        self.best = self.stopper.best_weights, values
+        stopper = {name: getattr(self.stopper, name) for name in STOPPER}
+        stopper = {k: v if v is None else np.asarray(v).item() for k, v in stopper.items()}
+        self.best = self.stopper.best_weights, stopper
         self.run.save_state(
             {
                 "model": [np.array(v) for v in self.model.variables],
@@ -325,13 +295,9 @@ class Recorder(keras.callbacks.Callback):
                 "time_share": self.schedule.time_share,
                 "seconds_used": self.schedule.seconds_used(),
                 "history": self.history,
-                "stopper": values,
+                "stopper": stopper,
             },
         )
-
-
-def _plain(number):
-    return None if number is None else float(number) if isinstance(number, float) else int(number)
 
 
 def clock(seconds):

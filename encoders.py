@@ -17,40 +17,27 @@ MOST_ZOOM = 1.6  # of ink that is centred, in or out
 
 def build_base_network(input_shape, embedding_dim=50):
     """Recipe 1: three convolutions of 16, 32, 16 filters with dropout, and two dense layers."""
-    network = keras.Sequential(
-        [keras.Input(input_shape), layers.Rescaling(1 / 255)], name="leaf_cnn"
-    )
+    parts = []
     for filters in (16, 32, 16):
-        network.add(layers.Conv2D(filters, 3, activation="relu"))
-        network.add(layers.MaxPooling2D(2))
-        network.add(layers.Dropout(0.25))
-    network.add(layers.Flatten())
-    network.add(layers.Dense(128, activation="relu"))
-    network.add(layers.Dropout(0.1))
-    network.add(layers.Dense(embedding_dim, activation="relu"))
-    return network
+        parts += [layers.Conv2D(filters, 3, activation="relu")]
+        parts += [layers.MaxPooling2D(2), layers.Dropout(0.25)]
+    parts += [layers.Flatten(), layers.Dense(128, activation="relu"), layers.Dropout(0.1)]
+    parts += [layers.Dense(embedding_dim, activation="relu")]
+    return _chain("leaf_cnn", input_shape, parts)
 
 
 def build_compact_network(input_shape, embedding_dim=128):
     """Ours, for photographs: strided 3x3 convolutions, batch norm, global pooling."""
-    network = keras.Sequential(
-        [keras.Input(input_shape), layers.Rescaling(1 / 255)], name="compact"
-    )
-    for filters in (32, 64, 128, 256):
-        strides = 2 if filters == 32 else 1
-        _add_block(network, filters, strides, pooled=filters < 256)
-    network.add(layers.GlobalAveragePooling2D())
-    network.add(layers.Dense(embedding_dim))
-    return network
+    parts = _block(32, strides=2) + _block(64) + _block(128) + _block(256, pooled=False)
+    parts += [layers.GlobalAveragePooling2D(), layers.Dense(embedding_dim)]
+    return _chain("compact", input_shape, parts)
 
 
-def build_spatial_network(input_shape, embedding_dim=256):
+def build_spatial_network(input_shape, embedding_dim=256, name="spatial", before=()):
     """Ours, for what is centred and upright, as faces: it keeps where things are."""
-    network = keras.Sequential(
-        [keras.Input(input_shape), layers.Rescaling(1 / 255)], name="spatial"
-    )
-    _add_spatial_layers(network, embedding_dim)
-    return network
+    parts = _block(32, strides=2, pooled=False, size=5) + _block(64) + _block(96) + _block(128)
+    parts += [layers.Flatten(), layers.Dense(embedding_dim)]
+    return _chain(name, input_shape, parts, before)
 
 
 def build_drawing_network(input_shape, embedding_dim=256):
@@ -58,13 +45,22 @@ def build_drawing_network(input_shape, embedding_dim=256):
 
     The network sees three quarters of the pixels along each side.
     """
-    size = 3 * input_shape[0] // 4
-    network = keras.Sequential(
-        [keras.Input(input_shape), _build_centring(input_shape, size), layers.Rescaling(1 / 255)],
-        name="drawing",
-    )
-    _add_spatial_layers(network, embedding_dim)
-    return network
+    centring = _build_centring(input_shape, 3 * input_shape[0] // 4)
+    return build_spatial_network(input_shape, embedding_dim, "drawing", [centring])
+
+
+def _chain(name, input_shape, parts, before=()):
+    """Layers one after another, from raw pixels on."""
+    parts = [keras.Input(input_shape), *before, layers.Rescaling(1 / 255), *parts]
+    return keras.Sequential(parts, name=name)
+
+
+def _block(filters, strides=1, pooled=True, size=3):
+    """Layers of one block; pooling comes early, as what follows has a quarter of the work then."""
+    convolution = layers.Conv2D(filters, size, strides, padding="same", use_bias=False)
+    pooling = [layers.MaxPooling2D(2, padding="same")] if pooled else []
+    # Keras's momentum of 0.99 lags behind a short training by hundreds of steps.
+    return [convolution, *pooling, layers.BatchNormalization(momentum=0.9), layers.ReLU()]
 
 
 def _build_centring(input_shape, size):
@@ -110,32 +106,12 @@ def _sampling(middle, step, side, size):
     return ops.maximum(1.0 - reach, 0.0) / width
 
 
-def _add_spatial_layers(network, embedding_dim):
-    _add_block(network, 32, strides=2, pooled=False, size=5)
-    for filters in (64, 96, 128):
-        _add_block(network, filters, strides=1, pooled=True)
-    network.add(layers.Flatten())
-    network.add(layers.Dense(embedding_dim))
-
-
-def _add_block(network, filters, strides, pooled, size=3):
-    network.add(layers.Conv2D(filters, size, strides, padding="same", use_bias=False))
-    if pooled:
-        network.add(
-            layers.MaxPooling2D(2, padding="same")
-        )  # first: what follows has a quarter of the work
-    # Keras's momentum of 0.99 lags behind a short training by hundreds of steps.
-    network.add(layers.BatchNormalization(momentum=0.9))
-    network.add(layers.ReLU())
-
-
 def build_koch_network(input_shape, embedding_dim=4096):
     """Recipe 2: four convolutions of 10, 7, 4 and 4 pixels, one dense sigmoid layer.
 
     Reference:
         Koch, Zemel & Salakhutdinov, "Siamese neural networks for one-shot image recognition", 2015.
     """
-    network = keras.Sequential([keras.Input(input_shape), layers.Rescaling(1 / 255)], name="koch")
 
     def settings(penalty):
         return {
@@ -144,29 +120,22 @@ def build_koch_network(input_shape, embedding_dim=4096):
             "kernel_regularizer": regularizers.L2(penalty),
         }
 
+    parts = []
     for filters, size in ((64, 10), (128, 7), (128, 4), (256, 4)):
-        network.add(layers.Conv2D(filters, size, activation="relu", **settings(2e-4)))
-        if filters < 256:
-            network.add(layers.MaxPooling2D(2))
-    network.add(layers.Flatten())
-    network.add(layers.Dense(embedding_dim, activation="sigmoid", **settings(1e-3)))
-    return network
+        parts += [layers.Conv2D(filters, size, activation="relu", **settings(2e-4))]
+        parts += [layers.MaxPooling2D(2)] if filters < 256 else [layers.Flatten()]
+    parts += [layers.Dense(embedding_dim, activation="sigmoid", **settings(1e-3))]
+    return _chain("koch", input_shape, parts)
 
 
 def build_alexnet_network(input_shape, embedding_dim=1):
     """Recipe 4: three large convolutions and three dense layers with no activation between."""
-    network = keras.Sequential(
-        [keras.Input(input_shape), layers.Rescaling(1 / 255)], name="alexnet"
-    )
-    network.add(layers.Conv2D(256, 11, strides=4, activation="relu"))
-    network.add(layers.MaxPooling2D(3, strides=2))
-    network.add(layers.Conv2D(256, 5, activation="relu"))
-    network.add(layers.MaxPooling2D(2))
-    network.add(layers.Conv2D(384, 3, activation="relu"))
-    network.add(layers.Flatten())  # 46,464 at 256 pixels
-    for units in (1024, 256, embedding_dim):
-        network.add(layers.Dense(units))
-    return network
+    parts = [layers.Conv2D(256, 11, strides=4, activation="relu")]
+    parts += [layers.MaxPooling2D(3, strides=2), layers.Conv2D(256, 5, activation="relu")]
+    parts += [layers.MaxPooling2D(2), layers.Conv2D(384, 3, activation="relu")]
+    parts += [layers.Flatten()]  # 46,464 at 256 pixels
+    parts += [layers.Dense(units) for units in (1024, 256, embedding_dim)]
+    return _chain("alexnet", input_shape, parts)
 
 
 def build_vgg16_network(input_shape, embedding_dim=None):
@@ -180,11 +149,6 @@ def build_application(name, input_shape, embedding_dim):
     """A network of `keras.applications`, pooled, and one dense layer.
 
     Its own preprocessing comes before it; grey is repeated to three channels.
-
-    Args:
-        name: As in `keras.applications`, for example "ResNet50V2".
-        input_shape: `(height, width, channels)`.
-        embedding_dim: Numbers in the embedding.
     """
     pixels = keras.Input(input_shape)
     maps = _build_backbone(name, input_shape)(pixels)
@@ -212,12 +176,9 @@ def find_backbone(encoder):
 
 
 def load_pretrained(encoder, name, weights):
-    """Fills the backbone of an encoder.
+    """Fills the backbone of an encoder, a network of `keras.applications` named `name`.
 
-    Args:
-        encoder: Model with a backbone.
-        name: As in `keras.applications`.
-        weights: "imagenet" (fetched by Keras) or the path of a weights file, without the top.
+    Weights are "imagenet" (fetched by Keras) or the path of a weights file, without the top.
 
     Raises:
         WeightsError: If they cannot be had or do not fit.

@@ -6,24 +6,11 @@ from pathlib import Path
 
 import keras
 
+import siamese_network_funcs as funcs
 from batches import BATCHES
-from callbacks import (
-    Epochs,
-    Interrupted,
-    Recorder,
-    Schedule,
-    TrainingFailed,
-    interrupts,
-)
+from callbacks import Epochs, Interrupted, Recorder, Schedule, TrainingFailed, interrupts
 from distribution import over_whole_batch, part
 from encoders import find_backbone, load_pretrained
-from siamese_network_funcs import (
-    accuracy,
-    batch_accuracy,
-    build_encoder,
-    build_loss,
-    build_siamese_network,
-)
 from whitening import widen_encoder
 
 FINISHED, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
@@ -32,35 +19,22 @@ NEW = {"epoch": 0, "done": False, "time_share": 0.0, "seconds_used": 0.0}  # fac
 
 @dataclasses.dataclass
 class Fitted:
-    """What a training came to.
+    """What a training came to."""
 
-    Attributes:
-        status: FINISHED, FAILED or INTERRUPTED.
-        model: The two-input model with the best epoch's weights, float32; or None.
-        encoder: The encoder in it.
-        history: List of dicts, one an epoch.
-        best_epoch: Whose weights these are, counted from 1; None before the first is over.
-    """
-
-    status: int
-    model: keras.Model | None
-    encoder: keras.Model | None
-    history: list
-    best_epoch: int | None
+    status: int  # FINISHED, FAILED or INTERRUPTED
+    model: keras.Model | None  # the two-input one with the best epoch's weights, float32
+    encoder: keras.Model | None  # the encoder in it
+    history: list  # of dicts, one an epoch
+    best_epoch: int | None  # whose weights these are, from 1; None before the first is over
 
 
 def fit_encoder(run, config, dataset, validator, seconds_used):
-    """Trains an encoder, going on from the run's last state where it has one.
+    """Trains an encoder, going on from the run's last state where it has one: a `Fitted`.
 
-    Args:
-        run: A `RunDirectory`.
-        config: A `Config`.
-        dataset: A `prepare_data.Dataset`.
-        validator: A `callbacks.Validator`.
-        seconds_used: Of `max_minutes` so far.
+    `seconds_used` are those of `max_minutes` that are gone.
 
-    Returns:
-        A `Fitted`.
+    Raises:
+        WeightsError: If pretrained weights cannot be had or do not fit.
     """
     encoder, model = build_training_model(config)
     batches = BATCHES[config.sampling](dataset.index, dataset.pixels, dataset.splits.train, config)
@@ -73,15 +47,13 @@ def fit_encoder(run, config, dataset, validator, seconds_used):
         print(f"Continuing after epoch {facts['epoch']}.")
         restore(model.variables, arrays["model"])
     elif config.weights:
-        name = "VGG16" if config.encoder == "vgg16" else config.encoder
-        load_pretrained(encoder, name, config.weights)
+        load_pretrained(encoder, config.backbone, config.weights)
     schedule = Schedule(config, seconds_used + facts["seconds_used"], facts)
     stopper = _early_stopping(config)
     status = FINISHED
     with interrupts() as asked_to_end:
-        recorder = Recorder(
-            run, config, schedule, stopper, batches.images_per_step, state, asked_to_end
-        )
+        per_step = batches.images_per_step
+        recorder = Recorder(run, config, schedule, stopper, per_step, state, asked_to_end)
         callbacks = [schedule, Epochs(validator, model, encoder), stopper, recorder]
         if config.tensorboard:
             callbacks.append(keras.callbacks.TensorBoard(str(run / "tensorboard")))
@@ -126,29 +98,20 @@ def _fit(model, stream, config, first_epoch, last_epoch, callbacks):
 def build_training_model(config):
     """The encoder of a config, and the model that trains it.
 
-    Args:
-        config: A `Config`.
-
-    Returns:
-        `(encoder, model)`: with `sampling="classes"` one and the same, with "pairs" the model
-        has two inputs.
+    With `sampling="classes"` they are one and the same; with "pairs" the model has two inputs.
     """
     keras.config.set_dtype_policy(choose_precision(config))
-    encoder = build_encoder(config)
+    encoder = funcs.build_encoder(config)
     keras.config.set_dtype_policy("float32")
     if config.sampling == "classes":
         return encoder, encoder
-    return encoder, build_siamese_network(encoder, config.distance)
+    return encoder, funcs.build_siamese_network(encoder, config.distance)
 
 
 def compile_model(model, encoder, config, frozen=False):
-    """Compiles a model for a phase of its training, with an optimizer of its own.
+    """Compiles what `build_training_model` gave for a phase of its training, optimizer and all.
 
-    Args:
-        model: From `build_training_model`, as `encoder`.
-        encoder: The encoder in it.
-        config: A `Config`.
-        frozen: Whether pretrained weights stay as they are.
+    With `frozen`, pretrained weights stay as they are.
     """
     backbone = find_backbone(encoder)
     if backbone:
@@ -157,8 +120,8 @@ def compile_model(model, encoder, config, frozen=False):
             # A few images of a few classes would spoil the statistics of pretrained ones.
             if config.weights and isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = False
-    metric = accuracy if config.sampling == "pairs" else batch_accuracy
-    loss, metric = over_whole_batch(model, build_loss(config), metric)
+    metric = funcs.accuracy if config.sampling == "pairs" else funcs.batch_accuracy
+    loss, metric = over_whole_batch(model, funcs.build_loss(config), metric)
     metric = keras.metrics.MeanMetricWrapper(metric, name="accuracy")
     model.compile(_optimizer(config), loss=loss, metrics=[metric])
     model.optimizer.build(model.trainable_variables)
@@ -175,19 +138,20 @@ def choose_precision(config):
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
         return "float32"
-    able = "avx512_bf16" in flags or "amx_bf16" in flags
-    able = able and keras.backend.backend() == "tensorflow" and config.image_size >= 40
+    multiplies = "avx512_bf16" in flags or "amx_bf16" in flags
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    able = multiplies and on_tensorflow and config.image_size >= 40
     return "mixed_bfloat16" if able else "float32"
 
 
 def _optimizer(config):
-    optimizers = keras.optimizers
-    if config.optimizer == "adamw":
-        optimizer = optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay)
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    if config.optimizer != "adamw":
+        optimizer = keras.optimizers.get(config.optimizer)
+        optimizer.learning_rate = config.learning_rate
         return optimizer
-    kinds = {"adam": optimizers.Adam, "rmsprop": optimizers.RMSprop, "sgd": optimizers.SGD}
-    return kinds[config.optimizer](config.learning_rate)
+    optimizer = keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
 
 
 def _early_stopping(config):
@@ -201,11 +165,7 @@ def _early_stopping(config):
 
 
 def restore(variables, arrays):
-    """Gives variables the values that a state holds.
-
-    Args:
-        variables: Of a model or an optimizer.
-        arrays: Their values, in the same order.
+    """Gives a model's or optimizer's variables the arrays of a state, in the same order.
 
     Raises:
         ValueError: If the state is of another network.
@@ -223,11 +183,11 @@ def _finish(config, dataset, model, encoder, recorder, status):
         model.set_weights(stopper.best_weights)
     elif status != FINISHED:  # in the first epoch: it begins anew
         return Fitted(status, None, None, recorder.history, None)
-    final = build_encoder(config)
+    final = funcs.build_encoder(config)
     final.set_weights(encoder.get_weights())
     if config.whiten:
         final = widen_encoder(final, dataset, config.seed, half_turn=config.rotate == 180)
-    siamese = build_siamese_network(final, config.distance)
+    siamese = funcs.build_siamese_network(final, config.distance)
     if model is not encoder:
         siamese.get_layer("distance").set_weights(model.get_layer("distance").get_weights())
     best_epoch = stopper.best_epoch + 1 if stopper.best_weights else None

@@ -6,6 +6,7 @@ import datetime
 import functools
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -26,17 +27,13 @@ class RunError(ValueError):
 
 
 def write_whole(path, write):
-    """Writes a file beside, flushes it, and renames it into place.
-
-    Args:
-        path: Where the file goes.
-        write: Called with a temporary path of the same suffix, to write it.
+    """Has a file written beside by `write(path)`, flushes it, and renames it into place.
 
     Raises:
         RunError: If it cannot be written: the disk is full, the folder is gone.
     """
     path = Path(path)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")  # the same suffix
     try:
         write(partial)
         with open(partial, "rb+") as file:
@@ -55,11 +52,8 @@ def write_whole(path, write):
 class RunDirectory:
     """One run's folder.
 
-    Args:
-        path: The folder; it must hold a `config.json`.
-
     Raises:
-        RunError: If it is no run directory.
+        RunError: If the path is no run directory: it holds no `config.json`.
     """
 
     def __init__(self, path):
@@ -69,23 +63,18 @@ class RunDirectory:
 
     @classmethod
     def create(cls, config, name):
-        """Makes a new run directory with `config.json` and `environment.json`.
-
-        Args:
-            config: The run's `Config`.
-            name: The config's name, which becomes part of the folder's.
+        """A new one with `config.json` and `environment.json`, named by time and config's name.
 
         Raises:
             RunError: If `config.run_name` is taken.
         """
         stem = config.run_name or f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{name}"
-        path, count = Path(config.runs_dir) / stem, 1
+        path = Path(config.runs_dir) / stem
         partial = path.with_name(f".partial-{os.getpid()}-{stem}")
         partial.mkdir(parents=True, exist_ok=True)
         write_whole(partial / "config.json", lambda file: file.write_text(config.to_json()))
-        run = cls(partial)
-        run.write_json("environment.json", environment())
-        while True:
+        cls(partial).write_json("environment.json", environment())
+        for count in itertools.count(2):
             try:
                 os.rename(partial, path)  # whole at once, so that whatever is there continues
                 return cls(path)
@@ -98,8 +87,7 @@ class RunDirectory:
                         f"'{path}' exists already. Continue it with `python train.py {path}` "
                         "or choose another run_name."
                     ) from error
-                count += 1  # two runs of one second
-                path = path.with_name(f"{stem}-{count}")
+                path = path.with_name(f"{stem}-{count}")  # two runs of one second
 
     def __truediv__(self, name):
         return self.path / name
@@ -116,10 +104,14 @@ class RunDirectory:
         """Whether the training came to its end."""
         return (self / "model.keras").exists() and not (self / STATE).exists()
 
+    def write(self, name, write):
+        """Writes a file of the run, as `write_whole` does."""
+        write_whole(self / name, write)
+
     def write_json(self, name, values):
         """Writes a JSON file, whole."""
         text = json.dumps(values, indent=2) + "\n"
-        write_whole(self / name, lambda file: file.write_text(text))
+        self.write(name, lambda path: path.write_text(text))
 
     def read_json(self, name):
         """Reads a JSON file of the run.
@@ -127,12 +119,11 @@ class RunDirectory:
         Raises:
             RunError: If it is not there, or is no JSON.
         """
+        path = self._existing(name)
         try:
-            return json.loads((self / name).read_text())
-        except FileNotFoundError as error:
-            raise RunError(f"'{self.path}' holds no {name}. Is the run finished?") from error
+            return json.loads(path.read_text())
         except (ValueError, RecursionError) as error:
-            raise RunError(f"'{self / name}' is damaged: {error}.") from error
+            raise RunError(f"'{path}' is damaged: {error}.") from error
 
     def write_splits(self, index, splits):
         """Writes `splits.json`: the names of the images on each side, and of their classes.
@@ -140,14 +131,11 @@ class RunDirectory:
         Raises:
             RunError: If the run began with others: images held out would be trained on.
         """
-        sides = {name: [index.names[row] for row in rows] for name, rows in splits.items()}
-        trained_on = np.unique(index.labels[splits.train])
-        unseen = np.unique(index.labels[splits.test_unseen])
-        classes = {
-            "known_classes": [index.class_names[label] for label in trained_on],
-            "unseen_classes": [index.class_names[label] for label in unseen],
-        }
-        values = {"source": str(index.source), **classes, **sides}
+        values = {"source": str(index.source)}
+        for kind, rows in (("known", splits.train), ("unseen", splits.test_unseen)):
+            labels = np.unique(index.labels[rows])
+            values[f"{kind}_classes"] = [index.class_names[label] for label in labels]
+        values |= {name: [index.names[row] for row in rows] for name, rows in splits.items()}
         if (self / "splits.json").exists() and self.read_json("splits.json") != values:
             raise RunError(
                 f"The images of '{index.source}' are not those that '{self.path}' began with. "
@@ -156,11 +144,7 @@ class RunDirectory:
         self.write_json("splits.json", values)
 
     def write_history(self, rows):
-        """Writes `history.csv`, a line an epoch.
-
-        Args:
-            rows: List of dicts with equal keys.
-        """
+        """Writes `history.csv`, a line an epoch, from dicts with equal keys."""
 
         def write(path):
             with open(path, "w", newline="") as file:
@@ -168,28 +152,20 @@ class RunDirectory:
                 writer.writeheader()
                 writer.writerows(rows)
 
-        write_whole(self / "history.csv", write)
+        self.write("history.csv", write)
 
     def save_state(self, arrays, facts):
-        """Saves what continuing needs, in one file.
-
-        Args:
-            arrays: Dict of lists of arrays.
-            facts: Dict that JSON can hold.
-        """
+        """Saves what continuing needs: a dict of lists of arrays, and one that JSON can hold."""
         flat = {f"{name}-{i}": a for name, values in arrays.items() for i, a in enumerate(values)}
 
         def write(path):
             with open(path, "wb") as file:
                 np.savez(file, facts=np.array(json.dumps(facts)), **flat)
 
-        write_whole(self / STATE, write)
+        self.write(STATE, write)
 
     def load_state(self):
-        """What `save_state` saved.
-
-        Returns:
-            `(arrays, facts)`, or None if the run has not saved any yet.
+        """`(arrays, facts)` as `save_state` saved them, or None before it did.
 
         Raises:
             RunError: If the file is damaged.
@@ -213,45 +189,37 @@ class RunDirectory:
         (self / STATE).unlink(missing_ok=True)
 
     def load_encoder(self):
-        """The trained encoder: raw pixels -> embeddings.
-
-        Raises:
-            RunError: If the run has none yet.
-        """
+        """The trained encoder: raw pixels -> embeddings. A RunError if there is none."""
         return self._load("encoder.keras")
 
     def load_model(self):
-        """The two-input model: `[left, right]` raw pixels -> distance.
-
-        Raises:
-            RunError: If the run has none yet.
-        """
+        """The two-input model: `[left, right]` raw pixels -> distance. A RunError if none."""
         import siamese_network_funcs  # noqa: F401  registers euclidean_distance
 
         return self._load("model.keras")
 
     def load_distance(self):
-        """None where the distance is Euclidean; else what `distance_function` gives.
-
-        Raises:
-            RunError: If the run has no model yet.
-        """
+        """None where the distance is Euclidean; else what `distance_function` gives."""
         if self.config.distance == "euclidean":
             return None
         from siamese_network_funcs import distance_function
 
         return distance_function(self.load_model())
 
+    def _existing(self, name):
+        if not (self / name).is_file():
+            raise RunError(f"'{self.path}' holds no {name}. Is the run finished?")
+        return self / name
+
     def _load(self, name):
         import keras
 
-        if not (self / name).is_file():
-            raise RunError(f"'{self.path}' holds no {name}. Is the run finished?")
+        path = self._existing(name)
         try:
-            return keras.saving.load_model(self / name, compile=False, safe_mode=True)
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
         except Exception as error:  # Keras, h5py, zip: each has its own
             why = str(error).strip().splitlines()[0]
-            raise RunError(f"'{self / name}' cannot be loaded: {why}") from error
+            raise RunError(f"'{path}' cannot be loaded: {why}") from error
 
 
 def environment():
@@ -261,7 +229,7 @@ def environment():
         "command": [Path(sys.executable).name, *sys.argv],
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "versions": {name: v for name in packages if (v := _version(name))},
+        "versions": {name: version for name in packages if (version := _version(name))},
         "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {_cpu()}",
         "commit": _commit(),
@@ -269,38 +237,29 @@ def environment():
 
 
 def _version(package):
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _cpu():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor()
 
 
 def _commit():
     """The project's commit, with a plus where files differ from it."""
-    try:
-        command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
-        here = Path(__file__).parent
-        return subprocess.run(
-            command, cwd=here, capture_output=True, text=True, timeout=10
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
+    settings = {"capture_output": True, "text": True, "timeout": 10}
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, cwd=Path(__file__).parent, **settings).stdout.strip()
+    return ""
 
 
 def need(package, purpose):
-    """Makes sure that an optional package is installed.
-
-    Raises:
-        RunError: If it is not.
-    """
+    """Raises a RunError where an optional package is not installed."""
     if importlib.util.find_spec(package) is None:
         raise RunError(
             f"{purpose} needs the package {package}: pip install -r requirements-extra.txt"

@@ -4,6 +4,8 @@ An encoder takes raw pixels (0 to 255) and gives an embedding; small distances m
 are 1 for genuine pairs (one class) and 0 for impostors (two classes).
 """
 
+import functools
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -15,14 +17,8 @@ FAR = 1e9  # farther than any distance
 EMBED_BATCH = 256  # images embedded at once outside training
 
 
-# Embeddings
-
-
 def build_encoder(config):
     """The encoder that a config describes.
-
-    Args:
-        config: A `Config`: `encoder`, `image_size`, `channels`, `embedding_dim`, `unit_length`.
 
     Returns:
         A `keras.Model` from raw pixels (batch, size, size, channels), 0 to 255, to float32
@@ -30,10 +26,8 @@ def build_encoder(config):
     """
     shape = (config.image_size, config.image_size, config.channels)
     pixels = keras.Input(shape, name="pixels")
-    if config.encoder in ENCODERS:
-        body = ENCODERS[config.encoder](shape, config.embedding_dim)
-    else:
-        body = build_application(config.encoder, shape, config.embedding_dim)
+    application = functools.partial(build_application, config.encoder)
+    body = ENCODERS.get(config.encoder, application)(shape, config.embedding_dim)
     embeddings = ops.cast(body(pixels), "float32")
     if config.unit_length:
         embeddings = unit_length(embeddings)
@@ -41,15 +35,12 @@ def build_encoder(config):
 
 
 def embed(encoder, pixels, rows):
-    """Embeds images, each once.
+    """Embeds some images, each once: float32 array (n, embedding_dim).
 
     Args:
         encoder: From `build_encoder`.
         pixels: uint8 array (images, size, size, channels); may be memory-mapped.
         rows: Which of them, (n,).
-
-    Returns:
-        float32 array (n, embedding_dim).
     """
     parts = [rows[start : start + EMBED_BATCH] for start in range(0, len(rows), EMBED_BATCH)]
     # Each of TensorFlow's replicas would embed the whole batch: one answer is enough.
@@ -58,31 +49,14 @@ def embed(encoder, pixels, rows):
 
 
 def unit_length(embeddings):
-    """Scales each embedding to length 1; a zero stays zero, with a finite gradient.
-
-    Args:
-        embeddings: Tensor (batch, embedding_dim).
-
-    Returns:
-        Tensor of the same shape.
-    """
+    """Scales embeddings (batch, embedding_dim) to length 1; zero stays zero, with a gradient."""
     squared = ops.sum(ops.square(embeddings), axis=-1, keepdims=True)  # (batch, 1)
     return embeddings * ops.rsqrt(ops.maximum(squared, SMALLEST_SQUARED_DISTANCE))
 
 
-# The distance, and the two-input model
-
-
 @keras.saving.register_keras_serializable(package="siamese")
 def euclidean_distance(embeddings):
-    """Euclidean distance between the embeddings of two images.
-
-    Args:
-        embeddings: Two tensors (batch, embedding_dim).
-
-    Returns:
-        Tensor (batch, 1).
-    """
+    """Euclidean distance (batch, 1) between two tensors (batch, embedding_dim)."""
     left, right = embeddings
     squared = ops.sum(ops.square(left - right), axis=-1, keepdims=True)
     return ops.sqrt(ops.maximum(squared, SMALLEST_SQUARED_DISTANCE))
@@ -90,7 +64,7 @@ def euclidean_distance(embeddings):
 
 @keras.saving.register_keras_serializable(package="siamese")
 def cosine_distance(embeddings):
-    """One minus the cosine between the embeddings of two images. Takes what the above takes."""
+    """One minus the cosine, (batch, 1), between two tensors (batch, embedding_dim)."""
     left, right = (unit_length(embedding) for embedding in embeddings)
     return 1.0 - ops.sum(left * right, axis=-1, keepdims=True)
 
@@ -120,67 +94,46 @@ def build_distance(kind, embedding_dim):
 
 
 def build_siamese_network(encoder, distance="euclidean"):
-    """Two images through one encoder to their distance.
-
-    Args:
-        encoder: From `build_encoder`.
-        distance: As for `build_distance`.
+    """Two images through one encoder to their distance, of a kind as for `build_distance`.
 
     Returns:
         A `keras.Model` from `[left, right]`, raw pixels each, to distances (batch, 1).
     """
-    left = keras.Input(encoder.input_shape[1:], name="left")
-    right = keras.Input(encoder.input_shape[1:], name="right")
+    sides = [keras.Input(encoder.input_shape[1:], name=side) for side in ("left", "right")]
     layer = build_distance(distance, encoder.output_shape[-1])
-    return keras.Model([left, right], layer([encoder(left), encoder(right)]), name="siamese")
+    return keras.Model(sides, layer([encoder(side) for side in sides]), name="siamese")
 
 
 def distance_function(model):
     """The distance of a two-input model, for embeddings that are there already.
 
-    Args:
-        model: From `build_siamese_network`.
-
-    Returns:
-        None if it is Euclidean; else a function of two float32 arrays (n, embedding_dim) that
-        gives distances (n,).
+    None if it is Euclidean; else a function of two float32 arrays (n, embedding_dim) that gives
+    distances (n,).
     """
     layer = model.get_layer("distance")
     if isinstance(layer, layers.Lambda) and layer.function is euclidean_distance:
         return None
 
     def distance(left, right):
-        return ops.convert_to_numpy(layer([ops.convert_to_tensor(side) for side in (left, right)]))[
-            :, 0
-        ]
+        sides = [ops.convert_to_tensor(side) for side in (left, right)]
+        return ops.convert_to_numpy(layer(sides))[:, 0]
 
     return distance
 
 
 def squared_distances(embeddings):
-    """Squared Euclidean distances between all rows, never negative.
-
-    Args:
-        embeddings: Tensor (batch, embedding_dim).
-
-    Returns:
-        Tensor (batch, batch).
-    """
+    """Squared Euclidean distances (batch, batch) between all rows, never negative."""
     squared = ops.sum(ops.square(embeddings), axis=-1)  # (batch,)
     products = ops.matmul(embeddings, ops.transpose(embeddings))
     return ops.maximum(squared[:, None] + squared[None] - 2 * products, 0.0)
 
 
-# Losses
+# Losses, each a scalar. Of pairs: `same` (pairs, 1), 1 for genuine, and `distance` (pairs, 1). Of
+# batches: `labels` (batch,), classes, and `embeddings` (batch, embedding_dim).
 
 
 def contrastive_loss(same, distance, margin=1.0):
     """Pulls genuine pairs together, pushes impostors apart up to a margin.
-
-    Args:
-        same: Tensor (pairs, 1), 1 for genuine.
-        distance: Tensor (pairs, 1).
-        margin: Distance beyond which an impostor costs nothing.
 
     Returns:
         Scalar, `mean(same d^2 + (1 - same) max(margin - d, 0)^2)`.
@@ -194,15 +147,7 @@ def contrastive_loss(same, distance, margin=1.0):
 
 
 def pair_crossentropy(same, distance):
-    """Binary cross-entropy of a learned distance, the probability of two classes.
-
-    Args:
-        same: Tensor (pairs, 1), 1 for genuine.
-        distance: Tensor (pairs, 1), in 0..1.
-
-    Returns:
-        Scalar.
-    """
+    """Binary cross-entropy of a learned distance in 0..1, the probability of two classes."""
     different = 1 - ops.cast(same, distance.dtype)
     return ops.mean(keras.losses.binary_crossentropy(different, distance))
 
@@ -212,14 +157,6 @@ def batch_contrastive_loss(labels, embeddings, margin=1.0):
 
     Impostors are averaged over those inside the margin, as most of a batch's are far apart and
     would water the few hard ones down.
-
-    Args:
-        labels: Tensor (batch,), classes.
-        embeddings: Tensor (batch, embedding_dim).
-        margin: Distance beyond which an impostor costs nothing.
-
-    Returns:
-        Scalar.
     """
     genuine, impostor = pair_masks(labels, embeddings.dtype)
     squared = squared_distances(embeddings)
@@ -232,10 +169,7 @@ def batch_contrastive_loss(labels, embeddings, margin=1.0):
 def supervised_contrastive_loss(labels, embeddings, temperature=0.05):
     """Softmax over each image's similarities: its class against all others of the batch.
 
-    Args:
-        labels: Tensor (batch,), classes.
-        embeddings: Tensor (batch, embedding_dim), brought to unit length here.
-        temperature: Small values look at the hardest pairs.
+    Embeddings are brought to unit length here; a small temperature looks at the hardest pairs.
 
     Returns:
         Scalar, averaged over the images that have a genuine partner in the batch.
@@ -300,11 +234,7 @@ def _semi_hard_loss(distance, genuine, impostor, margin):
 
 
 def pair_masks(labels, dtype="float32"):
-    """Which pairs of a batch are genuine, and which impostor.
-
-    Args:
-        labels: Tensor (batch,) or (batch, 1), classes.
-        dtype: Of the result.
+    """Which pairs of a batch are genuine, and which impostor, from classes (batch,) or (batch, 1).
 
     Returns:
         `(genuine, impostor)`, tensors (batch, batch) of 0 and 1; the diagonal is 0 in both.
@@ -319,12 +249,7 @@ def _masked_mean(values, mask):
 
 
 class PairwiseLoss(keras.losses.Loss):
-    """One of the functions above as a Keras loss on (labels, network output).
-
-    Args:
-        function: Called as `function(labels, outputs, **settings)`; gives a scalar.
-        settings: Its further arguments.
-    """
+    """One of the functions above, with its settings, as a Keras loss on (labels, outputs)."""
 
     def __init__(self, function, **settings):
         super().__init__(name=function.__name__, reduction=None)
@@ -336,28 +261,18 @@ class PairwiseLoss(keras.losses.Loss):
 
 
 def build_loss(config):
-    """The Keras loss that a config names.
-
-    Args:
-        config: A `Config`: `sampling`, `loss`, `margin`, `temperature`.
-
-    Returns:
-        A `keras.losses.Loss`.
-    """
+    """The `keras.losses.Loss` that a config names."""
     if config.loss == "binary_crossentropy":
         return PairwiseLoss(pair_crossentropy)
-    if config.sampling == "pairs":
-        return PairwiseLoss(contrastive_loss, margin=config.margin)
     if config.loss == "contrastive":
-        return PairwiseLoss(batch_contrastive_loss, margin=config.margin)
+        of_pairs = config.sampling == "pairs"
+        function = contrastive_loss if of_pairs else batch_contrastive_loss
+        return PairwiseLoss(function, margin=config.margin)
     if config.loss == "triplet":
         return PairwiseLoss(batch_triplet_loss, margin=config.margin, triplet=config.triplet)
     if config.loss == "circle":
         return keras.losses.Circle()
     return PairwiseLoss(supervised_contrastive_loss, temperature=config.temperature)
-
-
-# Accuracy
 
 
 def accuracy(same, distance, threshold=None):
@@ -367,9 +282,6 @@ def accuracy(same, distance, threshold=None):
         same: Tensor (pairs,) or (pairs, 1), 1 for genuine.
         distance: Tensor of the same shape.
         threshold: A pair is called the same below it. None: the one that is right most often.
-
-    Returns:
-        Scalar in 0..1.
     """
     distance = ops.reshape(distance, (-1,))
     same = ops.cast(ops.reshape(same, (-1,)), distance.dtype)
@@ -377,16 +289,7 @@ def accuracy(same, distance, threshold=None):
 
 
 def batch_accuracy(labels, embeddings, threshold=None):
-    """`accuracy` over all pairs of a batch.
-
-    Args:
-        labels: Tensor (batch,), classes.
-        embeddings: Tensor (batch, embedding_dim).
-        threshold: As for `accuracy`.
-
-    Returns:
-        Scalar in 0..1.
-    """
+    """`accuracy` over all pairs of a batch: classes (batch,), embeddings (batch, embedding_dim)."""
     genuine, impostor = (ops.reshape(m, (-1,)) for m in pair_masks(labels, embeddings.dtype))
     distance = ops.reshape(ops.sqrt(squared_distances(embeddings)), (-1,))
     return _weighted_accuracy(genuine, impostor, distance, threshold)

@@ -29,13 +29,8 @@ class Splits:
 def make_splits(index, digests, unreadable, config):
     """`Splits` by image (whole groups) within known classes, and by class for the unseen ones.
 
-    A file that lies in two classes is left out, as nobody knows what it shows.
-
-    Args:
-        index: An `ImageIndex`; files of equal content become one group in it.
-        digests: Array (images,), equal for equal files.
-        unreadable: Row -> reason.
-        config: A `Config`: `seed`, `validate_on`, `keep_whole` and the shares.
+    A file that lies in two classes is left out, as nobody knows what it shows. Digests (images,)
+    are equal for equal files, which become one group in the index; `unreadable` is row -> reason.
 
     Raises:
         DataError: If fewer than two classes, or none with two images, would be left to train on.
@@ -96,7 +91,20 @@ def unusable(index, digests, unreadable):
 
 def _drawn_sides(index, usable, groups, config, remarks):
     """Side of each row, drawn; asks for less where there are too few families, classes, images."""
-    config = _affordable(index, usable, config, remarks)
+    if config.keep_whole == "family":
+        num_families = len(_units(index, usable, config))
+        if num_families < FEWEST_FAMILIES:
+            remarks.append(
+                f"Only {num_families} families of {FEWEST_FAMILIES} needed for "
+                "keep_whole='family': single classes are kept out of training instead."
+            )
+            config = dataclasses.replace(config, keep_whole="class")
+    num_units = len(_units(index, usable, config))
+    num_kept = sum(_num_kept(config, num_units))
+    if num_kept and num_units - num_kept < 2:
+        what = {"class": "classes", "family": "families"}[config.keep_whole]
+        remarks.append(f"Only {num_units} {what} of 2 images or more: none is kept unseen.")
+        config = dataclasses.replace(config, unseen_share=0.0)
     sides = _draw_sides(index, usable, groups, config)
     if config.validate_on == "classes" or _is_enough(index.labels[sides == "val"]):
         return sides
@@ -106,24 +114,6 @@ def _drawn_sides(index, usable, groups, config, remarks):
     )
     by_class = dataclasses.replace(config, validate_on="classes")
     return _drawn_sides(index, usable, groups, by_class, remarks)
-
-
-def _affordable(index, usable, config, remarks):
-    """The config, keeping classes instead of families, or no classes, where there are too few."""
-    num_units = len(_units(index, usable, config))
-    if config.keep_whole == "family" and num_units < FEWEST_FAMILIES:
-        remarks.append(
-            f"Only {num_units} families of {FEWEST_FAMILIES} needed for keep_whole='family': "
-            "single classes are kept out of training instead."
-        )
-        by_class = dataclasses.replace(config, keep_whole="class")
-        return _affordable(index, usable, by_class, remarks)
-    num_kept = sum(_num_kept(config, num_units))
-    if num_kept == 0 or num_units - num_kept >= 2:
-        return config
-    what = {"class": "classes", "family": "families"}[config.keep_whole]
-    remarks.append(f"Only {num_units} {what} of 2 images or more: none is kept unseen.")
-    return dataclasses.replace(config, unseen_share=0.0)
 
 
 def _units(index, usable, config):

@@ -1,5 +1,6 @@
 """A config for a folder nobody tuned for, chosen from what lies in it."""
 
+import contextlib
 import dataclasses
 import math
 
@@ -17,10 +18,7 @@ VIEWS = 200  # of each image, at most: more would learn it by heart
 
 
 def suggest_config(index):
-    """The named config made for such images, fitted to how many there are.
-
-    Args:
-        index: An `ImageIndex`.
+    """The named config made for the images of an `ImageIndex`, fitted to how many there are.
 
     Returns:
         `(config, name, reason)`: a `Config`, the name of the config it comes from, and a line
@@ -45,9 +43,8 @@ def suggest_config(index):
     base = CONFIGS[name]
     per_step = base.classes_per_batch * base.images_per_class
     useful = math.ceil(VIEWS * len(index) / per_step / base.steps_per_epoch)
-    config = dataclasses.replace(
-        base, data_dir=str(index.source), epochs=max(1, min(base.epochs, useful))
-    )
+    epochs = max(1, min(base.epochs, useful))
+    config = dataclasses.replace(base, data_dir=str(index.source), epochs=epochs)
     reason = (
         f"{kind.capitalize()}, so as in config '{name}': {config.image_size} px, {config.channels} "
         f"channels, {config.encoder} encoder, {config.total_steps} steps of {per_step} images."
@@ -66,10 +63,8 @@ def _look(index):
     """Some images in colour, uint8 array (images, LOOK, LOOK, 3)."""
     images = []
     for row in np.linspace(0, len(index) - 1, min(SAMPLE, len(index))).astype(int):
-        try:
+        with contextlib.suppress(ValueError, OSError):  # BadImage, DataError
             images.append(decode(read_bytes(index.source, index.names[row]), LOOK, 3)[0])
-        except (ValueError, OSError):  # BadImage, DataError
-            continue
     if not images:
         raise DataError(f"None of the images of '{index.source}' looked at can be read.")
     return np.stack(images)

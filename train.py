@@ -7,6 +7,7 @@ python train.py runs/20260101-120000-leaves          continues an unfinished run
 python train.py [name | config.json] [--field value] any field of configs.Config
 """
 
+import functools
 import importlib.util
 import sys
 import time
@@ -19,7 +20,7 @@ from configs import DRAWN_LEAVES, parse_command_line
 from image_index import read_index
 from keras_start import start_keras
 from prepare_data import inventory, load_data
-from run_directory import RunDirectory, RunError, write_whole
+from run_directory import STATE, RunDirectory, RunError
 from suggest import suggest_config
 
 # What needs Keras, SciPy or Matplotlib is imported in functions, so that a wrong config or path
@@ -33,8 +34,7 @@ def main(args=None):
     args, begin = sys.argv[1:] if args is None else args, time.monotonic()
     try:
         run, config, name = _resolve(args)
-        if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
-            raise RunError("tensorboard=True needs a package: pip install tensorboard")
+        _check_needs(config, run)
         dataset = load_data(config)
         if dataset.index.impostors is not None and config.sampling == "classes":
             raise RunError(
@@ -57,6 +57,20 @@ def main(args=None):
         return FAILED
 
 
+def _check_needs(config, run):
+    """Raises a RunError where a package or file that the training needs is not there."""
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise RunError("tensorboard=True needs a package: pip install tensorboard")
+    weights, continues = config.weights, run and (run / STATE).exists()
+    fetched = weights in (None, "imagenet") or "://" in weights  # by Keras
+    if not (continues or fetched or Path(weights).exists()):
+        raise RunError(
+            f"{config.backbone} cannot be filled with weights={weights!r}: no such file. Expected "
+            "'imagenet' (fetched once from the internet) or the weights file of this network "
+            "without its top."
+        )
+
+
 def _resolve(args):
     """`(run to continue or None, config, name)` from the command line."""
     if args and Path(args[0]).is_dir():
@@ -77,14 +91,11 @@ def _resolve(args):
 def train(run, config, dataset, begin):
     """Trains, and leaves weights, threshold and plots in the run directory.
 
-    Args:
-        run: A `RunDirectory`, new or unfinished.
-        config: Its `Config`.
-        dataset: A `prepare_data.Dataset`.
-        begin: When the command began (`time.monotonic`); `max_minutes` counts from there.
+    `max_minutes` count from `begin` (`time.monotonic`).
 
     Returns:
-        Exit status: 0, 1 if the training failed, 130 if it was interrupted.
+        Exit status: 0, 1 if the training failed, 2 if pretrained weights do not fit, 130 if it
+        was interrupted.
     """
     from callbacks import Validator
     from encoders import WeightsError
@@ -107,49 +118,39 @@ def train(run, config, dataset, begin):
 
 
 def write_outputs(run, config, dataset, validator, fitted):
-    """Writes models, threshold and figures.
-
-    Args:
-        run: The `RunDirectory`.
-        config: Its `Config`.
-        dataset: The `prepare_data.Dataset` that it was trained on.
-        validator: The `callbacks.Validator`.
-        fitted: The `fit.Fitted`, with an encoder.
-    """
+    """Writes models, threshold and figures of a `fit.Fitted` that has an encoder."""
     import plots
     from siamese_network_funcs import distance_function
 
     model, distance = fitted.model, distance_function(fitted.model)
-    write_whole(run / "encoder.keras", fitted.encoder.save)
-    write_whole(run / "model.weights.h5", model.save_weights)
-    write_whole(run / "architecture.json", lambda path: path.write_text(model.to_json()))
+    run.write("encoder.keras", fitted.encoder.save)
+    run.write("model.weights.h5", model.save_weights)
+    run.write("architecture.json", lambda path: path.write_text(model.to_json()))
     distances = validator.distances(fitted.encoder, distance)
     threshold = choose_threshold(validator.same, distances, config.false_accept_rate)
     run.write_json("threshold.json", threshold)
-    known = strangers(fitted.encoder, dataset, validator, distance)
-    write_whole(run / "open_set.npz", known.save)
+    run.write("open_set.npz", strangers(fitted.encoder, dataset, validator, distance).save)
+    best = {}
     if fitted.best_epoch is not None:
+        best = fitted.history[fitted.best_epoch - 1]
         for name in ("accuracy", "loss"):
             title = f"{name.capitalize()} of pairs, {run.path.name}"
-            draw = (fitted.history, name, title, fitted.best_epoch)
-            write_whole(run / f"{name}.png", lambda path, draw=draw: plots.plot_curves(*draw, path))
+            shown = fitted.history, name, title, fitted.best_epoch
+            run.write(f"{name}.png", functools.partial(plots.plot_curves, *shown))
     rows = validator.rows
     pairs = rows[validator.left], rows[validator.right], validator.same, distances
-    write_whole(
-        run / "pairs.png",
-        lambda path: plots.plot_pairs(dataset.pixels, *pairs, threshold["threshold"], path),
-    )
-    write_whole(run / "model.keras", model.save)  # last: it says that the rest is there
-    best = next((row for row in fitted.history if row["epoch"] == fitted.best_epoch), {})
+    cut = threshold["threshold"]
+    run.write("pairs.png", functools.partial(plots.plot_pairs, dataset.pixels, *pairs, cut))
+    run.write("model.keras", model.save)  # last: it says that the rest is there
+    shown = ", ".join(f"{name} {best[name]:.4f}" for name in best if name.startswith("val_"))
     print(
-        f"Weights of epoch {fitted.best_epoch}: "
-        + ", ".join(f"{name} {best[name]:.4f}" for name in best if name.startswith("val_"))
-        + f"; same below a distance of {threshold['threshold']:.3f} ({threshold['chosen_for']})."
+        f"Weights of epoch {fitted.best_epoch}: {shown}; same below a distance of {cut:.3f} "
+        f"({threshold['chosen_for']})."
     )
 
 
 def choose_threshold(same, distances, false_accept_rate):
-    """The distance below which two images are called the same, and what it was chosen for.
+    """The distance below which two images are called the same, as `threshold.json` holds it.
 
     Args:
         same: Boolean array (pairs,) of validation pairs.
@@ -157,8 +158,7 @@ def choose_threshold(same, distances, false_accept_rate):
         false_accept_rate: Share of impostors that may pass, or None for the equal error.
 
     Returns:
-        Dict for `threshold.json`: threshold, what it was chosen for, the validation accuracy
-        there, and the calibration `[a, b]` of `scores.probability`.
+        Dict with the validation accuracy there and `[a, b]` of `scores.probability`, too.
     """
     import scores
 
@@ -177,14 +177,7 @@ def choose_threshold(same, distances, false_accept_rate):
 
 
 def strangers(encoder, dataset, validator, distance):
-    """What turns strangers away when the run is used: an `open_set.OpenSet`.
-
-    Args:
-        encoder: The trained encoder.
-        dataset: The `prepare_data.Dataset`.
-        validator: The `callbacks.Validator`.
-        distance: As in `scores`.
-    """
+    """What turns strangers away when the run is used: an `open_set.OpenSet`."""
     import open_set
     from siamese_network_funcs import embed
 

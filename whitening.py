@@ -20,13 +20,10 @@ MOST_IMAGES = 20_000  # more change nothing
 
 
 def widen_encoder(encoder, dataset, seed, half_turn=False):
-    """Joins the embedding with whitened features of the last feature maps.
+    """Joins a trained encoder's embedding with whitened features of the last feature maps.
 
-    Args:
-        encoder: A trained encoder from `siamese_network_funcs.build_encoder`.
-        dataset: The `prepare_data.Dataset` that it was trained on.
-        seed: Of the sample of images, where there are more than are needed.
-        half_turn: Whether to average over the image as it is and upside down.
+    They are fitted to the training images of the dataset, a sample where there are very many.
+    With `half_turn` the result is averaged over the image as it is and upside down.
 
     Returns:
         A `keras.Model` from raw pixels to unit-length embeddings.
@@ -52,19 +49,18 @@ def widen_encoder(encoder, dataset, seed, half_turn=False):
 def _features_and_embeddings(encoder, pixels):
     """What is whitened, and the embeddings: mean and deviation over each of the last feature maps.
 
-    Where an encoder flattens its last map, the embedding itself is what is whitened.
-
-    Every layer is applied again, so that the finished model is one flat graph: Keras cannot load
-    a model in which two nested ones share layers.
+    Where an encoder flattens its last map, the embedding itself is what is whitened. Every layer
+    is applied again, so that the finished model is one flat graph: Keras cannot load a model in
+    which two nested ones share layers.
     """
-    values, maps = pixels, []
-    for layer in encoder.layers[1].layers:  # every encoder is a chain
+    values, maps, chain = pixels, [], encoder.layers[1].layers  # every encoder is a chain
+    for layer in chain:
         if isinstance(layer, layers.InputLayer):
             continue
         values = layer(values)
         if _is_rectified(layer):
             maps.append(values)  # (batch, height, width, filters)
-    if any(isinstance(layer, layers.Flatten) for layer in encoder.layers[1].layers):
+    if any(isinstance(layer, layers.Flatten) for layer in chain):
         return unit_length(values), values  # where things are matters: no pooled maps
     parts = []
     for places in maps[-NUM_MAPS:]:
@@ -77,17 +73,13 @@ def _features_and_embeddings(encoder, pixels):
 def _is_rectified(layer):
     if layer.name == BACKBONE:
         return True  # a pretrained network gives its last map only
-    is_map = len(layer.output.shape) == 4
-    activation = getattr(layer, "activation", None)
-    return is_map and (isinstance(layer, layers.ReLU) or activation is keras.activations.relu)
+    relu = keras.activations.relu
+    rectifies = isinstance(layer, layers.ReLU) or getattr(layer, "activation", None) is relu
+    return rectifies and len(layer.output.shape) == 4
 
 
 def fit_whitening(features, labels):
-    """The affine map that gives the variation within classes the same size in all directions.
-
-    Args:
-        features: Array (images, d).
-        labels: Their classes, (images,).
+    """The affine map that gives features' variation within classes one size in all directions.
 
     Returns:
         `(mean, matrix)`, (d,) and (d, d), float32: whitened is `(features - mean) @ matrix`.
@@ -96,7 +88,7 @@ def fit_whitening(features, labels):
         Hatch, Kajarekar & Stolcke, "Within-class covariance normalization for SVM-based speaker
         recognition", 2006.
     """
-    features = features.astype(np.float64)
+    features = features.astype(np.float64)  # (images, d)
     _, member, counts = np.unique(labels, return_inverse=True, return_counts=True)
     sums = np.zeros((len(counts), features.shape[1]))
     np.add.at(sums, member, features)

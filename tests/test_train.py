@@ -259,6 +259,10 @@ def test_two_runs_of_one_second_get_two_directories(tmp_path):
         (["--data_dir", "nowhere"], "does not exist"),
         (["nonsense"], "Unknown config"),
         (["images"], "no config.json"),
+        (
+            ["leaves", "--data_dir", "images", *PRETRAINED, "--weights", "nowhere.weights.h5"],
+            "VGG16 cannot be filled with weights='nowhere.weights.h5': no such file. Expected",
+        ),
     ],
 )
 def test_wrong_input_is_told_before_tensorflow_is_imported(workplace, args, message):
