@@ -15,6 +15,7 @@ from siamese_network_funcs import embed, unit_length
 
 NUM_MAPS = 3  # feature maps used, the last ones
 TRAINED = 0.5  # length of the trained embedding beside the whitened features' 1
+COARSE = 4  # places along each side of a map that is whitened place by place
 RIDGE = 1.0  # share of the mean variance that is added to each direction's
 MOST_IMAGES = 20_000  # more change nothing
 
@@ -29,14 +30,15 @@ def widen_encoder(encoder, dataset, seed, half_turn=False):
         A `keras.Model` from raw pixels to unit-length embeddings.
     """
     pixels = keras.Input(encoder.input_shape[1:], name="pixels")
-    features, _ = _features_and_embeddings(encoder, pixels)
     rows = dataset.splits.train
+    num_classes = len(np.unique(dataset.index.labels[rows]))
+    features, _ = _features_and_embeddings(encoder, pixels, num_classes)
     if len(rows) > MOST_IMAGES:
         rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_IMAGES, replace=False))
     values = embed(keras.Model(pixels, features), dataset.pixels, rows)
     mean, matrix = fit_whitening(values, dataset.index.labels[rows])
     views = ops.concatenate([pixels, ops.flip(pixels, (1, 2))], axis=0) if half_turn else pixels
-    features, embeddings = _features_and_embeddings(encoder, views)
+    features, embeddings = _features_and_embeddings(encoder, views, num_classes)
     whiten = layers.Dense(matrix.shape[1], name="whiten")
     whitened = unit_length(whiten(features))
     whiten.set_weights([matrix, -mean @ matrix])
@@ -46,12 +48,13 @@ def widen_encoder(encoder, dataset, seed, half_turn=False):
     return keras.Model(pixels, unit_length(joined), name="encoder")
 
 
-def _features_and_embeddings(encoder, pixels):
+def _features_and_embeddings(encoder, pixels, num_classes):
     """What is whitened, and the embeddings: mean and deviation over each of the last feature maps.
 
-    Where an encoder flattens its last map, the embedding itself is what is whitened. Every layer
-    is applied again, so that the finished model is one flat graph: Keras cannot load a model in
-    which two nested ones share layers.
+    Where an encoder flattens its last map, since where things are matters, that map is whitened
+    place by place; or the embedding itself, where it learned from more classes than it has
+    numbers and forgot little. Every layer is applied again, so that the finished model is one
+    flat graph: Keras cannot load a model in which two nested ones share layers.
     """
     values, maps, chain = pixels, [], encoder.layers[1].layers  # every encoder is a chain
     for layer in chain:
@@ -61,7 +64,10 @@ def _features_and_embeddings(encoder, pixels):
         if _is_rectified(layer):
             maps.append(values)  # (batch, height, width, filters)
     if any(isinstance(layer, layers.Flatten) for layer in chain):
-        return unit_length(values), values  # where things are matters: no pooled maps
+        if num_classes >= values.shape[-1]:
+            return unit_length(values), values
+        coarse = layers.AveragePooling2D(-(-maps[-1].shape[1] // COARSE), padding="same")
+        return unit_length(layers.Flatten()(coarse(maps[-1]))), values
     parts = []
     for places in maps[-NUM_MAPS:]:
         mean = ops.mean(places, axis=(1, 2))

@@ -25,10 +25,13 @@ def test_whitened_variation_within_classes_is_equal_in_all_directions(monkeypatc
     np.testing.assert_allclose(whitened.mean(axis=0), 0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["compact", "spatial"])
-def test_widened_encoder_is_whitened_features_and_trained_embedding(name, tmp_path):
-    encoder = build_encoder(Config(image_size=48, embedding_dim=16, encoder=name))
-    pixels = RNG.integers(0, 256, (24, 48, 48, 3), dtype=np.uint8)
+@pytest.mark.parametrize(
+    "name, size, dim",
+    [("compact", 48, 16), ("spatial", 48, 4), ("spatial", 48, 16), ("spatial", 96, 16)],
+)
+def test_widened_encoder_is_whitened_features_and_trained_embedding(name, size, dim, tmp_path):
+    encoder = build_encoder(Config(image_size=size, embedding_dim=dim, encoder=name))
+    pixels = RNG.integers(0, 256, (24, size, size, 3), dtype=np.uint8)
     dataset = SimpleNamespace(
         pixels=pixels,
         index=SimpleNamespace(labels=np.repeat(np.arange(6), 4)),
@@ -38,23 +41,30 @@ def test_widened_encoder_is_whitened_features_and_trained_embedding(name, tmp_pa
     embeddings = wide.predict(pixels, verbose=0)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-4)
     trained = encoder.predict(pixels, verbose=0)
-    np.testing.assert_allclose(embeddings[:, -16:] * np.sqrt(1.25), 0.5 * trained, atol=1e-4)
+    np.testing.assert_allclose(embeddings[:, -dim:] * np.sqrt(1.25), 0.5 * trained, atol=1e-4)
     wide.save(tmp_path / "encoder.keras")
     loaded = keras.saving.load_model(tmp_path / "encoder.keras", safe_mode=True)
     np.testing.assert_allclose(loaded.predict(pixels, verbose=0), embeddings, atol=1e-5)
 
-    features = trained
+    features = trained  # of five classes: more than four numbers
+    outputs = [layer.output for layer in loaded.layers if whitening._is_rectified(layer)][-3:]
+    maps = keras.Model(loaded.input, outputs).predict(pixels, verbose=0)
+    if name == "spatial" and dim > 5:
+        features = maps[-1]
+        if size == 96:  # every two places along a side
+            features = features.reshape(24, 3, 2, 3, 2, -1).mean(axis=(2, 4))
+        features = features.reshape(24, -1)
+        features /= np.linalg.norm(features, axis=1, keepdims=True)
     if name == "compact":
-        outputs = [layer.output for layer in loaded.layers if whitening._is_rectified(layer)][-3:]
         parts = []
-        for places in keras.Model(loaded.input, outputs).predict(pixels, verbose=0):
+        for places in maps:
             for values in (places.mean(axis=(1, 2)), places.std(axis=(1, 2))):
                 parts.append(values / np.linalg.norm(values, axis=1, keepdims=True))
         features = np.concatenate(parts, axis=1)
     mean, matrix = whitening.fit_whitening(features[:20], dataset.index.labels[:20])
     whitened = (features - mean) @ matrix
     whitened /= np.linalg.norm(whitened, axis=1, keepdims=True)
-    np.testing.assert_allclose(embeddings[:, :-16] * np.sqrt(1.25), whitened, atol=2e-2)
+    np.testing.assert_allclose(embeddings[:, :-dim] * np.sqrt(1.25), whitened, atol=2e-2)
 
 
 def test_half_turn_makes_no_difference_to_an_encoder_that_averages_over_it(tmp_path):
