@@ -32,7 +32,7 @@ class Config:
 
     # Data
     data_dir: str = DRAWN_LEAVES  # folder, .zip or .csv; layouts in README
-    cache_dir: str = "data/cache"  # decoded images are kept here, one folder a data set and size
+    cache_dir: str = "data/cache"  # decoded images are kept here; or a URL: s3://BUCKET/cache
     image_size: Annotated[int, 8, 1024] = 112  # pixels; height and width after decoding
     channels: Literal[1, 3] = 3  # grey or colour
     on_bad_image: Literal["skip", "error"] = "skip"  # skipped ones are listed with their reason

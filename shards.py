@@ -16,9 +16,7 @@ import numpy as np
 
 ROW = np.dtype([("stamp", "u8"), ("digest", "u8"), ("kind", "S24")])  # a line of a table
 SHARD_BYTES = 64_000_000  # of pixels; what is decoded between two notes of progress
-MOST_SMALL = (
-    8  # shards of less than half that size, as additions leave them, before they are merged
-)
+MOST_SMALL = 8  # shards of less than half that, as additions leave them, before they are merged
 
 
 class ShardFolder:
