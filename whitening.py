@@ -13,11 +13,13 @@ from keras import layers, ops
 from encoders import BACKBONE
 from siamese_network_funcs import embed, unit_length
 
-NUM_MAPS = 3  # feature maps used, the last ones
+NUM_MAPS = 3  # feature maps whose mean and deviation are used, the last ones
+MOST_CHANNELS = 64  # of the map whose covariance is used, the last such one
+MOST_NUMBERS = 1024  # that are kept of the whitened features
 TRAINED = 0.5  # length of the trained embedding beside the whitened features' 1
 COARSE = 4  # places along each side of a map that is whitened place by place
 RIDGE = 1.0  # share of the mean variance that is added to each direction's
-MOST_IMAGES = 20_000  # more change nothing
+MOST_IMAGES = 10_000  # more change nothing
 
 
 def widen_encoder(encoder, dataset, seed, half_turn=False):
@@ -37,6 +39,9 @@ def widen_encoder(encoder, dataset, seed, half_turn=False):
         rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_IMAGES, replace=False))
     values = embed(keras.Model(pixels, features), dataset.pixels, rows)
     mean, matrix = fit_whitening(values, dataset.index.labels[rows])
+    if len(mean) > MOST_NUMBERS:
+        covariance = np.cov((values - mean) @ matrix, rowvar=False)
+        matrix = matrix @ np.linalg.eigh(covariance)[1][:, -MOST_NUMBERS:].astype(np.float32)
     views = ops.concatenate([pixels, ops.flip(pixels, (1, 2))], axis=0) if half_turn else pixels
     features, embeddings = _features_and_embeddings(encoder, views, num_classes)
     whiten = layers.Dense(matrix.shape[1], name="whiten")
@@ -49,12 +54,10 @@ def widen_encoder(encoder, dataset, seed, half_turn=False):
 
 
 def _features_and_embeddings(encoder, pixels, num_classes):
-    """What is whitened, and the embeddings: mean and deviation over each of the last feature maps.
+    """What is whitened, and the embeddings.
 
-    Where an encoder flattens its last map, since where things are matters, that map is whitened
-    place by place; or the embedding itself, where it learned from more classes than it has
-    numbers and forgot little. Every layer is applied again, so that the finished model is one
-    flat graph: Keras cannot load a model in which two nested ones share layers.
+    Every layer is applied again, so that the finished model is one flat graph: Keras cannot load
+    a model in which two nested ones share layers.
     """
     values, maps, chain = pixels, [], encoder.layers[1].layers  # every encoder is a chain
     for layer in chain:
@@ -63,17 +66,40 @@ def _features_and_embeddings(encoder, pixels, num_classes):
         values = layer(values)
         if _is_rectified(layer):
             maps.append(values)  # (batch, height, width, filters)
-    if any(isinstance(layer, layers.Flatten) for layer in chain):
-        if num_classes >= values.shape[-1]:
-            return unit_length(values), values
-        coarse = layers.AveragePooling2D(-(-maps[-1].shape[1] // COARSE), padding="same")
-        return unit_length(layers.Flatten()(coarse(maps[-1]))), values
-    parts = []
+    if not any(isinstance(layer, layers.Flatten) for layer in chain):
+        return _pooled(maps), values
+    if num_classes >= values.shape[-1]:  # it learned from many classes and forgot little
+        return unit_length(values), values
+    # Where things are matters: the last map as it is, or coarser.
+    coarse = layers.AveragePooling2D(-(-maps[-1].shape[1] // COARSE), padding="same")
+    return unit_length(layers.Flatten()(coarse(maps[-1]))), values
+
+
+def _pooled(maps):
+    """Mean and deviation over each of the last maps, and covariances within a lower one."""
+    parts = [_covariances(places) for places in maps if places.shape[-1] <= MOST_CHANNELS][-1:]
     for places in maps[-NUM_MAPS:]:
         mean = ops.mean(places, axis=(1, 2))
         variance = ops.mean(ops.square(places), axis=(1, 2)) - ops.square(mean)
-        parts += [unit_length(mean), unit_length(ops.sqrt(ops.maximum(variance, 1e-8)))]
-    return ops.concatenate(parts, axis=-1), values
+        parts += [mean, ops.sqrt(ops.maximum(variance, 1e-8))]
+    # Roots, so that a few large values do not outweigh the others.
+    rooted = [unit_length(ops.sign(part) * ops.sqrt(ops.abs(part))) for part in parts]
+    return ops.concatenate(rooted, axis=-1)
+
+
+def _covariances(places):
+    """Of the channels of a map, over its places: texture, wherever it is; each pair once.
+
+    Reference:
+        Lin, RoyChowdhury & Maji, "Bilinear CNN models for fine-grained visual recognition", 2015.
+    """
+    _, height, width, channels = places.shape
+    values = ops.reshape(places, (-1, height * width, channels))
+    values = values - ops.mean(values, axis=1, keepdims=True)
+    products = ops.matmul(ops.transpose(values, (0, 2, 1)), values) / (height * width)
+    first, second = np.triu_indices(channels)
+    flat = ops.reshape(products, (-1, channels * channels))
+    return ops.take(flat, first * channels + second, axis=1)
 
 
 def _is_rectified(layer):
