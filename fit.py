@@ -186,7 +186,8 @@ def _finish(config, dataset, model, encoder, recorder, status):
     final = funcs.build_encoder(config)
     final.set_weights(encoder.get_weights())
     if config.whiten:
-        final = widen_encoder(final, dataset, config.seed, half_turn=config.rotate == 180)
+        half_turn = config.rotate == 180  # no side is up
+        final = widen_encoder(final, dataset, config.seed, half_turn, config.whiten_last)
     siamese = funcs.build_siamese_network(final, config.distance)
     if model is not encoder:
         siamese.get_layer("distance").set_weights(model.get_layer("distance").get_weights())

@@ -13,20 +13,21 @@ from keras import layers, ops
 from encoders import BACKBONE
 from siamese_network_funcs import embed, unit_length
 
-NUM_MAPS = 3  # feature maps whose mean and deviation are used, the last ones
+NUM_MAPS = 2  # feature maps before the last one whose mean and deviation are used
 MOST_CHANNELS = 64  # of the map whose covariance is used, the last such one
 MOST_NUMBERS = 1024  # that are kept of the whitened features
-TRAINED = 0.5  # length of the trained embedding beside the whitened features' 1
+TRAINED = 0.75  # length of the trained embedding beside the whitened features' 1
 COARSE = 4  # places along each side of a map that is whitened place by place
 RIDGE = 1.0  # share of the mean variance that is added to each direction's
 MOST_IMAGES = 10_000  # more change nothing
 
 
-def widen_encoder(encoder, dataset, seed, half_turn=False):
+def widen_encoder(encoder, dataset, seed, half_turn=False, last=False):
     """Joins a trained encoder's embedding with whitened features of the last feature maps.
 
     They are fitted to the training images of the dataset, a sample where there are very many.
-    With `half_turn` the result is averaged over the image as it is and upside down.
+    With `half_turn` the result is averaged over the image as it is and upside down; with `last`
+    the last map counts, too.
 
     Returns:
         A `keras.Model` from raw pixels to unit-length embeddings.
@@ -34,7 +35,7 @@ def widen_encoder(encoder, dataset, seed, half_turn=False):
     pixels = keras.Input(encoder.input_shape[1:], name="pixels")
     rows = dataset.splits.train
     num_classes = len(np.unique(dataset.index.labels[rows]))
-    features, _ = _features_and_embeddings(encoder, pixels, num_classes)
+    features, _ = _features_and_embeddings(encoder, pixels, num_classes, last)
     if len(rows) > MOST_IMAGES:
         rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_IMAGES, replace=False))
     values = embed(keras.Model(pixels, features), dataset.pixels, rows)
@@ -43,7 +44,7 @@ def widen_encoder(encoder, dataset, seed, half_turn=False):
         covariance = np.cov((values - mean) @ matrix, rowvar=False)
         matrix = matrix @ np.linalg.eigh(covariance)[1][:, -MOST_NUMBERS:].astype(np.float32)
     views = ops.concatenate([pixels, ops.flip(pixels, (1, 2))], axis=0) if half_turn else pixels
-    features, embeddings = _features_and_embeddings(encoder, views, num_classes)
+    features, embeddings = _features_and_embeddings(encoder, views, num_classes, last)
     whiten = layers.Dense(matrix.shape[1], name="whiten")
     whitened = unit_length(whiten(features))
     whiten.set_weights([matrix, -mean @ matrix])
@@ -53,7 +54,7 @@ def widen_encoder(encoder, dataset, seed, half_turn=False):
     return keras.Model(pixels, unit_length(joined), name="encoder")
 
 
-def _features_and_embeddings(encoder, pixels, num_classes):
+def _features_and_embeddings(encoder, pixels, num_classes, last):
     """What is whitened, and the embeddings.
 
     Every layer is applied again, so that the finished model is one flat graph: Keras cannot load
@@ -67,7 +68,7 @@ def _features_and_embeddings(encoder, pixels, num_classes):
         if _is_rectified(layer):
             maps.append(values)  # (batch, height, width, filters)
     if not any(isinstance(layer, layers.Flatten) for layer in chain):
-        return _pooled(maps), values
+        return _pooled(maps, last), values
     if num_classes >= values.shape[-1]:  # it learned from many classes and forgot little
         return unit_length(values), values
     # Where things are matters: the last map as it is, or coarser.
@@ -75,10 +76,14 @@ def _features_and_embeddings(encoder, pixels, num_classes):
     return unit_length(layers.Flatten()(coarse(maps[-1]))), values
 
 
-def _pooled(maps):
-    """Mean and deviation over each of the last maps, and covariances within a lower one."""
+def _pooled(maps, last):
+    """Mean and deviation over some maps, and covariances within a lower one.
+
+    The last map is left to the embedding, which is made of it, unless it is the only one.
+    """
     parts = [_covariances(places) for places in maps if places.shape[-1] <= MOST_CHANNELS][-1:]
-    for places in maps[-NUM_MAPS:]:
+    used = maps[-1 - NUM_MAPS :] if last else maps[-1 - NUM_MAPS : -1]
+    for places in used or maps:
         mean = ops.mean(places, axis=(1, 2))
         variance = ops.mean(ops.square(places), axis=(1, 2)) - ops.square(mean)
         parts += [mean, ops.sqrt(ops.maximum(variance, 1e-8))]

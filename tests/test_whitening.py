@@ -26,10 +26,13 @@ def test_whitened_variation_within_classes_is_equal_in_all_directions(monkeypatc
 
 
 @pytest.mark.parametrize(
-    "name, size, dim",
-    [("compact", 48, 16), ("spatial", 48, 4), ("spatial", 48, 16), ("spatial", 96, 16)],
+    "name, size, dim, last",
+    [
+        *(("compact", 48, 16, last) for last in (False, True)),
+        *(("spatial", size, dim, False) for size, dim in ((48, 4), (48, 16), (96, 16))),
+    ],
 )
-def test_widened_encoder_is_whitened_features_and_trained_embedding(name, size, dim, tmp_path):
+def test_widened_encoder_joins_whitened_features(name, size, dim, last, tmp_path):
     encoder = build_encoder(Config(image_size=size, embedding_dim=dim, encoder=name))
     pixels = RNG.integers(0, 256, (24, size, size, 3), dtype=np.uint8)
     dataset = SimpleNamespace(
@@ -37,11 +40,11 @@ def test_widened_encoder_is_whitened_features_and_trained_embedding(name, size, 
         index=SimpleNamespace(labels=np.repeat(np.arange(6), 4)),
         splits=SimpleNamespace(train=np.arange(20)),
     )
-    wide = whitening.widen_encoder(encoder, dataset, seed=0)
+    wide = whitening.widen_encoder(encoder, dataset, seed=0, last=last)
     embeddings = wide.predict(pixels, verbose=0)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-4)
     trained = encoder.predict(pixels, verbose=0)
-    np.testing.assert_allclose(embeddings[:, -dim:] * np.sqrt(1.25), 0.5 * trained, atol=1e-4)
+    np.testing.assert_allclose(embeddings[:, -dim:] * 1.25, 0.75 * trained, atol=1e-4)
     wide.save(tmp_path / "encoder.keras")
     loaded = keras.saving.load_model(tmp_path / "encoder.keras", safe_mode=True)
     np.testing.assert_allclose(loaded.predict(pixels, verbose=0), embeddings, atol=1e-5)
@@ -59,7 +62,7 @@ def test_widened_encoder_is_whitened_features_and_trained_embedding(name, size, 
         centred = maps[0] - maps[0].mean(axis=(1, 2), keepdims=True)
         covariances = np.einsum("nhwa,nhwb->nab", centred, centred) / centred[0, ..., 0].size
         parts = [np.array([matrix[np.triu_indices(64)] for matrix in covariances])]
-        for places in maps:
+        for places in maps if last else maps[:2]:
             parts += [places.mean(axis=(1, 2)), places.std(axis=(1, 2))]
         parts = [np.sign(part) * np.abs(part) ** 0.5 for part in parts]
         parts = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
@@ -67,7 +70,7 @@ def test_widened_encoder_is_whitened_features_and_trained_embedding(name, size, 
     mean, matrix = whitening.fit_whitening(features[:20], dataset.index.labels[:20])
     whitened = (features[:20] - mean) @ matrix
     whitened /= np.linalg.norm(whitened, axis=1, keepdims=True)
-    found = embeddings[:20, :-dim] * np.sqrt(1.25)
+    found = embeddings[:20, :-dim] * 1.25
     assert found.shape[1] == min(features.shape[1], 1024)
     # Where directions are left out, those of the training images are kept, turned as a whole.
     np.testing.assert_allclose(found @ found.T, whitened @ whitened.T, atol=2e-2)
