@@ -15,6 +15,7 @@ from siamese_network_funcs import embed, unit_length
 
 NUM_MAPS = 2  # feature maps before the last one whose mean and deviation are used
 MOST_CHANNELS = 64  # of the map whose covariance is used, the last such one
+MIDDLE = 0.5  # width of the middle of a map, which weighs most, as a share of half its side
 MOST_NUMBERS = 1024  # that are kept of the whitened features
 TRAINED = 0.75  # length of the trained embedding beside the whitened features' 1
 COARSE = 4  # places along each side of a map that is whitened place by place
@@ -84,8 +85,8 @@ def _pooled(maps, last):
     parts = [_covariances(places) for places in maps if places.shape[-1] <= MOST_CHANNELS][-1:]
     used = maps[-1 - NUM_MAPS :] if last else maps[-1 - NUM_MAPS : -1]
     for places in used or maps:
-        mean = ops.mean(places, axis=(1, 2))
-        variance = ops.mean(ops.square(places), axis=(1, 2)) - ops.square(mean)
+        mean, centred, weights = _centred(places)
+        variance = ops.sum(ops.square(centred) * weights, axis=1)
         parts += [mean, ops.sqrt(ops.maximum(variance, 1e-8))]
     # Roots, so that a few large values do not outweigh the others.
     rooted = [unit_length(ops.sign(part) * ops.sqrt(ops.abs(part))) for part in parts]
@@ -98,13 +99,26 @@ def _covariances(places):
     Reference:
         Lin, RoyChowdhury & Maji, "Bilinear CNN models for fine-grained visual recognition", 2015.
     """
-    _, height, width, channels = places.shape
-    values = ops.reshape(places, (-1, height * width, channels))
-    values = values - ops.mean(values, axis=1, keepdims=True)
-    products = ops.matmul(ops.transpose(values, (0, 2, 1)), values) / (height * width)
+    _, centred, weights = _centred(places)
+    products = ops.matmul(ops.transpose(centred * weights, (0, 2, 1)), centred)
+    channels = places.shape[-1]
     first, second = np.triu_indices(channels)
     flat = ops.reshape(products, (-1, channels * channels))
     return ops.take(flat, first * channels + second, axis=1)
+
+
+def _centred(places):
+    """`(mean, rest, weights)` of a map: (batch, filters), (batch, places, filters), (places, 1).
+
+    The middle weighs most, as what surrounds the thing should not tell what it is.
+    """
+    _, height, width, filters = places.shape
+    down, across = (np.linspace(-1, 1, 2 * side + 1)[1::2] for side in (height, width))
+    weights = np.exp(-(down[:, None] ** 2 + across**2) / (2 * MIDDLE**2)).reshape(-1, 1)
+    weights = (weights / weights.sum()).astype("float32")
+    values = ops.reshape(places, (-1, height * width, filters))
+    mean = ops.sum(values * weights, axis=1)
+    return mean, values - mean[:, None], weights
 
 
 def _is_rectified(layer):

@@ -59,11 +59,18 @@ def test_widened_encoder_joins_whitened_features(name, size, dim, last, tmp_path
         features = features.reshape(24, -1)
         features /= np.linalg.norm(features, axis=1, keepdims=True)
     if name == "compact":
-        centred = maps[0] - maps[0].mean(axis=(1, 2), keepdims=True)
-        covariances = np.einsum("nhwa,nhwb->nab", centred, centred) / centred[0, ..., 0].size
-        parts = [np.array([matrix[np.triu_indices(64)] for matrix in covariances])]
-        for places in maps if last else maps[:2]:
-            parts += [places.mean(axis=(1, 2)), places.std(axis=(1, 2))]
+        parts = []
+        for number, places in enumerate(maps if last else maps[:2]):
+            side = places.shape[1]
+            at = (np.arange(side) + 0.5) / side * 2 - 1
+            weights = np.exp(-2 * (at[:, None] ** 2 + at**2)).ravel()  # of width a half
+            values = places.reshape(24, side * side, -1)
+            mean = np.average(values, axis=1, weights=weights)
+            if number == 0:
+                of_one = [np.cov(v.T, aweights=weights, bias=True) for v in values]
+                parts += [np.array([matrix[np.triu_indices(64)] for matrix in of_one])]
+            spread = np.average((values - mean[:, None]) ** 2, axis=1, weights=weights)
+            parts += [mean, np.sqrt(spread)]
         parts = [np.sign(part) * np.abs(part) ** 0.5 for part in parts]
         parts = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
         features = np.concatenate(parts, axis=1)
