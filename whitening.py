@@ -16,7 +16,7 @@ from siamese_network_funcs import embed, unit_length
 NUM_MAPS = 2  # feature maps before the last one whose mean and deviation are used
 MOST_CHANNELS = 64  # of the map whose covariance is used, the last such one
 MIDDLE = 0.5  # width of the middle of a map, which weighs most, as a share of half its side
-MOST_NUMBERS = 1024  # that are kept of the whitened features
+MOST_NUMBERS = 1024  # that are kept of the whitened features, given as many images
 TRAINED = 0.75  # length of the trained embedding beside the whitened features' 1
 COARSE = 4  # places along each side of a map that is whitened place by place
 RIDGE = 1.0  # share of the mean variance that is added to each direction's
@@ -41,7 +41,7 @@ def widen_encoder(encoder, dataset, seed, half_turn=False, last=False):
         rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_IMAGES, replace=False))
     values = embed(keras.Model(pixels, features), dataset.pixels, rows)
     mean, matrix = fit_whitening(values, dataset.index.labels[rows])
-    if len(mean) > MOST_NUMBERS:
+    if len(mean) > MOST_NUMBERS < len(values):  # fewer images have no main directions to tell
         covariance = np.cov((values - mean) @ matrix, rowvar=False)
         matrix = matrix @ np.linalg.eigh(covariance)[1][:, -MOST_NUMBERS:].astype(np.float32)
     views = ops.concatenate([pixels, ops.flip(pixels, (1, 2))], axis=0) if half_turn else pixels
@@ -146,9 +146,14 @@ def fit_whitening(features, labels):
     within = features - (sums / counts[:, None])[member]
     # Every class counts the same, whatever its size; a single image tells nothing.
     within /= np.sqrt(np.maximum(counts - 1, 1))[member][:, None]
-    covariance = within.T @ within / max((counts > 1).sum(), 1)
-    variances, directions = np.linalg.eigh(covariance)
-    variances = np.maximum(variances, 0) + RIDGE * variances.mean() + 1e-12
+    scale, size = max((counts > 1).sum(), 1), features.shape[1]
+    if len(within) < size:  # then a covariance matrix would be large and mostly empty
+        _, lengths, directions = np.linalg.svd(within, full_matrices=False)
+        variances, directions = lengths**2 / scale, directions.T
+    else:
+        variances, directions = np.linalg.eigh(within.T @ within / scale)
+    ridge = RIDGE * variances.sum() / size + 1e-12
+    gains, elsewhere = 1 / np.sqrt(np.maximum(variances, 0) + ridge), 1 / np.sqrt(ridge)
     # Turned back, so that the map is unique where variances are equal.
-    mean, matrix = features.mean(axis=0), directions / np.sqrt(variances) @ directions.T
-    return mean.astype(np.float32), matrix.astype(np.float32)
+    matrix = elsewhere * np.eye(size) + directions * (gains - elsewhere) @ directions.T
+    return features.mean(axis=0).astype(np.float32), matrix.astype(np.float32)

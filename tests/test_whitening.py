@@ -32,7 +32,11 @@ def test_whitened_variation_within_classes_is_equal_in_all_directions(monkeypatc
         *(("spatial", size, dim, False) for size, dim in ((48, 4), (48, 16), (96, 16))),
     ],
 )
-def test_widened_encoder_joins_whitened_features(name, size, dim, last, tmp_path):
+@pytest.mark.parametrize("most", [19, 1024])
+def test_widened_encoder_joins_whitened_features(
+    name, size, dim, last, most, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(whitening, "MOST_NUMBERS", most)
     encoder = build_encoder(Config(image_size=size, embedding_dim=dim, encoder=name))
     pixels = RNG.integers(0, 256, (24, size, size, 3), dtype=np.uint8)
     dataset = SimpleNamespace(
@@ -78,11 +82,22 @@ def test_widened_encoder_joins_whitened_features(name, size, dim, last, tmp_path
     whitened = (features[:20] - mean) @ matrix
     whitened /= np.linalg.norm(whitened, axis=1, keepdims=True)
     found = embeddings[:20, :-dim] * 1.25
-    assert found.shape[1] == min(features.shape[1], 1024)
-    # Where directions are left out, those of the training images are kept, turned as a whole.
-    np.testing.assert_allclose(found @ found.T, whitened @ whitened.T, atol=2e-2)
-    if features.shape[1] <= 1024:
+    assert found.shape[1] == (min(features.shape[1], most) if most < 20 else features.shape[1])
+    # Where directions are left out, the main ones of the training images are kept.
+    if most == 19:  # all of them, turned as a whole
+        np.testing.assert_allclose(found @ found.T, whitened @ whitened.T, atol=2e-2)
+    else:
         np.testing.assert_allclose(found, whitened, atol=2e-2)
+
+
+def test_few_images_are_whitened_as_by_their_covariance():
+    features, labels = RNG.normal(size=(12, 40)), np.repeat(np.arange(4), 3)
+    mean, matrix = whitening.fit_whitening(features, labels)
+    within = features - np.repeat(features.reshape(4, 3, 40).mean(axis=1), 3, axis=0)
+    covariance = within.T @ within / (3 - 1) / 4
+    expected = np.linalg.inv(covariance + np.eye(40) * np.trace(covariance) / 40)
+    np.testing.assert_allclose(matrix @ matrix.T, expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(mean, features.mean(axis=0), atol=1e-5)
 
 
 def test_half_turn_makes_no_difference_to_an_encoder_that_averages_over_it(tmp_path):
