@@ -16,7 +16,7 @@ from siamese_network_funcs import embed, unit_length
 NUM_MAPS = 2  # feature maps before the last one whose mean and deviation are used
 MOST_CHANNELS = 64  # of the map whose covariance is used, the last such one
 MIDDLE = 0.5  # width of the middle of a map, which weighs most, as a share of half its side
-MOST_NUMBERS = 1024  # that are kept of the whitened features, given as many images
+MOST_NUMBERS = 1024  # that are kept of the whitened features
 TRAINED = 0.75  # length of the trained embedding beside the whitened features' 1
 COARSE = 4  # places along each side of a map that is whitened place by place
 RIDGE = 1.0  # share of the mean variance that is added to each direction's
@@ -41,9 +41,8 @@ def widen_encoder(encoder, dataset, seed, half_turn=False, last=False):
         rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_IMAGES, replace=False))
     values = embed(keras.Model(pixels, features), dataset.pixels, rows)
     mean, matrix = fit_whitening(values, dataset.index.labels[rows])
-    if len(mean) > MOST_NUMBERS < len(values):  # fewer images have no main directions to tell
-        covariance = np.cov((values - mean) @ matrix, rowvar=False)
-        matrix = matrix @ np.linalg.eigh(covariance)[1][:, -MOST_NUMBERS:].astype(np.float32)
+    if len(mean) > MOST_NUMBERS:
+        matrix = matrix @ main_directions((values - mean) @ matrix, MOST_NUMBERS, seed)
     views = ops.concatenate([pixels, ops.flip(pixels, (1, 2))], axis=0) if half_turn else pixels
     features, embeddings = _features_and_embeddings(encoder, views, num_classes, last)
     whiten = layers.Dense(matrix.shape[1], name="whiten")
@@ -157,3 +156,17 @@ def fit_whitening(features, labels):
     # Turned back, so that the map is unique where variances are equal.
     matrix = elsewhere * np.eye(size) + directions * (gains - elsewhere) @ directions.T
     return features.mean(axis=0).astype(np.float32), matrix.astype(np.float32)
+
+
+def main_directions(values, count, seed):
+    """Orthonormal directions (d, count) in which values (n, d) vary most.
+
+    Where there are fewer values than that, the others are drawn at random: on the whole, these
+    keep distances.
+    """
+    values = values - values.mean(axis=0)
+    if len(values) > count:
+        return np.linalg.eigh(values.T @ values)[1][:, -count:].astype(np.float32)
+    main = np.linalg.svd(values, full_matrices=False)[2].T
+    others = np.random.default_rng(seed).normal(size=(len(main), count - main.shape[1]))
+    return np.linalg.qr(np.concatenate([main, others], axis=1))[0].astype(np.float32)

@@ -82,12 +82,21 @@ def test_widened_encoder_joins_whitened_features(
     whitened = (features[:20] - mean) @ matrix
     whitened /= np.linalg.norm(whitened, axis=1, keepdims=True)
     found = embeddings[:20, :-dim] * 1.25
-    assert found.shape[1] == (min(features.shape[1], most) if most < 20 else features.shape[1])
-    # Where directions are left out, the main ones of the training images are kept.
-    if most == 19:  # all of them, turned as a whole
-        np.testing.assert_allclose(found @ found.T, whitened @ whitened.T, atol=2e-2)
-    else:
+    assert found.shape[1] == min(features.shape[1], most)
+    if features.shape[1] <= most:
         np.testing.assert_allclose(found, whitened, atol=2e-2)
+    else:  # all directions of the training images are kept, turned as a whole
+        np.testing.assert_allclose(found @ found.T, whitened @ whitened.T, atol=2e-2)
+
+
+@pytest.mark.parametrize("num_values", [6, 60])
+def test_main_directions_hold_most_variation(num_values):
+    values = RNG.normal(size=(num_values, 12)) * np.linspace(1, 3, 12) + 5
+    directions = whitening.main_directions(values, 8, seed=0)
+    np.testing.assert_allclose(directions.T @ directions, np.eye(8), atol=1e-5)
+    kept = np.var((values - values.mean(axis=0)) @ directions, axis=0).sum()
+    largest = np.linalg.eigvalsh(np.cov(values.T, bias=True))[-8:].sum()
+    np.testing.assert_allclose(kept, largest, rtol=1e-4)
 
 
 def test_few_images_are_whitened_as_by_their_covariance():
