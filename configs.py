@@ -272,8 +272,8 @@ CONFIGS = {  # a line for each of: data, batches, augmentation, network and loss
         encoder="drawing", embedding_dim=256,
         epochs=30, max_minutes=10.0,
     ),
-    # Ours for faces. Half a minute on two cores, 20 people: 10-way one-shot on ten others 93.8,
-    # 99.1, 98.7% (three draws of people).
+    # Ours for faces. Half a minute on two cores, 20 people: 10-way one-shot on ten others 93.5,
+    # 98.8, 98.7% (three draws of people).
     "faces": Config(
         data_dir="data/att_faces", image_size=64, channels=1,
         unseen_share=0.0, test_share=0.1, val_share=0.2,
