@@ -141,10 +141,12 @@ def open_cache(index, config):
     path = f"{config.cache_dir.rstrip('/')}/{index.source.stem[:40]}-{key}"
     try:
         folder, refused = _folder(path, config), {}
-        if (folder.find(index.stamps)[0] < 0).any():
+        shards, places, rows = folder.find(index.stamps)
+        if (shards < 0).any():
             # Shards are named by their content: far away, two at once only do the work twice.
             with contextlib.nullcontext() if folder.is_far else one_at_a_time(path):
                 refused = _decode_missing(folder, index, config)
+            shards, places, rows = folder.find(index.stamps)
     except OSError as error:
         elsewhere = str(Path(ELSEWHERE).expanduser())
         if error.errno in READ_ONLY and config.cache_dir != elsewhere:
@@ -155,7 +157,6 @@ def open_cache(index, config):
             f"The cache '{path}' cannot be written: {_reason(error)}. "
             "Make room or set another cache_dir."
         ) from error
-    shards, places, rows = folder.find(index.stamps)
     stamps = index.stamps[rows["kind"] == b""].tolist()
     unreadable = dict(zip(np.flatnonzero(rows["kind"] == b"").tolist(), stamps, strict=True))
     unreadable = {row: folder.reasons.get(s) or refused[s] for row, s in unreadable.items()}
