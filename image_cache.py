@@ -26,7 +26,7 @@ from shards import ROW, FarShards, ShardFolder, Shards
 VERSION = 3  # part of the key: raise it when decode() changes its result
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others could start programs
 DEEP_GREY_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-CHUNK, RUN = 64, 32  # images that a thread decodes at a time; images of one class side by side
+CHUNK, RUN = 16, 32  # images that a thread decodes at a time; images of one class side by side
 ELSEWHERE = "~/.cache/siamese_networks"  # where a cache_dir is not for writing
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 LOCK_SECONDS = 3600  # that a run waits for another one decoding the same images
@@ -203,25 +203,32 @@ def _decode_missing(folder, index, config):
         Stamp -> reason of what the disk refused to read: it is tried again the next time.
     """
     missing = _in_runs(folder.make_room(index.stamps), index)
-    refused, pool = {}, concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    # Pillow frees the other cores while it decodes and resizes; one thread more hides the rest.
+    refused, decoders = {}, concurrent.futures.ThreadPoolExecutor(os.cpu_count() + 1)
+    writer, written = concurrent.futures.ThreadPoolExecutor(1), None
     try:
         with tqdm(total=len(missing), desc="decoding images", unit="image", delay=0.5) as progress:
             for part in _parts(missing, folder.images_per_shard):
                 images = np.zeros((len(part), *folder.image_shape), np.uint8)
                 rows, reasons = np.zeros(len(part), ROW), {}
                 decode_some = functools.partial(_decode_some, index, config, part, images, rows)
-                # A thread a core: Pillow frees the others while it decodes and resizes.
-                for bad, by_disk, count in pool.map(decode_some, _parts(range(len(part)), CHUNK)):
+                places = _parts(range(len(part)), CHUNK)
+                for bad, by_disk, count in decoders.map(decode_some, places):
                     reasons |= bad
                     refused |= by_disk
                     progress.update(count)
-                done = rows["stamp"] > 0
                 if not index.source.exists():
                     raise DataError(f"'{index.source}' vanished while its images were read.")
-                if done.any():
-                    folder.write(images[done], rows[done], reasons)
+                if written:
+                    written.result()
+                done = rows["stamp"] > 0
+                if done.any():  # written while the next ones are decoded
+                    written = writer.submit(folder.write, images[done], rows[done], reasons)
+            if written:
+                written.result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        decoders.shutdown(cancel_futures=True)
+        writer.shutdown()
     folder.refresh()
     return refused
 

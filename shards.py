@@ -8,6 +8,7 @@ import concurrent.futures
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import shutil
 
@@ -16,6 +17,7 @@ import numpy as np
 
 ROW = np.dtype([("stamp", "u8"), ("digest", "u8"), ("kind", "S24")])  # a line of a table
 SHARD_BYTES = 64_000_000  # of pixels; what is decoded between two notes of progress
+MANY_FILES = 100  # shards beside which a process may not open enough others
 MOST_SMALL = 8  # shards of less than half that, as additions leave them, before they are merged
 
 
@@ -136,6 +138,15 @@ class ShardFolder:
         return shards, places, rows
 
 
+def _allow_many_files():
+    """A map keeps its file open, and many systems allow 256 or 1,024 of them unless asked."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource  # not on Windows
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 KINDS = ("rows", "pixels", "json")  # the table goes first: without it there is no shard
 
 
@@ -159,10 +170,22 @@ class Shards:
 
     def open(self):
         """Maps every shard, so that a later run may remove what this one reads."""
+        if len(self.files) > MANY_FILES:
+            _allow_many_files()
         self.maps = [
             np.memmap(file, np.uint8, "r", shape=(size, *self.shape[1:]))
             for file, size in zip(self.files, self.sizes, strict=True)
         ]
+
+    def _announce(self, shards, places):
+        """Has the disk fetch images all at once; touched one by one, each would wait for it."""
+        if not hasattr(mmap, "MADV_WILLNEED"):  # Windows
+            return
+        size = self.folder.image_bytes
+        for shard, start in zip(shards.tolist(), (places.astype(int) * size).tolist(), strict=True):
+            if shard >= 0:
+                page = start % mmap.PAGESIZE
+                self.maps[shard].base.madvise(mmap.MADV_WILLNEED, start - page, size + page)
 
     def __len__(self):
         return len(self.shards)
@@ -178,6 +201,7 @@ class Shards:
 
     def fill(self, shards, places, images):
         """Reads some images into an array."""
+        self._announce(shards, places)
         for shard in np.unique(shards[shards >= 0]):
             at = np.flatnonzero(shards == shard)
             images[at] = self.maps[shard][places[at]]

@@ -336,7 +336,8 @@ def test_a_killed_build_is_continued(kind, damage, write_images, config):
     child.communicate()
     assert child.returncode == -signal.SIGKILL
     files = list(Path(config.cache_dir).glob(f"*/*.{kind}"))
-    assert len(files) == 3  # shards of one image
+    assert len(files) in (2, 3)  # shards of one image; the last one may not be written yet
+    missing = 7 - len(files)
     if damage == "gone":
         files[0].unlink()
     elif damage == "cut":
@@ -344,7 +345,7 @@ def test_a_killed_build_is_continued(kind, damage, write_images, config):
     elif damage == "zeros":
         files[0].write_bytes(bytes(files[0].stat().st_size))
     decoded = check_rows(folder, config)[1]
-    assert decoded == (5 if damage else 4)
+    assert decoded == (missing + 1 if damage else missing)
     assert check_rows(folder, config)[1] == 0
 
 
@@ -359,7 +360,8 @@ def test_two_at_once_share_one_cache(killed, write_images, config, tmp_path):
     hold.unlink()
     assert said.startswith(f"Waiting for process {first.pid} on {socket.gethostname()}, which")
     decoded = [child.communicate()[0].strip() for child in (first, second)]
-    assert decoded == (["", "6"] if killed else ["10", "0"])  # a lock falls with its owner
+    # A lock falls with its owner; the last shard may not be written yet.
+    assert decoded in ([["", "6"], ["", "7"]] if killed else [["10", "0"]])
     assert check_rows(folder, config)[1] == 0
 
 

@@ -201,3 +201,26 @@ def test_a_place_that_cannot_be_reached_is_told(url, tmp_path, monkeypatch):
     index = read_index(draw(tmp_path / "images", "a/1.png"))
     with pytest.raises(DataError, match=f"cache_dir '{url}' cannot be reached: .*(known|s3fs)"):
         open_cache(index, Config(cache_dir=url, image_size=SIZE))
+
+
+def test_more_shards_than_a_process_may_open_files(tmp_path):
+    resource = pytest.importorskip("resource")
+    if 0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 500:
+        pytest.skip("this system allows fewer than 500 open files")
+    program = f"""
+import resource, sys
+sys.path.insert(0, {str(ROOT)!r})
+import numpy as np
+from shards import ROW, ShardFolder, Shards
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+folder = ShardFolder({str(tmp_path)!r}, (8, 8, 1))
+for stamp in range(1, 151):
+    row = np.zeros(1, ROW)
+    row["stamp"] = stamp
+    folder.write(np.full((1, 8, 8, 1), stamp, np.uint8), row, {{}})
+folder.refresh()
+*places, _ = folder.find(np.arange(1, 151, dtype=np.uint64))
+assert (Shards(folder, *places)[:] == np.arange(1, 151).reshape(-1, 1, 1, 1)).all()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
