@@ -10,7 +10,7 @@ import siamese_network_funcs as funcs
 from batches import BATCHES
 from callbacks import Epochs, Interrupted, Recorder, Schedule, TrainingFailed, interrupts
 from distribution import over_whole_batch, part
-from encoders import find_backbone, load_pretrained
+from encoders import find_backbone, fuse, load_pretrained
 from whitening import widen_encoder
 
 FINISHED, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
@@ -102,6 +102,8 @@ def build_training_model(config):
     """
     keras.config.set_dtype_policy(choose_precision(config))
     encoder = funcs.build_encoder(config)
+    if find_backbone(encoder) is None:
+        encoder = fuse(encoder)
     keras.config.set_dtype_policy("float32")
     if config.sampling == "classes":
         return encoder, encoder

@@ -114,3 +114,22 @@ def test_weights_that_do_not_fit_are_told_in_a_sentence(tmp_path):
     encoder = build_encoder(Config(encoder="MobileNetV2", image_size=32))
     with pytest.raises(ValueError, match="MobileNetV2 cannot be filled.*Expected 'imagenet'"):
         encoders.load_pretrained(encoder, "MobileNetV2", str(tmp_path / "bad.weights.h5"))
+
+
+@pytest.mark.parametrize("name", ["compact", "drawing"])
+def test_fused_batch_norm_trains_as_keras_does(name):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3)).astype("float32")
+    trained = []
+    for change in (lambda encoder: encoder, encoders.fuse):
+        keras.utils.set_random_seed(0)
+        model = change(build_encoder(Config(encoder=name, image_size=32)))
+        model.compile(keras.optimizers.SGD(0.05), loss="mse")
+        model.fit(pixels, np.eye(12, model.output_shape[1]), batch_size=6, shuffle=False, verbose=0)
+        kinds = {type(layer) for layer in model._flatten_layers()}
+        trained.append((model.get_weights(), model.predict(pixels, verbose=0), kinds))
+    (weights, outputs, kinds), (fused_weights, fused_outputs, fused_kinds) = trained
+    assert keras.layers.BatchNormalization in kinds - fused_kinds
+    assert encoders.FusedBatchNormalization in fused_kinds - kinds
+    for one, other in zip(weights, fused_weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-4)
+    np.testing.assert_allclose(outputs, fused_outputs, atol=2e-3)
