@@ -249,7 +249,7 @@ CONFIGS = {  # a line for each of: data, batches, augmentation, network and loss
     # AUC 0.997, 18-way one-shot 94.0%; with backgrounds swapped 0.977 and 76.6%.
     "plantvillage-best": Config(
         **LEAVES, test_share=0.1, val_share=0.1,
-        surroundings=0.15, recolored=0.3,
+        zoom=0.3, shift=0.1, surroundings=0.15, recolored=0.3,
         epochs=60, max_minutes=10.0,
     ),
     # Recipe 2, Koch, Zemel & Salakhutdinov 2015: the weights are chosen on alphabets kept out of

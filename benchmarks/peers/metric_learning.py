@@ -1,6 +1,8 @@
 """Peer (c): our compact encoder in PyTorch with pytorch-metric-learning, all pairs of a batch."""
 
 import concurrent.futures
+import ctypes
+import sys
 import time
 
 import numpy as np
@@ -27,6 +29,13 @@ def train(files, labels, seconds, watch, seed=0, bfloat16=False):
             watch(time.perf_counter() - begin, lambda paths: embed(read_all(paths)))
 
 
+def keep_freed_memory():
+    """Has glibc keep what is freed: PyTorch is up to half faster, TensorFlow does so by itself."""
+    if sys.platform == "linux":
+        for setting in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            ctypes.CDLL(None).mallopt(setting, 1 << 30)
+
+
 def build_trainer(bfloat16, compiled=False, seed=0):
     """Network, loss and optimizer.
 
@@ -43,6 +52,7 @@ def build_trainer(bfloat16, compiled=False, seed=0):
     from pytorch_metric_learning.losses import SupConLoss
     from torch import nn
 
+    keep_freed_memory()
     torch.manual_seed(seed)
     parts, before = [], 3
     for filters in (32, 64, 128, 256):
