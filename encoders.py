@@ -71,8 +71,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
 
     def call(self, inputs, training=None):
         """As Keras's."""
-        elsewhere = keras.backend.backend() != "tensorflow" or self.synchronized
-        if elsewhere or not (training and self.trainable):
+        if self.synchronized or not (training and self.trainable):
             return super().call(inputs, training=training)
         import tensorflow as tf  # keras.ops has no such operation
 
@@ -87,7 +86,12 @@ class FusedBatchNormalization(layers.BatchNormalization):
 
 
 def fuse(encoder):
-    """The same encoder, its weights shared, with `FusedBatchNormalization`: for training alone."""
+    """The same encoder, its layers shared, for training alone: with `FusedBatchNormalization`.
+
+    On other backends than TensorFlow it stays as it is.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return encoder
 
     def of(layer):
         if type(layer) is not layers.BatchNormalization:

@@ -138,15 +138,6 @@ class ShardFolder:
         return shards, places, rows
 
 
-def _allow_many_files():
-    """A map keeps its file open, and many systems allow 256 or 1,024 of them unless asked."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource  # not on Windows
-
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
 KINDS = ("rows", "pixels", "json")  # the table goes first: without it there is no shard
 
 
@@ -234,3 +225,12 @@ class FarShards(Shards):
         parts = self.folder.fs.cat_ranges(files, starts.tolist(), ends.tolist()) if len(at) else []
         for place, part in zip(at, parts, strict=True):
             images[place] = np.frombuffer(part, np.uint8).reshape(self.shape[1:])
+
+
+def _allow_many_files():
+    """A map keeps its file open, and many systems allow 256 or 1,024 of them unless asked."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource  # not on Windows
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
