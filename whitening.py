@@ -3,7 +3,8 @@
 A trained embedding keeps what parts the training classes and forgets the rest. The feature maps
 below it still hold the rest, but unevenly: some directions vary much within a class. Dividing by
 that variation (within-class covariance normalisation) makes them comparable, and both together
-are the finished embedding. Where no side is up, it is averaged over the image and its half turn.
+are the finished embedding. An image that clearly shows one of a few trained classes gets that
+class's number beside them. Where no side is up, all is averaged over the image and its half turn.
 """
 
 import keras
@@ -17,7 +18,11 @@ NUM_MAPS = 2  # feature maps before the last one whose mean and deviation are us
 MOST_CHANNELS = 64  # of the map whose covariance is used, the last such one
 MIDDLE = 0.5  # width of the middle of a map, which weighs most, as a share of half its side
 MOST_NUMBERS = 1024  # that are kept of the whitened features
-TRAINED = 0.75  # length of the trained embedding beside the whitened features' 1
+TRAINED = 0.7  # length of the trained embedding beside the whitened features' 1
+SHARES = 0.7  # length of the shares of the trained classes, at most
+SHARPNESS = 33.0  # of the shares: cosines with the classes' means are multiplied by it
+DOUBTFUL = 0.15  # share of validation images that are too far from their class to be sure of it
+SOFTNESS = 0.03  # width in cosine of the passage from doubtful to sure
 COARSE = 4  # places along each side of a map that is whitened place by place
 RIDGE = 1.0  # share of the mean variance that is added to each direction's
 MOST_IMAGES = 10_000  # more change nothing
@@ -26,7 +31,8 @@ MOST_IMAGES = 10_000  # more change nothing
 def widen_encoder(encoder, dataset, seed, half_turn=False, last=False):
     """Joins a trained encoder's embedding with whitened features of the last feature maps.
 
-    They are fitted to the training images of the dataset, a sample where there are very many.
+    They are fitted to the training images of the dataset, a sample where there are very many;
+    the shares of trained classes to its validation images, too.
     With `half_turn` the result is averaged over the image as it is and upside down; with `last`
     the last map counts, too.
 
@@ -34,24 +40,89 @@ def widen_encoder(encoder, dataset, seed, half_turn=False, last=False):
         A `keras.Model` from raw pixels to unit-length embeddings.
     """
     pixels = keras.Input(encoder.input_shape[1:], name="pixels")
-    rows = dataset.splits.train
-    num_classes = len(np.unique(dataset.index.labels[rows]))
-    features, _ = _features_and_embeddings(encoder, pixels, num_classes, last)
-    if len(rows) > MOST_IMAGES:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_IMAGES, replace=False))
-    values = embed(keras.Model(pixels, features), dataset.pixels, rows)
-    mean, matrix = fit_whitening(values, dataset.index.labels[rows])
+    rng, labels, splits = np.random.default_rng(seed), dataset.index.labels, dataset.splits
+    classes = np.unique(labels[splits.train])
+    both = _features_and_embeddings(encoder, pixels, len(classes), last)
+    network = keras.Model(pixels, ops.concatenate(both, axis=-1))
+
+    def describe(rows):
+        if len(rows) > MOST_IMAGES:
+            rows = np.sort(rng.choice(rows, MOST_IMAGES, replace=False))
+        values = embed(network, dataset.pixels, rows)
+        return *np.split(values, [both[0].shape[-1]], axis=1), labels[rows]
+
+    features, embeddings, labels_of = describe(splits.train)
+    mean, matrix = fit_whitening(features, labels_of)
     if len(mean) > MOST_NUMBERS:
-        matrix = matrix @ main_directions((values - mean) @ matrix, MOST_NUMBERS, seed)
-    views = ops.concatenate([pixels, ops.flip(pixels, (1, 2))], axis=0) if half_turn else pixels
-    features, embeddings = _features_and_embeddings(encoder, views, num_classes, last)
+        matrix = matrix @ main_directions((features - mean) @ matrix, MOST_NUMBERS, seed)
     whiten = layers.Dense(matrix.shape[1], name="whiten")
-    whitened = unit_length(whiten(features))
-    whiten.set_weights([matrix, -mean @ matrix])
-    joined = ops.concatenate([whitened, TRAINED * unit_length(embeddings)], axis=-1)
+    _fill(whiten, matrix, -mean @ matrix)
+    shares = None
+    known = splits.val[np.isin(labels[splits.val], classes)]
+    if len(known) and len(classes) < embeddings.shape[1]:
+        shares = _Shares(unit_length(whiten(features)), unit_length(embeddings), labels_of)
+        features, embeddings, labels_of = describe(known)
+        shares.calibrate(unit_length(whiten(features)), unit_length(embeddings), labels_of)
+
+    views = ops.concatenate([pixels, ops.flip(pixels, (1, 2))], axis=0) if half_turn else pixels
+    features, embeddings = _features_and_embeddings(encoder, views, len(classes), last)
+    whitened, embeddings = unit_length(whiten(features)), unit_length(embeddings)
+    parts = [whitened, TRAINED * embeddings, *([shares(whitened, embeddings)] if shares else [])]
+    joined = unit_length(ops.concatenate(parts, axis=-1))
     if half_turn:
-        joined = ops.mean(ops.reshape(unit_length(joined), (2, -1, joined.shape[-1])), axis=0)
-    return keras.Model(pixels, unit_length(joined), name="encoder")
+        joined = unit_length(ops.mean(ops.reshape(joined, (2, -1, joined.shape[-1])), axis=0))
+    return keras.Model(pixels, joined, name="encoder")
+
+
+def _fill(dense, *weights):
+    dense.build((None, len(weights[0])))
+    dense.set_weights(weights)
+
+
+class _Shares:
+    """Which trained class an image shows: the square roots of the classes' probabilities.
+
+    So that two images' product is the Bhattacharyya coefficient of what they may show. It fades
+    where an image is less like its class than most are, in the whitened features or the trained
+    embedding: it may show another class.
+
+    Args:
+        whitened: Of training images, unit length (images, numbers).
+        embeddings: Their trained embeddings, unit length (images, embedding_dim).
+        labels: Their classes (images,).
+    """
+
+    def __init__(self, whitened, embeddings, labels):
+        self.classes, member = np.unique(labels, return_inverse=True)
+        self.likeness = []  # layers: cosines with the classes' means
+        for values in (whitened, embeddings):
+            means = np.zeros((len(self.classes), values.shape[1]), np.float32)
+            np.add.at(means, member, ops.convert_to_numpy(values))
+            dense = layers.Dense(len(means), use_bias=False)
+            _fill(dense, ops.convert_to_numpy(unit_length(means)).T)
+            self.likeness.append(dense)
+
+    def _recognise(self, whitened, embeddings):
+        """Probabilities (batch, classes), and likeness to the class by each measure (batch, 2)."""
+        by_whitened, by_trained = self.likeness
+        cosines = by_trained(embeddings)
+        chances = ops.softmax(SHARPNESS * cosines)
+        near = ops.sum(by_whitened(whitened) * chances, axis=-1, keepdims=True)
+        highest = ops.max(cosines, axis=-1, keepdims=True)
+        return chances, ops.concatenate([near, highest], axis=-1)
+
+    def calibrate(self, whitened, embeddings, labels):
+        """Learns from validation images of the same classes what is doubtful."""
+        chances, likeness = map(ops.convert_to_numpy, self._recognise(whitened, embeddings))
+        right = self.classes[chances.argmax(axis=1)] == labels
+        self.length = SHARES * float(right.mean())  # a poor guess would blur what is unseen
+        self.limits = np.quantile(likeness, DOUBTFUL, axis=0).astype("float32")
+
+    def __call__(self, whitened, embeddings):
+        """Tensor (batch, classes) of length 0 to `SHARES`."""
+        chances, likeness = self._recognise(whitened, embeddings)
+        sure = ops.prod(ops.sigmoid((likeness - self.limits) / SOFTNESS), axis=-1, keepdims=True)
+        return self.length * ops.sqrt(chances * sure)
 
 
 def _features_and_embeddings(encoder, pixels, num_classes, last):

@@ -11,6 +11,7 @@ from configs import Config
 from siamese_network_funcs import build_encoder
 
 RNG = np.random.default_rng(0)
+LENGTH = np.sqrt(1 + 0.7**2)  # of whitened features and trained embedding together
 
 
 def test_whitened_variation_within_classes_is_equal_in_all_directions(monkeypatch):
@@ -42,13 +43,13 @@ def test_widened_encoder_joins_whitened_features(
     dataset = SimpleNamespace(
         pixels=pixels,
         index=SimpleNamespace(labels=np.repeat(np.arange(6), 4)),
-        splits=SimpleNamespace(train=np.arange(20)),
+        splits=SimpleNamespace(train=np.arange(20), val=np.arange(20, 24)),
     )
     wide = whitening.widen_encoder(encoder, dataset, seed=0, last=last)
     embeddings = wide.predict(pixels, verbose=0)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-4)
     trained = encoder.predict(pixels, verbose=0)
-    np.testing.assert_allclose(embeddings[:, -dim:] * 1.25, 0.75 * trained, atol=1e-4)
+    np.testing.assert_allclose(embeddings[:, -dim:] * LENGTH, 0.7 * trained, atol=1e-4)
     wide.save(tmp_path / "encoder.keras")
     loaded = keras.saving.load_model(tmp_path / "encoder.keras", safe_mode=True)
     np.testing.assert_allclose(loaded.predict(pixels, verbose=0), embeddings, atol=1e-5)
@@ -81,7 +82,7 @@ def test_widened_encoder_joins_whitened_features(
     mean, matrix = whitening.fit_whitening(features[:20], dataset.index.labels[:20])
     whitened = (features[:20] - mean) @ matrix
     whitened /= np.linalg.norm(whitened, axis=1, keepdims=True)
-    found = embeddings[:20, :-dim] * 1.25
+    found = embeddings[:20, :-dim] * LENGTH
     assert found.shape[1] == min(features.shape[1], most)
     if features.shape[1] <= most:
         np.testing.assert_allclose(found, whitened, atol=2e-2)
@@ -115,7 +116,7 @@ def test_half_turn_makes_no_difference_to_an_encoder_that_averages_over_it(tmp_p
     dataset = SimpleNamespace(
         pixels=pixels,
         index=SimpleNamespace(labels=np.repeat(np.arange(3), 4)),
-        splits=SimpleNamespace(train=np.arange(12)),
+        splits=SimpleNamespace(train=np.arange(12), val=np.empty(0, int)),
     )
     one = whitening.widen_encoder(encoder, dataset, seed=0).predict(pixels, verbose=0)
     both = whitening.widen_encoder(encoder, dataset, seed=0, half_turn=True)
@@ -131,3 +132,39 @@ def test_half_turn_makes_no_difference_to_an_encoder_that_averages_over_it(tmp_p
     mean = one + other
     mean /= np.linalg.norm(mean, axis=1, keepdims=True)
     np.testing.assert_allclose(upright, mean, atol=1e-5)
+
+
+def test_images_that_clearly_show_a_trained_class_get_its_share():
+    keras.utils.set_random_seed(2)
+    encoder = build_encoder(Config(image_size=32, embedding_dim=8))
+    rng = np.random.default_rng(0)
+    templates = rng.integers(0, 256, (4, 1, 32, 32, 3))
+    noise = rng.normal(0, 30, (4, 9, 32, 32, 3))
+    pixels = (templates + noise).clip(0, 255).astype(np.uint8).reshape(36, 32, 32, 3)
+    labels = np.repeat([5, 6, 7, 8], 9)
+    places = np.arange(27).reshape(3, 9)  # of class 8 there is none to train on
+    dataset = SimpleNamespace(
+        pixels=pixels,
+        index=SimpleNamespace(labels=labels),
+        splits=SimpleNamespace(train=places[:, :6].ravel(), val=np.append(places[:, 6:8], 35)),
+    )
+    wide = whitening.widen_encoder(encoder, dataset, seed=0).predict(pixels, verbose=0)
+    whitened, trained, found = np.split(wide, [wide.shape[1] - 11, wide.shape[1] - 3], axis=1)
+    found = found / np.linalg.norm(whitened, axis=1, keepdims=True)
+
+    def near(values):  # cosines with the mean of each class
+        values = values / np.linalg.norm(values, axis=1, keepdims=True)
+        means = np.stack([values[row[:6]].mean(axis=0) for row in places])
+        return values @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
+
+    chances = np.exp(33 * near(trained))
+    chances /= chances.sum(axis=1, keepdims=True)
+    signs = np.stack([(near(whitened) * chances).sum(axis=1), near(trained).max(axis=1)])
+    checked = places[:, 6:8].ravel()
+    right = np.mean(chances[checked].argmax(axis=1) == np.repeat(np.arange(3), 2))
+    limits = np.quantile(signs[:, checked], 0.15, axis=1)
+    sure = 1 / (1 + np.exp(-(signs - limits[:, None]) / 0.03))
+    expected = 0.7 * right * np.sqrt(chances * sure.prod(axis=0)[:, None])
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    lengths = np.linalg.norm(found, axis=1)
+    assert lengths[places[:, 8]].mean() > 2 * lengths[27:].mean()  # those of class 8
