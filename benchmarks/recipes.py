@@ -117,7 +117,7 @@ def run(script, command):
 
 
 def summary(runs):
-    """Means over the seeds, and the range of the AUCs."""
+    """Means over the seeds, and their ranges."""
     if not runs:
         return {"seeds": 0}
     cells = {"seeds": len(runs), "minutes": [], "images_per_second": [], "gigabytes": []}
@@ -160,16 +160,17 @@ def line(row):
     cells += [f"{row['gigabytes']['mean']:.1f}", f"{row['images_per_second']['mean']:,.0f}"]
     for side in ("known", "unseen"):
         auc = row.get(f"{side}_auc")
-        cells.append(_with_range(auc) if auc else "")
+        cells.append(_with_range(auc, ".3f") if auc else "")
         ways = [key for key in row if key.startswith(side) and key.endswith("_way")]
         shown = max(ways, key=lambda key: int(key.split("_")[1]), default=None)
-        cells.append(f"{row[shown]['mean']:.1%} ({shown.split('_')[1]}-way)" if shown else "")
+        number = f" ({shown.split('_')[1]}-way)" if shown else ""
+        cells.append(_with_range(row[shown], ".1%") + number if shown else "")
     return "| " + " | ".join([*cells, PUBLISHED.get(row["config"], "")]) + " |"
 
 
-def _with_range(value):
+def _with_range(value, form):
     low, high = value["range"]
-    return f"{value['mean']:.3f}" + (f" [{low:.3f}, {high:.3f}]" if high > low else "")
+    return f"{value['mean']:{form}}" + (f" [{low:{form}}, {high:{form}}]" if high > low else "")
 
 
 def write_table(title, rows):
