@@ -180,6 +180,7 @@ def strangers(encoder, dataset, validator, distance):
     """What turns strangers away when the run is used: an `open_set.OpenSet`."""
     import open_set
     from siamese_network_funcs import embed
+    from whitening import as_strangers
 
     def some(rows):
         chosen = np.linspace(0, len(rows) - 1, open_set.MOST_IMAGES).astype(int)
@@ -188,7 +189,8 @@ def strangers(encoder, dataset, validator, distance):
 
     cohort, classes = some(dataset.splits.train)
     if dataset.index.impostors is None:
-        return open_set.learn(cohort, classes, *some(validator.rows), distance)
+        images, labels = some(validator.rows)
+        return open_set.learn(cohort, classes, as_strangers(images, encoder), labels, distance)
     # Of images of two pairs nobody knows whether they show the same.
     impostors = open_set.quantiles(validator.distances(encoder, distance)[~validator.same])
     return open_set.OpenSet(cohort[:0], classes[:0], **impostors, distance=distance)

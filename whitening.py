@@ -26,6 +26,7 @@ SOFTNESS = 0.03  # width in cosine of the passage from doubtful to sure
 COARSE = 4  # places along each side of a map that is whitened place by place
 RIDGE = 1.0  # share of the mean variance that is added to each direction's
 MOST_IMAGES = 10_000  # more change nothing
+LIKENESS = "likeness"  # how the layers are named that compare an image with the trained classes
 
 
 def widen_encoder(encoder, dataset, seed, half_turn=False, last=False):
@@ -74,6 +75,18 @@ def widen_encoder(encoder, dataset, seed, half_turn=False, last=False):
     return keras.Model(pixels, joined, name="encoder")
 
 
+def as_strangers(embeddings, encoder):
+    """A finished encoder's embeddings (n, d), as if the images showed none of the trained classes.
+
+    Their shares are 0, as those of a stranger mostly are, and their length is 1 again.
+    """
+    sizes = [layer.units for layer in encoder.layers if layer.name.startswith(LIKENESS)]
+    if not sizes:
+        return embeddings
+    others = embeddings * (np.arange(embeddings.shape[1]) < embeddings.shape[1] - sizes[0])
+    return others / np.linalg.norm(others, axis=1, keepdims=True)
+
+
 def _fill(dense, *weights):
     dense.build((None, len(weights[0])))
     dense.set_weights(weights)
@@ -98,7 +111,7 @@ class _Shares:
         for values in (whitened, embeddings):
             means = np.zeros((len(self.classes), values.shape[1]), np.float32)
             np.add.at(means, member, ops.convert_to_numpy(values))
-            dense = layers.Dense(len(means), use_bias=False)
+            dense = layers.Dense(len(means), use_bias=False, name=f"{LIKENESS}{len(self.likeness)}")
             _fill(dense, ops.convert_to_numpy(unit_length(means)).T)
             self.likeness.append(dense)
 

@@ -13,7 +13,6 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 import zlib
 from pathlib import Path
@@ -495,8 +494,7 @@ def test_an_interrupted_build_is_continued(write_images, config, monkeypatch):
         def interrupt(*args):
             calls.append(1)
             if len(calls) == 3:
-                # As the system does it: to the main thread, which waits for this one.
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                raise KeyboardInterrupt  # it comes out where the main thread waits for this one
             return real(*args)
 
         patch.setattr(image_cache, "decode", interrupt)

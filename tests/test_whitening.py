@@ -148,7 +148,8 @@ def test_images_that_clearly_show_a_trained_class_get_its_share():
         index=SimpleNamespace(labels=labels),
         splits=SimpleNamespace(train=places[:, :6].ravel(), val=np.append(places[:, 6:8], 35)),
     )
-    wide = whitening.widen_encoder(encoder, dataset, seed=0).predict(pixels, verbose=0)
+    finished = whitening.widen_encoder(encoder, dataset, seed=0)
+    wide = finished.predict(pixels, verbose=0)
     whitened, trained, found = np.split(wide, [wide.shape[1] - 11, wide.shape[1] - 3], axis=1)
     found = found / np.linalg.norm(whitened, axis=1, keepdims=True)
 
@@ -168,3 +169,9 @@ def test_images_that_clearly_show_a_trained_class_get_its_share():
     np.testing.assert_allclose(found, expected, atol=2e-3)
     lengths = np.linalg.norm(found, axis=1)
     assert lengths[places[:, 8]].mean() > 2 * lengths[27:].mean()  # those of class 8
+
+    stranger = whitening.as_strangers(wide, finished)
+    assert not stranger[:, -3:].any()
+    lengths = np.linalg.norm(wide[:, :-3], axis=1, keepdims=True)
+    np.testing.assert_allclose(stranger[:, :-3], wide[:, :-3] / lengths, atol=1e-6)
+    assert whitening.as_strangers(trained, encoder) is trained
