@@ -43,14 +43,15 @@ def widen_encoder(encoder, dataset, seed, half_turn=False, last=False):
     pixels = keras.Input(encoder.input_shape[1:], name="pixels")
     rng, labels, splits = np.random.default_rng(seed), dataset.index.labels, dataset.splits
     classes = np.unique(labels[splits.train])
-    both = _features_and_embeddings(encoder, pixels, len(classes), last)
-    network = keras.Model(pixels, ops.concatenate(both, axis=-1))
+    features, embeddings = _features_and_embeddings(encoder, pixels, len(classes), last)
+    split = features.shape[-1]
+    network = keras.Model(pixels, ops.concatenate([features, unit_length(embeddings)], axis=-1))
 
     def describe(rows):
         if len(rows) > MOST_IMAGES:
             rows = np.sort(rng.choice(rows, MOST_IMAGES, replace=False))
         values = embed(network, dataset.pixels, rows)
-        return *np.split(values, [both[0].shape[-1]], axis=1), labels[rows]
+        return values[:, :split], values[:, split:], labels[rows]
 
     features, embeddings, labels_of = describe(splits.train)
     mean, matrix = fit_whitening(features, labels_of)
@@ -61,9 +62,9 @@ def widen_encoder(encoder, dataset, seed, half_turn=False, last=False):
     shares = None
     known = splits.val[np.isin(labels[splits.val], classes)]
     if len(known) and len(classes) < embeddings.shape[1]:
-        shares = _Shares(unit_length(whiten(features)), unit_length(embeddings), labels_of)
+        shares = _Shares(unit_length(whiten(features)), embeddings, labels_of)
         features, embeddings, labels_of = describe(known)
-        shares.calibrate(unit_length(whiten(features)), unit_length(embeddings), labels_of)
+        shares.calibrate(unit_length(whiten(features)), embeddings, labels_of)
 
     views = ops.concatenate([pixels, ops.flip(pixels, (1, 2))], axis=0) if half_turn else pixels
     features, embeddings = _features_and_embeddings(encoder, views, len(classes), last)
@@ -84,7 +85,7 @@ def as_strangers(embeddings, encoder):
     if not sizes:
         return embeddings
     others = embeddings * (np.arange(embeddings.shape[1]) < embeddings.shape[1] - sizes[0])
-    return others / np.linalg.norm(others, axis=1, keepdims=True)
+    return others / np.maximum(np.linalg.norm(others, axis=1, keepdims=True), 1e-12)
 
 
 def _fill(dense, *weights):
@@ -112,7 +113,8 @@ class _Shares:
             means = np.zeros((len(self.classes), values.shape[1]), np.float32)
             np.add.at(means, member, ops.convert_to_numpy(values))
             dense = layers.Dense(len(means), use_bias=False, name=f"{LIKENESS}{len(self.likeness)}")
-            _fill(dense, ops.convert_to_numpy(unit_length(means)).T)
+            means = unit_length(ops.convert_to_tensor(means))
+            _fill(dense, ops.convert_to_numpy(means).T)
             self.likeness.append(dense)
 
     def _recognise(self, whitened, embeddings):
