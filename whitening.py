@@ -33,9 +33,8 @@ def widen_encoder(encoder, dataset, seed, half_turn=False, last=False):
     """Joins a trained encoder's embedding with whitened features of the last feature maps.
 
     They are fitted to the training images of the dataset, a sample where there are very many;
-    the shares of trained classes to its validation images, too.
-    With `half_turn` the result is averaged over the image as it is and upside down; with `last`
-    the last map counts, too.
+    what is doubtful of a trained class, to its validation images. With `half_turn` the result is
+    averaged over the image as it is and upside down; with `last` the last map counts, too.
 
     Returns:
         A `keras.Model` from raw pixels to unit-length embeddings.
@@ -44,14 +43,14 @@ def widen_encoder(encoder, dataset, seed, half_turn=False, last=False):
     rng, labels, splits = np.random.default_rng(seed), dataset.index.labels, dataset.splits
     classes = np.unique(labels[splits.train])
     features, embeddings = _features_and_embeddings(encoder, pixels, len(classes), last)
-    split = features.shape[-1]
+    num_features = features.shape[-1]
     network = keras.Model(pixels, ops.concatenate([features, unit_length(embeddings)], axis=-1))
 
     def describe(rows):
         if len(rows) > MOST_IMAGES:
             rows = np.sort(rng.choice(rows, MOST_IMAGES, replace=False))
         values = embed(network, dataset.pixels, rows)
-        return values[:, :split], values[:, split:], labels[rows]
+        return values[:, :num_features], values[:, num_features:], labels[rows]
 
     features, embeddings, labels_of = describe(splits.train)
     mean, matrix = fit_whitening(features, labels_of)
