@@ -68,7 +68,9 @@ def widen_encoder(encoder, dataset, seed, half_turn=False, last=False):
     views = ops.concatenate([pixels, ops.flip(pixels, (1, 2))], axis=0) if half_turn else pixels
     features, embeddings = _features_and_embeddings(encoder, views, len(classes), last)
     whitened, embeddings = unit_length(whiten(features)), unit_length(embeddings)
-    parts = [whitened, TRAINED * embeddings, *([shares(whitened, embeddings)] if shares else [])]
+    parts = [whitened, TRAINED * embeddings]
+    if shares:
+        parts.append(shares(whitened, embeddings))
     joined = unit_length(ops.concatenate(parts, axis=-1))
     if half_turn:
         joined = unit_length(ops.mean(ops.reshape(joined, (2, -1, joined.shape[-1])), axis=0))
@@ -106,13 +108,11 @@ class _Shares:
     """
 
     def __init__(self, whitened, embeddings, labels):
-        self.classes, member = np.unique(labels, return_inverse=True)
-        self.likeness = []  # layers: cosines with the classes' means
+        self.classes, self.likeness = np.unique(labels), []  # layers: cosines with their means
         for values in (whitened, embeddings):
-            means = np.zeros((len(self.classes), values.shape[1]), np.float32)
-            np.add.at(means, member, ops.convert_to_numpy(values))
+            means = _class_means(ops.convert_to_numpy(values), labels)[0]
             dense = layers.Dense(len(means), use_bias=False, name=f"{LIKENESS}{len(self.likeness)}")
-            means = unit_length(ops.convert_to_tensor(means))
+            means = unit_length(ops.convert_to_tensor(means.astype(np.float32)))
             _fill(dense, ops.convert_to_numpy(means).T)
             self.likeness.append(dense)
 
@@ -224,10 +224,8 @@ def fit_whitening(features, labels):
         recognition", 2006.
     """
     features = features.astype(np.float64)  # (images, d)
-    _, member, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    sums = np.zeros((len(counts), features.shape[1]))
-    np.add.at(sums, member, features)
-    within = features - (sums / counts[:, None])[member]
+    means, member, counts = _class_means(features, labels)
+    within = features - means[member]
     # Every class counts the same, whatever its size; a single image tells nothing.
     within /= np.sqrt(np.maximum(counts - 1, 1))[member][:, None]
     scale, size = max((counts > 1).sum(), 1), features.shape[1]
@@ -241,6 +239,14 @@ def fit_whitening(features, labels):
     # Turned back, so that the map is unique where variances are equal.
     matrix = elsewhere * np.eye(size) + directions * (gains - elsewhere) @ directions.T
     return features.mean(axis=0).astype(np.float32), matrix.astype(np.float32)
+
+
+def _class_means(values, labels):
+    """Mean of the values (n, d) of each class, which of them each row's is, and how many it has."""
+    _, member, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(counts), values.shape[1]))
+    np.add.at(sums, member, values)
+    return sums / counts[:, None], member, counts
 
 
 def main_directions(values, count, seed):
