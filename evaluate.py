@@ -16,16 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-import baselines
-import scores
-from image_cache import open_cache
-from image_index import DataError, read_index
-from keras_start import start_keras
-from lake_runs import lake_scores
+from evaluation import baselines, scores
+from evaluation.protocols import lake_scores
+from evaluation.report import score_lines, write_report
+from networks.embedding import start_keras
+from pipeline.image_cache import open_cache
+from pipeline.image_index import DataError, read_index
+from pipeline.splits import unusable
 from prepare_data import Dataset
-from report import score_lines, write_report
 from run_directory import RunDirectory, RunError
-from splits import unusable
 
 CURVE_WAYS = 20  # N of the accuracy-against-N figure goes from 2 to this
 SEEDS = {"pairs": 0, "trials": 1, "bootstrap": 2}
@@ -106,7 +105,7 @@ def held_out_rows(run, data, report=print):
 
 def embed_set(name, dataset, rows, encoder, distance, seed):
     """Embeds a set, each image once, and draws its verification pairs: a `HeldOut`."""
-    from siamese_network_funcs import embed
+    from networks.embedding import embed
 
     labels = dataset.index.labels[rows]
     rng = np.random.default_rng([seed, SEEDS["pairs"]])

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gallery import image_files
+from inference.gallery import image_files
+from inference.similarity_model import SimilarityModel
 from run_directory import RunDirectory, RunError, need, write_whole
-from similarity import SimilarityModel
 
 CHECKED = 8  # images that Keras and the exported file must agree on
 LARGEST_DIFFERENCE = 1e-3

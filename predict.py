@@ -16,12 +16,12 @@ import json
 import sys
 from pathlib import Path
 
-import plots
-from gallery import image_files
-from image_cache import decode
-from image_index import DataError
+from evaluation import figures
+from inference.gallery import image_files
+from inference.similarity_model import SimilarityModel
+from pipeline.image_cache import decode
+from pipeline.image_index import DataError
 from run_directory import RunDirectory, write_whole
-from similarity import SimilarityModel
 
 MOST_COMPARED = 1000  # images; every pair of them is half a million
 ROWS_DRAWN, FIGURE_PIXELS = 20, 160
@@ -69,7 +69,7 @@ def draw(answers, path):
         [(decode(Path(image).read_bytes(), FIGURE_PIXELS, 3)[0], text) for image, text in row]
         for row in map(table, answers[:ROWS_DRAWN])
     ]
-    write_whole(path, lambda partial: plots.plot_rows(pictures, partial))
+    write_whole(path, lambda partial: figures.plot_rows(pictures, partial))
     if len(answers) > ROWS_DRAWN:
         print(f"{path}: the first {ROWS_DRAWN} of {len(answers)}.", file=sys.stderr)
 
@@ -152,7 +152,7 @@ def main(args=None):
             if folder := getattr(options, name, None):
                 image_files(folder)
         if options.verb == "serve":
-            from serve import serve
+            from inference.web_page import serve
 
             return serve(options)
         return answer(options)

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-import download_data
 from configs import DRAWN_LEAVES, Config
-from image_cache import ImageCache, one_at_a_time, open_cache
-from image_index import ImageIndex, read_index, twins
-from splits import Splits, equal_files, make_splits
+from pipeline import download
+from pipeline.image_cache import ImageCache, one_at_a_time, open_cache
+from pipeline.image_index import ImageIndex, read_index, twins
+from pipeline.splits import Splits, equal_files, make_splits
 
 SHEET_COLUMNS, SHEET_CLASSES, SHEET_IMAGE = 8, 40, 96  # images a class, classes, pixels
 MOST_NAMED = 10  # entries of a list that an inventory prints in full
@@ -152,7 +152,7 @@ def main(args=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    datasets = download_data.DATASETS
+    datasets = download.DATASETS
     parser.add_argument("path", help=f"folder, .zip or .csv; or: {', '.join(datasets)}")
     parser.add_argument("--image_size", type=int, default=Config.image_size)
     parser.add_argument("--out", default="contact_sheet.png", help="where the picture goes")
@@ -160,12 +160,12 @@ def main(args=None):
     try:
         path = options.path
         if path in datasets and not Path(path).exists():
-            path = download_data.fetch(path, Path("data"))
+            path = download.fetch(path, Path("data"))
         dataset = load_data(Config(data_dir=str(path), image_size=options.image_size))
         print(*inventory(dataset), sep="\n")
         contact_sheet(dataset).save(options.out)
         print(f"Contact sheet: {options.out}")
-    except (ValueError, OSError, download_data.DownloadError) as error:
+    except (ValueError, OSError, download.DownloadError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

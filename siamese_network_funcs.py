@@ -7,14 +7,12 @@ are 1 for genuine pairs (one class) and 0 for impostors (two classes).
 import functools
 
 import keras
-import numpy as np
 from keras import layers, ops
 
-from encoders import ENCODERS, build_application, build_base_network  # noqa: F401  known from here
+from networks.embedding import SMALLEST_SQUARED_DISTANCE, unit_length
+from networks.encoders import ENCODERS, build_application, build_base_network  # noqa: F401  known from here
 
-SMALLEST_SQUARED_DISTANCE = 1e-12  # the square root has no gradient at 0
 FAR = 1e9  # farther than any distance
-EMBED_BATCH = 256  # images embedded at once outside training
 
 
 def build_encoder(config):
@@ -32,26 +30,6 @@ def build_encoder(config):
     if config.unit_length:
         embeddings = unit_length(embeddings)
     return keras.Model(pixels, embeddings, name="encoder")
-
-
-def embed(encoder, pixels, rows):
-    """Embeds some images, each once: float32 array (n, embedding_dim).
-
-    Args:
-        encoder: From `build_encoder`.
-        pixels: uint8 array (images, size, size, channels); may be memory-mapped.
-        rows: Which of them, (n,).
-    """
-    parts = [rows[start : start + EMBED_BATCH] for start in range(0, len(rows), EMBED_BATCH)]
-    # Each of TensorFlow's replicas would embed the whole batch: one answer is enough.
-    embeddings = [encoder.predict_on_batch(pixels[part])[: len(part)] for part in parts]
-    return np.concatenate(embeddings).astype(np.float32)
-
-
-def unit_length(embeddings):
-    """Scales embeddings (batch, embedding_dim) to length 1; zero stays zero, with a gradient."""
-    squared = ops.sum(ops.square(embeddings), axis=-1, keepdims=True)  # (batch, 1)
-    return embeddings * ops.rsqrt(ops.maximum(squared, SMALLEST_SQUARED_DISTANCE))
 
 
 @keras.saving.register_keras_serializable(package="siamese")

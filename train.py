@@ -2,7 +2,7 @@
 
 python train.py                                      drawn leaves, a few minutes
 python train.py --data_dir PATH                      your images; settings from what they are
-python train.py plantvillage --data_dir PATH         a recipe by name
+python train.py plantvillage-recipe --data_dir PATH         a recipe by name
 python train.py runs/20260101-120000-leaves          continues an unfinished run
 python train.py [name | config.json] [--field value] any field of configs.Config
 """
@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-import distribution
 from configs import DRAWN_LEAVES, parse_command_line
-from image_index import read_index
-from keras_start import start_keras
+from networks.embedding import start_keras
+from pipeline.image_index import read_index
+from pipeline.suggest import suggest_config
 from prepare_data import inventory, load_data
 from run_directory import STATE, RunDirectory, RunError
-from suggest import suggest_config
+from training import devices
 
 # What needs Keras, SciPy or Matplotlib is imported in functions, so that a wrong config or path
 # is told at once.
@@ -42,7 +42,7 @@ def main(args=None):
                 "Use --sampling pairs --loss contrastive."
             )
         print(*inventory(dataset), sep="\n")
-        run = distribution.open_run(run, config, name)
+        run = devices.open_run(run, config, name)
         run.write_splits(dataset.index, dataset.splits)
     except (ValueError, OSError) as error:  # DataError and RunError are ValueErrors
         print(error, file=sys.stderr)
@@ -50,7 +50,7 @@ def main(args=None):
     print(f"Run directory: {run.path}", flush=True)
     start_keras(config.seed, config.deterministic)
     try:
-        with distribution.scope(config, run):
+        with devices.scope(config, run):
             return train(run, config, dataset, begin)
     except RunError as error:  # a full disk, a folder that vanished, a damaged state
         print(error, file=sys.stderr)
@@ -97,9 +97,9 @@ def train(run, config, dataset, begin):
         Exit status: 0, 1 if the training failed, 2 if pretrained weights do not fit, 130 if it
         was interrupted.
     """
-    from callbacks import Validator
-    from encoders import WeightsError
-    from fit import FINISHED, INTERRUPTED, fit_encoder
+    from networks.encoders import WeightsError
+    from training.callbacks import Validator
+    from training.fit import FINISHED, INTERRUPTED, fit_encoder
 
     validator = Validator(dataset, config)
     try:
@@ -119,7 +119,7 @@ def train(run, config, dataset, begin):
 
 def write_outputs(run, config, dataset, validator, fitted):
     """Writes models, threshold and figures of a `fit.Fitted` that has an encoder."""
-    import plots
+    from evaluation import figures
     from siamese_network_funcs import distance_function
 
     model, distance = fitted.model, distance_function(fitted.model)
@@ -136,11 +136,11 @@ def write_outputs(run, config, dataset, validator, fitted):
         for name in ("accuracy", "loss"):
             title = f"{name.capitalize()} of pairs, {run.path.name}"
             shown = fitted.history, name, title, fitted.best_epoch
-            run.write(f"{name}.png", functools.partial(plots.plot_curves, *shown))
+            run.write(f"{name}.png", functools.partial(figures.plot_curves, *shown))
     rows = validator.rows
     pairs = rows[validator.left], rows[validator.right], validator.same, distances
     cut = threshold["threshold"]
-    run.write("pairs.png", functools.partial(plots.plot_pairs, dataset.pixels, *pairs, cut))
+    run.write("pairs.png", functools.partial(figures.plot_pairs, dataset.pixels, *pairs, cut))
     run.write("model.keras", model.save)  # last: it says that the rest is there
     shown = ", ".join(f"{name} {best[name]:.4f}" for name in best if name.startswith("val_"))
     print(
@@ -160,7 +160,7 @@ def choose_threshold(same, distances, false_accept_rate):
     Returns:
         Dict with the validation accuracy there and `[a, b]` of `scores.probability`, too.
     """
-    import scores
+    from evaluation import scores
 
     if false_accept_rate is None:
         rate, threshold = scores.equal_error_rate(same, distances)
@@ -178,9 +178,9 @@ def choose_threshold(same, distances, false_accept_rate):
 
 def strangers(encoder, dataset, validator, distance):
     """What turns strangers away when the run is used: an `open_set.OpenSet`."""
-    import open_set
-    from siamese_network_funcs import embed
-    from whitening import as_strangers
+    from evaluation import open_set
+    from networks.embedding import embed
+    from networks.whitening import as_strangers
 
     def some(rows):
         chosen = np.linspace(0, len(rows) - 1, open_set.MOST_IMAGES).astype(int)

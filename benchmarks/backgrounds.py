@@ -18,9 +18,9 @@ from PIL import Image
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-import scores  # noqa: E402
 from evaluate import SEEDS, held_out_rows  # noqa: E402
-from keras_start import start_keras  # noqa: E402
+from evaluation import scores  # noqa: E402
+from networks.embedding import start_keras  # noqa: E402
 from run_directory import RunDirectory  # noqa: E402
 
 TRIALS = 1000
@@ -61,7 +61,7 @@ def fill_leaves(images, leaf):
 
 def score(encoder, pixels, labels, seed):
     """`(AUC, N-way one-shot accuracy, N)`; the same pairs and trials whatever the pixels."""
-    from siamese_network_funcs import embed
+    from networks.embedding import embed
 
     embeddings = embed(encoder, pixels, np.arange(len(pixels)))
     rng = np.random.default_rng([seed, SEEDS["pairs"]])

@@ -24,9 +24,9 @@ from configs import CONFIGS
 
 FOLDERS = {"images": 256, "warm": 32, "photographs": 1024}  # name -> pixels of a JPEG's side
 COMMANDS = {
-    "a config printed": "configs.py plantvillage",
-    "a wrong path told": "train.py plantvillage --data_dir nowhere",
-    "a wrong field told": "train.py plantvillage --epochs 0",
+    "a config printed": "configs.py plantvillage-recipe",
+    "a wrong path told": "train.py plantvillage-recipe --data_dir nowhere",
+    "a wrong field told": "train.py plantvillage-recipe --epochs 0",
 }
 UNITS = {
     "decoding, one core": "images/s, 256 to 112 pixels",
@@ -95,13 +95,13 @@ def command_seconds(words):
 def config_for(job, folder):
     """Ours for photographs, on drawn images."""
     folders = {"data_dir": f"{job['place']}/{folder}", "cache_dir": f"{job['place']}/cache"}
-    return dataclasses.replace(CONFIGS["plantvillage-best"], **folders)
+    return dataclasses.replace(CONFIGS["photographs"], **folders)
 
 
 def decoding(job):
     """Images decoded per second, into an empty cache."""
-    from image_cache import open_cache
-    from image_index import read_index
+    from pipeline.image_cache import open_cache
+    from pipeline.image_index import read_index
 
     config = config_for(job, "images")
     index = read_index(config.data_dir)
@@ -113,7 +113,7 @@ def decoding(job):
 
 def photographs(job):
     """Large JPEGs decoded per second, as the cache does it or as most loaders do."""
-    from image_cache import decode
+    from pipeline.image_cache import decode
 
     def plain(data):
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((112, 112)))
@@ -138,8 +138,8 @@ def warm_start(job):
 
 def first_step(job):
     """Seconds from the start of `train.py` to the end of its first step."""
-    import callbacks
     import train
+    from training import callbacks
 
     seconds = []
 
@@ -163,7 +163,7 @@ def augmentation(job):
     """One core's time to make the views of a batch, in percent of a training step."""
     from steps import keras_steps
 
-    from augment import augment
+    from pipeline.augmentation import augment
 
     config = config_for(job, "images")
     rng = np.random.default_rng(0)

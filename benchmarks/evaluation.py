@@ -1,6 +1,6 @@
 """Few-shot trials after embedding, and embedding against training.
 
-python benchmarks/evaluation.py [--seconds 5] [--repeats 5] [--config plantvillage-best]
+python benchmarks/evaluation.py [--seconds 5] [--repeats 5] [--config photographs]
 """
 
 import sys
@@ -9,8 +9,8 @@ import time
 import common
 import numpy as np
 
-import scores
 from configs import CONFIGS
+from evaluation import scores
 
 IMAGES, CLASSES = 2000, 100
 TRIALS, WAYS = 10_000, 20
@@ -18,7 +18,7 @@ TRIALS, WAYS = 10_000, 20
 
 def main():
     """Runs the command line."""
-    options = common.options(__doc__, seconds=5.0, repeats=5, config="plantvillage-best")
+    options = common.options(__doc__, seconds=5.0, repeats=5, config="photographs")
 
     def measure(name, number):
         answer = common.ask("evaluation.py", vars(options) | {"name": name})
@@ -35,8 +35,9 @@ def evaluate(job):
     """In a worker: seconds of the trials, images/s of embedding and training."""
     from steps import keras_steps
 
-    from fit import build_training_model
-    from siamese_network_funcs import build_encoder, embed
+    from networks.embedding import embed
+    from siamese_network_funcs import build_encoder
+    from training.fit import build_training_model
 
     config = CONFIGS[job["config"]]
     rng = np.random.default_rng(0)
@@ -61,7 +62,7 @@ def evaluate(job):
 
 def embedding_rate(encoder, pixels, seconds):
     """Images embedded per second."""
-    from siamese_network_funcs import embed
+    from networks.embedding import embed
 
     rows, done = np.arange(len(pixels)), 0
     embed(encoder, pixels, rows)

@@ -22,7 +22,7 @@ import common
 import numpy as np
 
 from configs import CONFIGS
-from shards import ROW, ShardFolder, Shards
+from pipeline.shards import ROW, ShardFolder, Shards
 
 BATCH, WARM_UP = 128, 12  # images, steps
 IMAGES = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
@@ -92,10 +92,10 @@ def train(job):
     """In a worker: what `COSTS` names, and images/s in the first and the last third."""
     import keras
 
-    from batches import ClassBatches
-    from fit import build_training_model, compile_model
-    from image_index import ImageIndex
-    from splits import make_splits
+    from pipeline.batches import ClassBatches
+    from pipeline.image_index import ImageIndex
+    from pipeline.splits import make_splits
+    from training.fit import build_training_model, compile_model
 
     config = dataclasses.replace(CONFIGS["leaves"], image_size=job["size"])
     rows, families = np.arange(job["images"]), np.zeros(job["classes"], int)

@@ -1,6 +1,6 @@
 """Training steps of one encoder, batch and precision: Keras on three backends, and plain PyTorch.
 
-python benchmarks/steps.py [--seconds 10] [--repeats 5] [--batch 128] [--config plantvillage-best]
+python benchmarks/steps.py [--seconds 10] [--repeats 5] [--batch 128] [--config photographs]
 
 The share is of the rate that this processor reaches multiplying matrices in that precision,
 2,048 x 2,048, in whichever library is fastest; a step counts as three forward passes.
@@ -25,9 +25,7 @@ BACKENDS = ("tensorflow", "jax", "torch")
 
 def main():
     """Runs the command line."""
-    options = common.options(
-        __doc__, seconds=10.0, repeats=5, batch=128, config="plantvillage-best"
-    )
+    options = common.options(__doc__, seconds=10.0, repeats=5, batch=128, config="photographs")
     jobs = {}
     for precision in ("float32", "bfloat16"):
         job = {**vars(options), "precision": precision}
@@ -81,7 +79,7 @@ def keras_steps(job, config, batches):
     """The steps that `train.py` makes, in Keras's `fit`."""
     import keras
 
-    from fit import build_training_model, compile_model
+    from training.fit import build_training_model, compile_model
 
     encoder, model = build_training_model(config)
     compile_model(model, encoder, config)

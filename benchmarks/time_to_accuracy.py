@@ -18,16 +18,19 @@ import common
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-import scores
 from configs import CONFIGS
+from evaluation import scores
 
 GOALS = (0.95, 0.99)
 LOOK_EVERY = 10  # steps of ours between two scores
-PLAIN = {"recolored": 0.0, "surroundings": 0.0}  # those are for classes and places never seen
+PLAIN = {
+    "recolor_share": 0.0,
+    "background_swap": 0.0,
+}  # those are for classes and places never seen
 OURS = {  # name -> what differs from `plantvillage-best`
     "ours": PLAIN,
     "ours, images as they are": PLAIN  # as (c) takes them
-    | {"rotate": 0.0, "zoom": 0.0, "shift": 0.0, "mirror": False, "light": 0.0},
+    | {"rotate": 0.0, "zoom": 0.0, "shift": 0.0, "horizontal_flip": False, "brightness": 0.0},
 }
 PEERS = {  # name -> module in peers/ and its settings
     "(a) as published": ("published", {}),
@@ -81,7 +84,7 @@ def make_job(folder, cache):
 
 def our_config(folder, name="ours"):
     """The config of one of `OURS`."""
-    return dataclasses.replace(CONFIGS["plantvillage-best"], data_dir=str(folder), **OURS[name])
+    return dataclasses.replace(CONFIGS["photographs"], data_dir=str(folder), **OURS[name])
 
 
 def contend(job):
@@ -121,11 +124,11 @@ def train_ours(job, watch):
     """Indexes, decodes and trains as `train.py` does, with a look at every tenth step."""
     import keras
 
-    from batches import ClassBatches
-    from fit import build_training_model, compile_model
-    from image_cache import open_cache
-    from image_index import read_index
-    from siamese_network_funcs import embed
+    from networks.embedding import embed
+    from pipeline.batches import ClassBatches
+    from pipeline.image_cache import open_cache
+    from pipeline.image_index import read_index
+    from training.fit import build_training_model, compile_model
 
     keras.utils.set_random_seed(job["seed"])
     begin = time.perf_counter()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_index import ImageIndex
+from pipeline.image_index import ImageIndex
 
 TINY = (
     "--image_size 16 --classes_per_batch 4 --images_per_class 4 --steps_per_epoch 30 --epochs 1 "

@@ -93,11 +93,17 @@ def test_a_broken_file_is_refused(text, tmp_path):
 
 def test_command_line(tmp_path, capsys):
     assert parse_command_line([], "train.py") == (CONFIGS["leaves"], "leaves")
-    args = "plantvillage --data_dir here --mirror False --max_minutes None --seed 3".split()
-    expected = dataclasses.replace(
-        CONFIGS["plantvillage"], data_dir="here", mirror=False, max_minutes=None, seed=3
+    args = (
+        "plantvillage --data_dir here --horizontal_flip False --max_minutes None --seed 3".split()
     )
-    assert parse_command_line(args, "train.py") == (expected, "plantvillage")
+    expected = dataclasses.replace(
+        CONFIGS["plantvillage-recipe"],
+        data_dir="here",
+        horizontal_flip=False,
+        max_minutes=None,
+        seed=3,
+    )
+    assert parse_command_line(args, "train.py") == (expected, "plantvillage-recipe")
 
     (tmp_path / "old").mkdir()
     (tmp_path / "old/config.json").write_text('{"epochs": 5}')

@@ -17,8 +17,8 @@ from sklearn.metrics import roc_auc_score
 import evaluate
 import train
 from configs import Config
-from lake_runs import lake_scores
-from report import occlusion_map
+from evaluation.protocols import lake_scores
+from evaluation.report import occlusion_map
 from run_directory import RunDirectory
 
 TINY = (

@@ -29,11 +29,11 @@ from PIL import Image
 import prepare_data
 import train
 from configs import HINTS, SMALLEST_IMAGES, Config
-from gallery import open_gallery
-from image_index import DataError
+from inference.gallery import open_gallery
+from inference.similarity_model import SimilarityModel
+from pipeline.image_index import DataError
 from prepare_data import load_data
 from run_directory import STATE, RunDirectory, RunError
-from similarity import SimilarityModel
 
 ROOT = Path(__file__).parent.parent
 TINY = (

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import gallery
 import predict
-import scores
-from image_cache import BadImage
-from open_set import OpenSet
+from evaluation import scores
+from evaluation.open_set import OpenSet
+from inference import gallery
+from inference.similarity_model import SimilarityModel
+from pipeline.image_cache import BadImage
 from run_directory import RunDirectory
-from similarity import SimilarityModel
 
 NUM_CLASSES, PER_CLASS = 8, 14  # of `tiny_run`
 
@@ -329,7 +329,7 @@ def test_a_learned_distance_is_used_by_every_verb(here, monkeypatch):
         return 1 - np.exp(-np.abs(left - right) @ np.linspace(0, 0.2, left.shape[1]))
 
     monkeypatch.setattr("run_directory.RunDirectory.load_distance", lambda run: learned)
-    monkeypatch.setattr("scores.CHUNK", 64)
+    monkeypatch.setattr("evaluation.scores.CHUNK", 64)
     model = SimilarityModel(RunDirectory("copy"))
     paths = sorted(str(path) for path in Path("images").rglob("*.png"))
     embeddings = embed_plainly(paths)

@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import callbacks
-import fit
 import train
 from configs import Config
-from encoders import find_backbone
+from networks.encoders import find_backbone
 from run_directory import STATE, RunDirectory
+from training import callbacks, fit
 
 ROOT = Path(__file__).parent.parent
 TINY = (

@@ -1,0 +1,76 @@
+"""Lake's one-shot runs of Omniglot: the protocol by which published models are compared."""
+
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from evaluation import baselines, scores
+from pipeline.image_cache import decode
+from pipeline.image_index import DataError, list_files, read_bytes
+
+NATIVE_SIZE = 105  # pixels of Omniglot's drawings, at which Lake's baselines are defined
+
+
+def lake_scores(source, encoder, config, distance=None):
+    """Error on runs of Lake's form: each test drawing against one drawing of 20 characters.
+
+    Lake, Salakhutdinov & Tenenbaum, "Human-level concept learning through probabilistic program
+    induction", 2015.
+
+    Args:
+        source: As for `read_lake_runs`.
+        encoder: The encoder to score; `config` is its `Config`.
+        distance: Of two embeddings, as in `scores`.
+
+    Returns:
+        Dict: for the model and each baseline `error` (mean over runs), 95% `interval`, `runs`.
+    """
+    from networks.embedding import embed
+
+    errors = {}
+    for tests, trainings, answers in read_lake_runs(source):
+        files = [read_bytes(source, name) for name in [*tests, *trainings]]
+        seen = np.stack([decode(file, config.image_size, config.channels)[0] for file in files])
+        native = np.stack([decode(file, NATIVE_SIZE, 1)[0] for file in files])
+        queries, known = np.split(np.arange(len(files)), [len(tests)])
+        references = np.tile(known[:, None], (len(tests), 1, 1))
+        trials = scores.Trials(queries, references, answers)
+        embeddings = embed(encoder, seen, np.arange(len(files)))
+        for name, rival in baselines.rivals(embeddings, native, distance, binary=True).items():
+            error = 1 - scores.trial_credit(rival(trials), answers).mean()
+            errors.setdefault(name, []).append(error)
+    found = {}
+    for name, values in errors.items():
+        mean = np.mean(values)
+        reach = 1.96 * np.std(values) / np.sqrt(max(1, len(values) - 1))
+        interval = np.clip([mean - reach, mean + reach], 0, 1).tolist()
+        found[name] = {"error": float(mean), "interval": interval, "runs": len(values)}
+    return found
+
+
+def read_lake_runs(source):
+    """Yields `(test files, training files, answers)` of each run in a zip or folder.
+
+    Raises:
+        DataError: If it holds no `runNN/class_labels.txt` whose every line names a test file and
+            the training file of the same character.
+    """
+    files = list_files(source)
+    labels = sorted(name for name in files if PurePosixPath(name).name == "class_labels.txt")
+    if not labels:
+        raise DataError(
+            f"'{source}' holds no runNN/class_labels.txt. Expected Lake's all_runs.zip."
+        )
+    for name in labels:
+        root = PurePosixPath(name).parent.parent
+        lines = map(str.split, read_bytes(source, name).decode().splitlines())
+        pairs = [[str(root / part) for part in line] for line in lines if line]
+        missing = [part for pair in pairs for part in pair if part not in files]
+        if missing or any(len(pair) != 2 for pair in pairs) or not pairs:
+            raise DataError(
+                f"{source}: each line of {name} must name a test file and a training file that "
+                f"are there. Missing: {missing[:3]}."
+            )
+        tests, answers = zip(*pairs, strict=True)
+        trainings, answers = np.unique(answers, return_inverse=True)
+        yield tests, trainings.tolist(), answers

@@ -1,0 +1,208 @@
+"""A trained run as a tool: embeddings, distances, probabilities, classes, neighbours."""
+
+import concurrent.futures
+import functools
+import hashlib
+import io
+import itertools
+import os
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from evaluation import scores
+from evaluation.open_set import OpenSet
+from inference.gallery import Gallery, open_gallery
+from networks.embedding import start_keras
+from pipeline.image_cache import BadImage, decode
+from pipeline.image_index import read_bytes
+from run_directory import RunDirectory
+
+BATCH = 256  # images in memory at once
+CANDIDATES = 5  # classes that identify names
+
+
+class SimilarityModel:
+    """A run's encoder and distance with its threshold and calibration.
+
+    An image is a path, or a uint8 array (height, width) or (height, width, channels) of any size.
+    Where a method takes `unreadable`, that is a dict for path -> reason, and such images are left
+    out; without it, an unreadable image raises `BadImage` with path and reason.
+
+    Args:
+        run: A finished `RunDirectory`; what it was trained on need not be there.
+
+    Attributes:
+        encoder: Model from raw pixels to embeddings.
+        metric: The distance of two embeddings, as in `scores`: None for Euclidean.
+        threshold: Two images are called the same below this distance.
+    """
+
+    def __init__(self, run):
+        decision = run.read_json("threshold.json")
+        self.run, self.config = run, run.config
+        start_keras()
+        self.encoder, self.metric = run.load_encoder(), run.load_distance()
+        self.threshold, self._calibration = decision["threshold"], decision["calibration"]
+        # Embeddings of another encoder are of no use.
+        self._digest = hashlib.blake2b((run / "encoder.keras").read_bytes(), digest_size=16)
+
+    @classmethod
+    def load(cls, run):
+        """Loads a run by its path; a `RunError` if it is no finished one."""
+        return cls(RunDirectory(run))
+
+    def pixels(self, image):
+        """What the encoder sees of an image, uint8 (size, size, channels); ValueError, OSError."""
+        if isinstance(image, np.ndarray):
+            data = _as_png(image)
+        else:
+            data = read_bytes(Path(image).parent, Path(image).name)
+        return decode(data, self.config.image_size, self.config.channels)[0]
+
+    def embed(self, images, unreadable=None):
+        """Float32 array (images, embedding_dim), NaN where an image cannot be read."""
+        from networks.embedding import embed
+
+        embeddings = np.full((len(images), self.encoder.output_shape[-1]), np.nan, np.float32)
+        read = functools.partial(self._read, unreadable=unreadable)
+        for start in range(0, len(images), BATCH):
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                found = enumerate(pool.map(read, images[start : start + BATCH]), start)
+            if fine := {at: pixels for at, pixels in found if pixels is not None}:
+                rows, pixels = np.arange(len(fine)), np.stack(list(fine.values()))
+                embeddings[list(fine)] = embed(self.encoder, pixels, rows)
+        return embeddings
+
+    def _read(self, image, unreadable):
+        try:
+            return self.pixels(image)
+        except (ValueError, OSError) as error:  # BadImage and DataError are ValueErrors
+            reason = getattr(error, "strerror", None) or str(error)
+            if unreadable is None:
+                raise BadImage(f"{_title(image)}: {reason}") from error
+            unreadable[_title(image)] = reason
+            return None
+
+    def _embedded(self, images, unreadable):
+        """Names and embeddings of the readable ones."""
+        embeddings = self.embed(images, unreadable)
+        fine = np.flatnonzero(~np.isnan(embeddings).any(axis=1))
+        return [_title(images[at]) for at in fine], embeddings[fine]
+
+    def distance(self, a, b):
+        """Distance between two images; small means same."""
+        return self.compare([a, b])[0]["distance"]
+
+    def probability(self, a, b):
+        """Probability that two images are of one class, where both answers were as likely."""
+        return self.compare([a, b])[0]["probability"]
+
+    def compare(self, images, unreadable=None):
+        """Every pair as a dict: `a`, `b`, `distance`, `probability`, and the verdict `same`."""
+        names, embeddings = self._embedded(images, unreadable)
+        distances = scores.all_distances(embeddings, embeddings, self.metric)
+        return [
+            {"a": names[a], "b": names[b]}
+            | self._judged(distances[a, b])
+            | {"same": bool(distances[a, b] < self.threshold)}
+            for a, b in itertools.combinations(range(len(names)), 2)
+        ]
+
+    def _judged(self, distance):
+        likely = scores.probability(distance, self._calibration)
+        return {"distance": float(distance), "probability": float(likely)}
+
+    def open(self, folder):
+        """The embedded images of a folder, a `gallery.Gallery`; one that is open is given back.
+
+        They are kept in the run; what came, went or changed since is noticed. Without any image
+        there it is a `DataError`.
+        """
+        if isinstance(folder, Gallery):
+            return folder
+
+        def embed(paths):
+            unreadable = {}
+            embeddings = self.embed(paths, unreadable)
+            return embeddings, [unreadable.get(path, "") for path in paths]
+
+        digest = self._digest.copy()
+        digest.update(os.fsencode(Path(folder).resolve()))
+        return open_gallery(folder, self.run / f"embeddings/{digest.hexdigest()}.sqlite", embed)
+
+    @functools.cached_property
+    def _open_set(self):
+        return OpenSet.load(self.run / "open_set.npz", self.metric)
+
+    def identify(self, images, references, false_accept_rate=0.01, unreadable=None):
+        """Which of some classes is on each image, or none of them (see `open_set`).
+
+        Args:
+            references: Folder with a sub-folder of images per class, or an image per class; or
+                what `open` gives of one.
+            false_accept_rate: Share of strangers that may be taken for any of the classes. A
+                smaller one turns more images of the classes away.
+
+        Returns:
+            List of dicts: `query`, `class` (None for none of these), `distance`, `probability`,
+            and `candidates`, the nearest classes with theirs.
+        """
+        if not 0 < false_accept_rate < 1:
+            raise ValueError(
+                f"false_accept_rate must lie between 0 and 1. Received: {false_accept_rate}."
+            )
+        known = self.open(references)
+        classes, labels = np.unique(_classes(known.names), return_inverse=True)
+        embeddings, answers = known.embeddings, []
+        reach = self._open_set.reach(embeddings, labels, false_accept_rate)
+        for name, embedding in zip(*self._embedded(images, unreadable), strict=True):
+            nearest = np.full(len(classes), np.inf)
+            distances = scores.all_distances(embedding[None], embeddings, self.metric)[0]
+            np.minimum.at(nearest, labels, distances)
+            candidates = [
+                {"class": str(classes[row])} | self._judged(nearest[row])
+                for row in np.argsort(nearest, kind="stable")[:CANDIDATES]
+            ]
+            answers.append({"query": name, **candidates[0], "candidates": candidates})
+            if not nearest.min() - self._open_set.background(embedding[None])[0] < reach:
+                answers[-1]["class"] = None
+        return answers
+
+    def search(self, images, gallery, top=10, unreadable=None):
+        """The most similar images of a folder, or of what `open` gives of one.
+
+        Returns:
+            List of dicts: `query`, and `results`, the `top` of them as dicts of `path` and
+            `distance`, nearest first.
+        """
+        if top < 1:
+            raise ValueError(f"top must be 1 or more. Received: {top}.")
+        known, answers = self.open(gallery), []
+        for name, embedding in zip(*self._embedded(images, unreadable), strict=True):
+            found = zip(*known.search(embedding, top, self.metric), strict=True)
+            results = [{"path": known.path(row), "distance": float(d)} for row, d in found]
+            answers.append({"query": name, "results": results})
+        return answers
+
+
+def _classes(names):
+    """Class of each reference: the folder it lies in, or its own name beside the folders."""
+    paths = map(PurePosixPath, names)
+    return [str(path.parent) if len(path.parts) > 1 else path.stem for path in paths]
+
+
+def _as_png(array):
+    if array.dtype != np.uint8 or array.ndim not in (2, 3):
+        raise BadImage(
+            "an image must be a uint8 array (height, width) or (height, width, channels). "
+            f"Received: {array.dtype} of shape {array.shape}."
+        )
+    file = io.BytesIO()
+    Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array).save(file, "PNG")
+    return file.getvalue()
+
+
+def _title(image):
+    return f"array {image.shape}" if isinstance(image, np.ndarray) else str(image)

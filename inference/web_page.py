@@ -1,0 +1,134 @@
+"""A page on this machine: compare two images, identify one, find its neighbours."""
+
+import html
+import os
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from evaluation import figures
+from evaluation.report import occlusion_map
+from inference.similarity_model import SimilarityModel
+from pipeline.image_cache import decode
+from run_directory import need
+
+SIDES = ("first", "second")
+THUMBNAIL, LOOK = 160, 320  # pixels
+
+
+def serve(options):
+    """Serves the page until Ctrl-C; returns the exit status.
+
+    Args:
+        options: `run`, `references`, `gallery`, `false_accept_rate`, `port`.
+    """
+    need("gradio", "serve")
+    with tempfile.TemporaryDirectory() as uploads:
+        # Read by Gradio as it is imported: nothing goes out, and nothing dropped here is kept.
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads}
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        page = build_page(SimilarityModel.load(options.run), options)
+        print(f"http://127.0.0.1:{options.port} until Ctrl-C", flush=True)
+        local = {"server_name": "127.0.0.1", "server_port": options.port, "share": False}
+        page.launch(**local, ssr_mode=False, footer_links=[], show_error=True, quiet=True)
+    return 0
+
+
+def build_page(model, options):
+    """The page, a `gradio.Blocks`, for a `SimilarityModel` and the options of `serve`."""
+    import gradio as gr
+
+    with gr.Blocks(title=model.run.path.name, analytics_enabled=False) as page:
+        with gr.Tab("Compare two images"):
+            with gr.Row():
+                pair = list(map(dropped, SIDES))
+            button = gr.Button("Compare", variant="primary")
+            verdict, maps = gr.Textbox(label="Answer"), []
+            with gr.Row():
+                for side in SIDES:
+                    label = f"{side}: where the network looks"
+                    maps.append(gr.Image(label=label, buttons=["fullscreen"]))
+            gr.Markdown("Each square is covered in turn; the redder, the more the distance grows.")
+            button.click(guarded(partial(compare, model)), pair, [verdict, *maps])
+        if options.references:
+            with gr.Tab("Identify"):
+                image, button = dropped("image"), gr.Button("Identify", variant="primary")
+                named = partial(identify, model, options.references, options.false_accept_rate)
+                button.click(guarded(named), image, gr.Textbox(label="Class"))
+        if options.gallery:
+            with gr.Tab("Find similar"):
+                image, button = dropped("image"), gr.Button("Find", variant="primary")
+                form = {"columns": 5, "object_fit": "contain", "buttons": []}
+                found = gr.Gallery(label="Most similar", **form)
+                button.click(guarded(partial(neighbours, model, options.gallery)), image, found)
+    return page
+
+
+def dropped(label):
+    """A place for an image file."""
+    import gradio as gr
+
+    class Dropped(gr.Image):
+        """Gives the path alone: where Gradio reads a file itself, its error says no reason."""
+
+        is_template = True  # the browser's side is gr.Image's
+
+        def preprocess(self, payload):
+            return payload and payload.path
+
+    return Dropped(label=label, type="filepath", sources=["upload"], height=240)
+
+
+def guarded(function):
+    """A function of paths; a file that cannot be read becomes a message on the page."""
+    import gradio as gr
+
+    def call(*paths):
+        if not all(paths):
+            raise gr.Error("Drop an image first.")
+        try:
+            return function(*paths)
+        except (ValueError, OSError) as error:  # BadImage, DataError, RunError
+            text = str(error)
+            for path in paths:  # the folder that Gradio keeps it in says nothing to anyone
+                text = text.replace(path, Path(path).name)
+            raise gr.Error(html.escape(text)) from error  # it is shown as HTML
+
+    return call
+
+
+def compare(model, *paths):
+    """The verdict on two images as text, and where the network looked in each."""
+    [answer], looks = model.compare(paths), []
+    for path, other in zip(paths, model.embed(paths)[::-1], strict=True):
+        pixels = model.pixels(path)
+        look = figures.overlay(pixels, occlusion_map(model.encoder, pixels, other, model.metric))
+        looks.append(Image.fromarray(look).resize((LOOK, LOOK), Image.Resampling.BICUBIC))
+    text = (
+        f"{'Same' if answer['same'] else 'Different'}: distance {answer['distance']:.3f} "
+        f"(same below {model.threshold:.3f}), probability of same {answer['probability']:.1%}"
+    )
+    return text, *looks
+
+
+def identify(model, references, false_accept_rate, image):
+    """The class of an image and its candidates, as text."""
+    [answer] = model.identify([image], references, false_accept_rate)
+    lines = [
+        f"{one['class']}: probability {one['probability']:.1%}, distance {one['distance']:.3f}"
+        for one in answer["candidates"]
+    ]
+    return "\n".join([answer["class"] or "none of these", "", *lines])
+
+
+def neighbours(model, gallery, image):
+    """The most similar images of a gallery, as `(pixels, caption)`."""
+    return [
+        (
+            decode(Path(one["path"]).read_bytes(), THUMBNAIL, 3)[0],
+            f"{one['distance']:.3f}  {Path(one['path']).name}",
+        )
+        for one in model.search([image], gallery)[0]["results"]
+    ]

@@ -1,0 +1,67 @@
+"""Starts Keras where it is first needed: quietly, seeded, deterministic if asked."""
+
+import contextlib
+import logging
+import os
+import sys
+
+import numpy as np
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+EMBED_BATCH = 256  # images embedded at once outside training
+SMALLEST_SQUARED_DISTANCE = 1e-12  # the square root has no gradient at 0
+
+
+def start_keras(seed=0, deterministic=False):
+    """Imports Keras and its backend.
+
+    Args:
+        seed: For Python, NumPy and the backend.
+        deterministic: Whether TensorFlow must give the same bits every time.
+    """
+    with _quiet():
+        import keras
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it frets over batches of two sizes
+
+    keras.utils.set_random_seed(seed)
+    if deterministic and keras.backend.backend() == "tensorflow":
+        import tensorflow
+
+        tensorflow.config.experimental.enable_op_determinism()
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Hides the dozen lines that TensorFlow greets with; errors still come as exceptions."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
+def embed(encoder, pixels, rows):
+    """Embeds some images, each once: float32 array (n, embedding_dim).
+
+    Args:
+        encoder: From `build_encoder`.
+        pixels: uint8 array (images, size, size, channels); may be memory-mapped.
+        rows: Which of them, (n,).
+    """
+    parts = [rows[start : start + EMBED_BATCH] for start in range(0, len(rows), EMBED_BATCH)]
+    # Each of TensorFlow's replicas would embed the whole batch: one answer is enough.
+    embeddings = [encoder.predict_on_batch(pixels[part])[: len(part)] for part in parts]
+    return np.concatenate(embeddings).astype(np.float32)
+
+
+def unit_length(embeddings):
+    """Scales embeddings (batch, embedding_dim) to length 1; zero stays zero, with a gradient."""
+    from keras import ops
+
+    squared = ops.sum(ops.square(embeddings), axis=-1, keepdims=True)  # (batch, 1)
+    return embeddings * ops.rsqrt(ops.maximum(squared, SMALLEST_SQUARED_DISTANCE))

@@ -1,0 +1,227 @@
+"""Who trains and who tests: every image on one side only, some classes kept out whole."""
+
+import dataclasses
+
+import numpy as np
+
+from pipeline.image_index import DataError, twins
+
+SPLITS = ("train", "val", "test_known", "test_unseen")
+FEWEST_FAMILIES = 4  # to keep whole ones out
+
+
+@dataclasses.dataclass
+class Splits:
+    """Rows of the index for each purpose, sorted, and what was noticed on the way."""
+
+    train: np.ndarray  # trained on
+    val: np.ndarray  # these choose the best epoch and the threshold
+    test_known: np.ndarray  # new images of classes trained on
+    test_unseen: np.ndarray  # all usable images of classes kept out of training whole
+    left_out: dict  # row -> reason, for images on no side
+    remarks: list  # sentences for the user
+
+    def items(self):
+        """`(name, rows)` of the four sides."""
+        return [(name, getattr(self, name)) for name in SPLITS]
+
+
+def make_splits(index, digests, unreadable, config):
+    """`Splits` by image (whole groups) within known classes, and by class for the unseen ones.
+
+    A file that lies in two classes is left out, as nobody knows what it shows. Digests (images,)
+    are equal for equal files, which become one group in the index; `unreadable` is row -> reason.
+
+    Raises:
+        DataError: If fewer than two classes, or none with two images, would be left to train on.
+    """
+    left_out, remarks = unusable(index, digests, unreadable), []
+    # Copies of one file are one thing: a genuine pair of them would teach nothing.
+    index.groups = groups = merge_equal_files(index.groups, digests, skip=unreadable)
+    usable = np.setdiff1d(np.arange(len(index)), list(left_out))
+    if index.splits is not None:
+        sides = _given_sides(index, usable, groups, config, left_out, remarks)
+    elif index.impostors is not None:
+        sides = _pair_sides(index, usable, groups, digests, config, left_out, remarks)
+    else:
+        sides = _drawn_sides(index, usable, groups, config, remarks)
+    for row in usable[sides[usable] == ""].tolist():
+        left_out.setdefault(row, "shows what another held-out class shows too")
+    splits = Splits(*(np.flatnonzero(sides == name) for name in SPLITS), left_out, remarks)
+    _check_enough(index, splits)
+    return splits
+
+
+def merge_equal_files(groups, digests, skip=()):
+    """Group of each row after joining the groups that share a file of equal content."""
+    links = [(rows[0], row) for rows in equal_files(digests, skip) for row in rows[1:]]
+    if not links:
+        return groups
+    from scipy.sparse import coo_array  # late: few data sets need what takes half a second
+    from scipy.sparse.csgraph import connected_components
+
+    first, other = groups[np.array(links)].T
+    joined = coo_array((np.ones(len(links)), (first, other)), shape=[groups.max() + 1] * 2)
+    return connected_components(joined, directed=False)[1][groups]
+
+
+def equal_files(digests, skip=()):
+    """Lists of rows whose files have equal content, two rows or more in each."""
+    contents, counts = np.unique(digests, return_counts=True)
+    rows_of = {}
+    for row in np.flatnonzero(np.isin(digests, contents[counts > 1])).tolist():
+        if row not in skip:
+            rows_of.setdefault(int(digests[row]), []).append(row)
+    return [rows for rows in rows_of.values() if len(rows) > 1]
+
+
+def unusable(index, digests, unreadable):
+    """Row -> reason for images that are unreadable or lie in two classes with equal content."""
+    reasons = dict(unreadable)
+    if index.impostors is not None:  # there every pair counts as classes of its own
+        return reasons
+    for rows in equal_files(digests, unreadable):
+        one_of = {index.labels[row]: row for row in rows}  # a row of each class
+        for row in rows:
+            twin = next((one for label, one in one_of.items() if label != index.labels[row]), None)
+            if twin is not None:
+                reasons[row] = f"same content as '{index.names[twin]}' of another class"
+    return reasons
+
+
+def _drawn_sides(index, usable, groups, config, remarks):
+    """Side of each row, drawn; asks for less where there are too few families, classes, images."""
+    if config.hold_out_by == "family":
+        num_families = len(_units(index, usable, config))
+        if num_families < FEWEST_FAMILIES:
+            remarks.append(
+                f"Only {num_families} families of {FEWEST_FAMILIES} needed for "
+                "hold_out_by='family': single classes are kept out of training instead."
+            )
+            config = dataclasses.replace(config, hold_out_by="class")
+    num_units = len(_units(index, usable, config))
+    num_kept = sum(_num_kept(config, num_units))
+    if num_kept and num_units - num_kept < 2:
+        what = {"class": "classes", "family": "families"}[config.hold_out_by]
+        remarks.append(f"Only {num_units} {what} of 2 images or more: none is kept unseen.")
+        config = dataclasses.replace(config, unseen_share=0.0)
+    sides = _draw_sides(index, usable, groups, config)
+    if config.validate_on == "classes" or _is_enough(index.labels[sides == "val"]):
+        return sides
+    remarks.append(
+        "Too few images per class to keep two of each for validation: whole classes are "
+        "kept instead (validate_on='classes')."
+    )
+    by_class = dataclasses.replace(config, validate_on="classes")
+    return _drawn_sides(index, usable, groups, by_class, remarks)
+
+
+def _units(index, usable, config):
+    """What may be kept whole: the classes that have a genuine pair, or their families."""
+    classes = np.flatnonzero(np.bincount(index.labels[usable]) >= 2)
+    return classes if config.hold_out_by == "class" else np.unique(index.class_families[classes])
+
+
+def _num_kept(config, num_units):
+    """How many to keep for test and validation: two at least, as one alone has no impostors."""
+    shares = config.unseen_share, config.val_share if config.validate_on == "classes" else 0.0
+    return [max(2, round(share * num_units)) if share > 0 else 0 for share in shares]
+
+
+def _draw_sides(index, usable, groups, config):
+    """Draws what is kept whole first, then groups within each known class."""
+    rng = np.random.default_rng(config.seed)
+    sides, group_side = _blank(len(index)), _blank(groups.max() + 1)  # a group may span classes
+    units = rng.permutation(_units(index, usable, config))
+    *kept, _ = np.split(units, np.cumsum(_num_kept(config, len(units))))
+    unit = index.labels if config.hold_out_by == "class" else index.families
+    for side, whole in zip(("test_unseen", "val"), kept, strict=True):
+        rows = usable[np.isin(unit[usable], whole)]
+        rows = rows[group_side[groups[rows]] == ""]  # the others are left out
+        group_side[groups[rows]] = sides[rows] = side
+    val_share = config.val_share if config.validate_on == "images" else 0.0
+    shares = {"val": val_share, "test_known": config.test_share}
+    known = usable[~np.isin(unit[usable], np.concatenate(kept))]
+    known = known[np.argsort(index.labels[known], kind="stable")]
+    for rows in np.split(known, np.flatnonzero(np.diff(index.labels[known])) + 1):
+        _place_groups(rows, groups, shares, group_side, sides, rng)
+    return sides
+
+
+def _blank(length):
+    return np.full(length, "", dtype="<U11")
+
+
+def _place_groups(rows, groups, shares, group_side, sides, rng):
+    """Places the groups of some rows; at least two images stay in training."""
+    wanted = {side: max(2, round(share * len(rows))) for side, share in shares.items() if share > 0}
+    own, sizes = np.unique(groups[rows], return_counts=True)
+    rest = len(rows)
+    for at in rng.permutation(len(own)):
+        group, size = own[at], sizes[at]
+        side = str(group_side[group]).replace("unseen", "known")
+        if not side:  # no other class has placed it
+            open_sides = [side for side, count in wanted.items() if count > 0]
+            side = open_sides[0] if open_sides and rest - size >= 2 else "train"
+        group_side[group] = side
+        if side != "train":
+            rest -= size
+            wanted[side] = wanted.get(side, 0) - size
+    sides[rows] = group_side[groups[rows]]
+
+
+def _pair_sides(index, usable, groups, digests, config, left_out, remarks):
+    """Side of each row of a pair-folder layout, where only groups count."""
+    if np.bincount(groups[usable]).max(initial=0) > len(usable) / 2:
+        remarks.append("Images recur in many pairs: pairs across a split are left out.")
+        groups = np.unique(digests, return_inverse=True)[1]
+    sides, group_side = _blank(len(groups)), _blank(groups.max() + 1)
+    shares = {"val": config.val_share, "test_known": config.test_share}
+    _place_groups(usable, groups, shares, group_side, sides, np.random.default_rng(config.seed))
+    pairs = np.concatenate([twins(index.labels), index.impostors])
+    parted = pairs[sides[pairs[:, 0]] != sides[pairs[:, 1]]].ravel()
+    sides[parted] = ""
+    left_out |= dict.fromkeys(parted.tolist(), "the other image of its pair is on another side")
+    return sides
+
+
+def _given_sides(index, usable, groups, config, left_out, remarks):
+    """Side of each row from the source's own train, val and test; validation drawn if missing."""
+    sides = _blank(len(index))
+    sides[usable] = np.asarray(index.splits)[usable]
+    if not (sides == "train").any():
+        raise DataError(f"'{index.source}' has test images and no train images. Add a train split.")
+    for side, others in (("test", ["train"]), ("val", ["train", "test"])):
+        taken = np.isin(groups, groups[np.isin(sides, others)])
+        leaks = np.flatnonzero((sides == side) & taken)
+        sides[leaks], reason = "", f"shows what a {' or '.join(others)} image shows"
+        left_out |= dict.fromkeys(leaks.tolist(), reason)
+        if len(leaks):
+            remarks.append(f"{len(leaks)} images given for {side} are left out: each {reason}.")
+    if not (sides == "val").any():
+        inner = dataclasses.replace(config, unseen_share=0.0, test_share=0.0)
+        train = np.flatnonzero(sides == "train")
+        sides[train] = _drawn_sides(index, train, groups, inner, remarks)[train]
+    known = np.isin(index.labels, index.labels[sides == "train"])
+    sides[(sides == "test") & known] = "test_known"
+    sides[sides == "test"] = "test_unseen"
+    return sides
+
+
+def _is_enough(labels):
+    """Two classes and a genuine pair are the least that can be trained and validated on."""
+    counts = np.bincount(labels, minlength=1)
+    return (counts > 0).sum() >= 2 and counts.max() >= 2
+
+
+def _check_enough(index, splits):
+    for name in ("train", "val"):
+        labels = index.labels[getattr(splits, name)]
+        if not _is_enough(labels):
+            counts = np.bincount(labels, minlength=1)
+            raise DataError(
+                f"Too little data for the {name} split of '{index.source}'. Received: "
+                f"{(counts > 0).sum()} classes with at most {counts.max()} images there. Expected "
+                "at least 2 classes, one with 2 images. Add images, or lower unseen_share, "
+                "val_share or test_share."
+            )

@@ -1,0 +1,103 @@
+"""The baselines that a network has to beat, against loops and hand values."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from evaluation import baselines
+from evaluation.scores import Trials
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_background_pixels_are_the_eight_on_the_border(rng):
+    images = rng.integers(256, size=(3, 5, 7, 2), dtype=np.uint8)
+    found = baselines.background_pixels(images)
+    image = images[1]
+    spots = [(0, 0), (0, 3), (0, 6), (2, 0), (2, 6), (4, 0), (4, 3), (4, 6)]
+    assert found.shape == (3, 16)
+    assert found[1].tolist() == [v for row, column in spots for v in image[row, column].tolist()]
+    images[:, 1:-1, 1:-1] = 0  # what is inside does not count
+    assert np.array_equal(baselines.background_pixels(images), found)
+
+
+def test_rivals_meet_in_the_same_trials(rng):
+    images = rng.choice([0, 255], (6, 9, 9, 1)).astype(np.uint8)
+    trials = Trials(np.array([0, 1]), np.array([[[2], [3]], [[4], [5]]]), np.array([0, 1]))
+    rivals = baselines.rivals(np.eye(6), images, binary=True)
+    found = {name: rival(trials) for name, rival in rivals.items()}
+    assert all(distances.shape == (2, 2) for distances in found.values())
+    np.testing.assert_allclose(found["model"], np.sqrt(2))
+    expected = np.linalg.norm(images[1].astype(float) - images[5])
+    assert found["raw pixels"][1, 1] == pytest.approx(expected)
+    points = baselines.ink_points(images)
+    expected = hausdorff_by_loop(points[1], points[5])
+    assert found["modified Hausdorff"][1, 1] == pytest.approx(expected)
+    assert "modified Hausdorff" not in baselines.rivals(np.eye(6), images)
+
+
+@pytest.mark.parametrize("paper", [0, 255])
+def test_centred_pixels_forget_where_the_object_stood(paper, rng):
+    shape = rng.integers(256, size=(9, 7, 3), dtype=np.uint8)
+    images = np.full((4, 40, 40, 3), paper, np.uint8)
+    for image, (row, column) in zip(images, [(2, 3), (15, 16), (28, 30), (30, 1)], strict=True):
+        image[row : row + 9, column : column + 7] = shape
+    found = baselines.centred_blurred_pixels(images, blur=0.05)  # sigma 2, every second pixel
+    assert found.shape == (4, 20 * 20 * 3) and found.dtype == np.float32
+    np.testing.assert_allclose(found[1:], found[:1].repeat(3, axis=0), atol=0.02)
+
+    mass = np.abs(shape - np.float64(paper)).mean(axis=2)
+    row, column = (
+        np.rint(19.5 - np.average(np.indices(mass.shape)[axis], weights=mass)).astype(int)
+        for axis in (0, 1)
+    )
+    middle = np.zeros((40, 40, 3))
+    middle[row : row + 9, column : column + 7] = shape - np.float64(paper)
+    blurred = np.stack([gaussian_filter(middle[..., c], 2) for c in range(3)], axis=-1)[1::2, 1::2]
+    np.testing.assert_allclose(found[0].reshape(20, 20, 3), blurred, atol=0.5)
+
+
+def test_what_leaves_the_image_does_not_come_back():
+    images = np.zeros((1, 20, 20, 1), np.uint8)
+    images[0, :4, :4] = 255
+    images[0, 17, 17] = 40  # leaves at the bottom right when the square moves there
+    found = baselines.centred_blurred_pixels(images, blur=0.01).reshape(20, 20)
+    assert np.unique(found.round()).tolist() == [0, 255]
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_image_of_one_colour_has_features_too():
+    blank = np.full((2, 12, 12, 1), 200, np.uint8)
+    assert not baselines.centred_blurred_pixels(blank).any()
+    assert [points.tolist() for points in baselines.ink_points(blank)] == [[[0, 0]]] * 2
+
+
+def hausdorff_by_loop(a, b):
+    def one_way(a, b):
+        return sum(min(np.hypot(*(p - q)) for q in b) for p in a) / len(a)
+
+    return max(one_way(a, b), one_way(b, a))
+
+
+def test_modified_hausdorff_is_that_of_a_loop(rng):
+    sets = [rng.normal(size=(size, 2)) for size in (1, 4, 9, 6, 3)]
+    for a, b in itertools.combinations(sets, 2):
+        expected = hausdorff_by_loop(a, b)
+        assert baselines.modified_hausdorff(a, b) == pytest.approx(expected)
+
+
+def test_modified_hausdorff_by_hand():
+    a, b = np.array([[0.0, 0.0]]), np.array([[0.0, 3.0], [4.0, 0.0]])
+    assert baselines.modified_hausdorff(a, b) == baselines.modified_hausdorff(b, a) == 3.5
+
+
+def test_ink_points_are_black_on_white_or_white_on_black():
+    image = np.full((1, 9, 9, 1), 255, np.uint8)
+    image[0, 2, 3] = image[0, 4, 7] = 0
+    for images in (image, 255 - image):
+        assert baselines.ink_points(images)[0].tolist() == [[-1, -2], [1, 2]]

@@ -1,0 +1,135 @@
+"""Encoders against published numbers, layer arithmetic by hand, and Keras's own networks."""
+
+import cv2
+import keras
+import numpy as np
+import pytest
+
+from configs import APPLICATIONS, ENCODERS, Config
+from networks import encoders
+from siamese_network_funcs import build_encoder, build_siamese_network
+
+RNG = np.random.default_rng(0)
+
+
+def test_configs_name_the_encoders_and_kerass_networks():
+    assert set(ENCODERS) == set(encoders.ENCODERS)
+    builders = {n for n in dir(keras.applications) if n[0].isupper()}
+    assert set(APPLICATIONS) == builders
+
+
+def test_koch_has_the_published_number_of_parameters():
+    config = Config(
+        encoder="koch", image_size=105, channels=1, embedding_dim=4096, unit_length=False,
+        distance="l1", sampling="pairs", loss="binary_crossentropy", whiten=False,
+    )  # fmt: skip
+    network = build_siamese_network(build_encoder(config), config.distance)
+    assert network.count_params() == 38_951_745
+
+
+def test_leaf_cnn_has_the_published_layers():
+    network = encoders.build_base_network((112, 112, 1))
+    # 112 -> 110 -> 55 -> 53 -> 26 -> 24 -> 12; 12 x 12 x 16 = 2304 values into 128, then 50.
+    expected = (9 * 16 + 16) + (9 * 16 * 32 + 32) + (9 * 32 * 16 + 16)
+    assert network.count_params() == expected + (2304 * 128 + 128) + (128 * 50 + 50)
+
+
+def test_alexnet_flattens_to_the_published_number_and_vgg16_to_its_last_map():
+    network = encoders.build_alexnet_network((256, 256, 3))
+    flat = next(n for n in network.layers if isinstance(n, keras.layers.Flatten))
+    assert flat.output.shape == (None, 46_464)
+    assert [n.units for n in network.layers if isinstance(n, keras.layers.Dense)] == [1024, 256, 1]
+    assert encoders.build_vgg16_network((105, 105, 3)).output_shape == (None, 3 * 3 * 512)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"), [("compact", 1), ("leaf_cnn", 3), ("koch", 1), ("drawing", 3)]
+)
+def test_encoders_take_raw_pixels_and_give_unit_embeddings(name, channels):
+    size = 80 if name == "koch" else 48
+    config = Config(encoder=name, channels=channels, image_size=size, embedding_dim=16)
+    encoder = build_encoder(config)
+    pixels = RNG.integers(0, 256, size=(2, size, size, channels), dtype=np.uint8)
+    embeddings = encoder.predict(pixels, verbose=0)
+    assert embeddings.shape == (2, 16)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1.0, rtol=1e-3)
+
+
+def draw_ring(middle, axes, size=64):
+    image = np.full((size, size), 250, np.uint8)
+    cv2.ellipse(image, middle, axes, 0, 0, 300, 20, 3, cv2.LINE_AA)
+    return image
+
+
+def test_centring_samples_where_the_moments_of_the_ink_say():
+    image = draw_ring((27, 36), (13, 9))
+    ink = 250.0 - image
+    rows, columns = np.mgrid[:64, :64]
+    row, column = (np.average(places, weights=ink) for places in (rows, columns))
+    down = np.average((rows - row) ** 2, weights=ink) + 1
+    across = np.average((columns - column) ** 2, weights=ink) + 1
+    step = np.sqrt(down + across) / (encoders.SPREAD * 48)
+    steps = step * (across / down) ** 0.125, step * (down / across) ** 0.125
+    warp = np.array([[steps[0], 0, column], [0, steps[1], row]])
+    warp[:, 2] -= 23.5 * np.array(steps)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    expected = cv2.warpAffine(image.astype(np.float32), warp, (48, 48), flags=flags,
+                              borderValue=250)  # fmt: skip
+    centring = encoders._build_centring((64, 64, 1), 48)
+    sampled = centring.predict(image[None, ..., None].astype(np.float32), verbose=0)
+    # OpenCV rounds places to 1/32 of a pixel.
+    np.testing.assert_allclose(sampled[0, ..., 0], expected, atol=8)
+    assert 4 * np.abs(sampled[0, ..., 0] - expected).mean() < 1
+
+
+def test_centring_takes_place_and_size_away_and_keeps_the_ground():
+    images = [draw_ring((32, 32), (16, 12)), draw_ring((25, 38), (16, 12))]
+    images += [draw_ring((30, 34), (20, 15)), np.full((64, 64), 90, np.uint8)]
+    pixels = np.stack(images)[..., None].astype(np.float32)
+    one, moved, larger, blank = encoders._build_centring((64, 64, 1), 48).predict(pixels, verbose=0)
+    np.testing.assert_allclose(moved, one, atol=0.5)
+    assert np.abs(larger - one).mean() < 0.5 * np.abs(np.roll(one, 2, axis=0) - one).mean()
+    np.testing.assert_array_equal(blank, 90)
+
+
+def test_kerass_network_preprocesses_raw_pixels_as_keras_says(tmp_path):
+    """Weights from a file: the backbone equals Keras's network after Keras's preprocessing."""
+    network = keras.applications.MobileNetV2(
+        include_top=False, weights=None, input_shape=(64, 64, 3)
+    )
+    network.save_weights(tmp_path / "mobile.weights.h5")
+    config = Config(encoder="MobileNetV2", image_size=64, weights=str(tmp_path / "x"))
+    encoder = build_encoder(config)
+    encoders.load_pretrained(encoder, "MobileNetV2", str(tmp_path / "mobile.weights.h5"))
+    pixels = RNG.integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
+    prepared = keras.applications.mobilenet_v2.preprocess_input(pixels.copy())
+    backbone = encoders.find_backbone(encoder)
+    np.testing.assert_allclose(
+        backbone.predict(pixels, verbose=0), network.predict(prepared, verbose=0), atol=1e-4
+    )
+
+
+def test_weights_that_do_not_fit_are_told_in_a_sentence(tmp_path):
+    (tmp_path / "bad.weights.h5").write_text("no weights")
+    encoder = build_encoder(Config(encoder="MobileNetV2", image_size=32))
+    with pytest.raises(ValueError, match="MobileNetV2 cannot be filled.*Expected 'imagenet'"):
+        encoders.load_pretrained(encoder, "MobileNetV2", str(tmp_path / "bad.weights.h5"))
+
+
+@pytest.mark.parametrize("name", ["compact", "drawing"])
+def test_fused_batch_norm_trains_as_keras_does(name):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3)).astype("float32")
+    trained = []
+    for change in (lambda encoder: encoder, encoders.fuse):
+        keras.utils.set_random_seed(0)
+        model = change(build_encoder(Config(encoder=name, image_size=32)))
+        model.compile(keras.optimizers.SGD(0.05), loss="mse")
+        model.fit(pixels, np.eye(12, model.output_shape[1]), batch_size=6, shuffle=False, verbose=0)
+        kinds = {type(layer) for layer in model._flatten_layers()}
+        trained.append((model.get_weights(), model.predict(pixels, verbose=0), kinds))
+    (weights, outputs, kinds), (fused_weights, fused_outputs, fused_kinds) = trained
+    assert keras.layers.BatchNormalization in kinds - fused_kinds
+    assert encoders.FusedBatchNormalization in fused_kinds - kinds
+    for one, other in zip(weights, fused_weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-4)
+    np.testing.assert_allclose(outputs, fused_outputs, atol=2e-3)

@@ -1,0 +1,211 @@
+"""Numbers stay finite whatever comes, and are the same on every worker, run and backend."""
+
+import functools
+import importlib.util
+import itertools
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from configs import RANGES, Config
+from pipeline.batches import BATCHES
+
+ROOT = Path(__file__).parents[2]
+PLAIN = {"unit_length": False, "whiten": False}
+MARGINS = [1e-6, 1.0, 1e6]
+assert MARGINS[::2] == list(RANGES["margin"])
+CLASS_LOSSES = [
+    *({"loss": "contrastive", "margin": margin} for margin in MARGINS),
+    *({"loss": "supervised_contrastive", "temperature": t} for t in RANGES["temperature"]),
+    *(
+        {"loss": "triplet", "triplet": kind, "margin": margin}
+        for kind in ("hardest", "semi_hard", "1+2", "2+1")
+        for margin in MARGINS
+    ),
+    {"loss": "circle"},
+]
+PAIR_LOSSES = [{"loss": "contrastive", "margin": margin} for margin in MARGINS]
+FINITE = {"max_examples": 30, "deadline": None}
+VALUES = st.floats(-1000, 1000, width=32)
+
+
+def assert_finite(loss, labels, embeddings, to_outputs):
+    """A loss and its gradient with respect to the embeddings."""
+    import tensorflow as tf
+
+    variable = tf.Variable(embeddings)
+    with tf.GradientTape() as tape:
+        value = loss(labels, to_outputs(variable))
+    gradient = tape.gradient(value, variable, unconnected_gradients="zero")
+    assert np.isfinite(value.numpy()) and np.isfinite(gradient.numpy()).all()
+
+
+@pytest.mark.parametrize("unit_length", [True, False])
+@pytest.mark.parametrize("fields", CLASS_LOSSES, ids=lambda f: "-".join(map(str, f.values())))
+@settings(**FINITE)
+@given(
+    embeddings=hnp.arrays(np.float32, (6, 3), elements=VALUES),
+    labels=hnp.arrays(np.int32, 6, elements=st.integers(0, 3)),
+    kind=st.sampled_from(["as drawn", "identical", "zero", "a class each", "one class"]),
+)
+def test_losses_of_a_batch(fields, unit_length, embeddings, labels, kind):
+    import siamese_network_funcs as funcs
+
+    loss = funcs.build_loss(Config(**PLAIN, **fields))
+    labels = {"a class each": np.arange(6), "one class": np.zeros(6)}.get(kind, labels)
+    embeddings = embeddings * (kind != "zero")
+    if kind == "identical":
+        embeddings = np.tile(embeddings[:1], (6, 1))
+    assert_finite(
+        loss, labels.astype(np.int32), embeddings, funcs.unit_length if unit_length else lambda x: x
+    )
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.parametrize("fields", PAIR_LOSSES, ids=lambda fields: str(fields["margin"]))
+@settings(**FINITE)
+@given(
+    sides=hnp.arrays(np.float32, (2, 4, 3), elements=VALUES),
+    same=hnp.arrays(np.float32, (4, 1), elements=st.sampled_from([0.0, 1.0])),
+    identical=st.booleans(),
+)
+def test_losses_of_pairs(fields, distance, sides, same, identical):
+    import siamese_network_funcs as funcs
+
+    loss = funcs.build_loss(Config(sampling="pairs", distance=distance, **PLAIN, **fields))
+    sides = np.stack([sides[0], sides[0]]) if identical else sides
+    measure = {"euclidean": funcs.euclidean_distance, "cosine": funcs.cosine_distance}[distance]
+    assert_finite(loss, same, sides, lambda both: measure([both[0], both[1]]))
+
+
+@settings(**FINITE)
+@given(
+    logits=hnp.arrays(np.float32, (5, 1), elements=st.floats(-(2.0**100), 2.0**100, width=32)),
+    same=hnp.arrays(np.float32, (5, 1), elements=st.sampled_from([0.0, 1.0])),
+)
+def test_cross_entropy_of_a_certain_network(logits, same):
+    from keras import ops
+
+    import siamese_network_funcs as funcs
+
+    fields = {"sampling": "pairs", "loss": "binary_crossentropy", "distance": "l1"}
+    assert_finite(funcs.build_loss(Config(**fields, **PLAIN)), same, logits, ops.sigmoid)
+
+
+@pytest.mark.parametrize("encoder", ["compact", "leaf_cnn"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_on_images_without_content(encoder, precision):
+    """Black, white or identical ones, of one class, or of a class each: weights stay finite."""
+    from training import fit
+
+    config = Config(image_size=24, embedding_dim=8, encoder=encoder, precision=precision)
+    network, model = fit.build_training_model(config)
+    fit.compile_model(model, network, config)
+    noise = np.random.default_rng(0).integers(0, 256, (24, 24, 3))
+    labels = [np.arange(8), np.zeros(8), np.arange(8) // 2]
+    for picture, classes in itertools.product((noise * 0, noise * 0 + 255, noise), labels):
+        images = np.tile(picture, (8, 1, 1, 1)).astype(np.uint8)
+        loss = model.train_on_batch(images, classes.astype(np.int32))[0]
+        assert np.isfinite(loss)
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
+# The same numbers everywhere
+
+
+@pytest.mark.parametrize("sampling", BATCHES)
+def test_batches_do_not_depend_on_the_workers(sampling, build_index):
+    """None, one or four of them, threads or processes, and in any order."""
+    index = build_index(np.arange(60) // 5, families=np.arange(12) // 4)
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
+    loss = "contrastive" if sampling == "pairs" else "supervised_contrastive"
+    everything = {
+        "family_batches": 0.5,
+        "color_jitter": 0.1,
+        "shear": 0.1,
+        "recolor_share": 0.5,
+        "rotated_classes": True,
+    }
+    config = Config(sampling=sampling, loss=loss, pairs_per_batch=16, classes_per_batch=4,
+                    images_per_class=4, **everything)  # fmt: skip
+    batches = BATCHES[sampling](index, pixels, np.arange(60), config)
+    expected = [batches[step] for step in range(12)]
+    assert not np.array_equal(expected[0][0], expected[1][0])
+    processes = functools.partial(
+        ProcessPoolExecutor, mp_context=multiprocessing.get_context("spawn")
+    )
+    for pool, workers in itertools.product((ThreadPoolExecutor, processes), (1, 4)):
+        with pool(workers) as executor:
+            found = list(executor.map(batches.__getitem__, reversed(range(12))))[::-1]
+        for one, other in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(one[0], other[0])
+            np.testing.assert_array_equal(one[1], other[1])
+
+
+STEP = """
+import json, sys, keras, numpy as np
+from configs import Config
+from siamese_network_funcs import build_encoder, build_loss, build_siamese_network
+rng, found = np.random.default_rng(0), {}
+images = rng.integers(0, 256, (2, 16, 32, 32, 3)).astype(np.float32)
+for fields in json.loads(sys.argv[1]):
+    config = Config(image_size=32, embedding_dim=16, precision="float32", **fields)
+    encoder = build_encoder(config)
+    pairs = config.sampling == "pairs"
+    model = build_siamese_network(encoder, config.distance) if pairs else encoder
+    draw = np.random.default_rng(1)
+    weights = [draw.normal(0, 0.05, w.shape) + (w.mean() > 0.5) for w in model.get_weights()]
+    model.set_weights(weights)  # scales and variances about 1
+    model.compile("sgd", build_loss(config))
+    batch = [images[0], images[1]] if pairs else images[0]
+    labels = np.arange(16) // 4
+    labels = (labels < 2).astype("float32")[:, None] if pairs else labels
+    found["-".join(map(str, fields.values()))] = [
+        float(model.train_on_batch(batch, labels)) for _ in range(2)
+    ]
+print(json.dumps(found))
+"""
+STEPS = [
+    {"loss": "supervised_contrastive"},
+    {"loss": "contrastive"},
+    {"loss": "triplet", "whiten": False},
+    {"loss": "circle"},
+    {"sampling": "pairs", "loss": "contrastive"},
+    {"sampling": "pairs", "loss": "binary_crossentropy", "distance": "l1_512", "whiten": False},
+    {"encoder": "spatial", "loss": "supervised_contrastive"},
+]
+
+
+@functools.cache
+def first_losses(backend):
+    """The losses of the first two steps from given weights, on one backend."""
+    python = sys.executable
+    if importlib.util.find_spec(backend) is None:
+        python = os.environ.get("SIAMESE_OTHER_PYTHON")  # one that has the other backends
+    if not python:
+        pytest.skip(f"{backend} is not installed, and SIAMESE_OTHER_PYTHON names no other Python")
+    environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run([python, "-c", STEP, json.dumps(STEPS)], cwd=ROOT, env=environment,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_first_losses_agree_across_backends(backend):
+    expected, found = first_losses("tensorflow"), first_losses(backend)
+    assert len(expected) == len(STEPS) and found.keys() == expected.keys()
+    for name, losses in expected.items():
+        assert losses[0] != losses[1]
+        assert found[name] == pytest.approx(losses, rel=1e-4, abs=1e-4), name

@@ -1,0 +1,341 @@
+"""What a batch may hold, how often, and that it depends on (seed, step) alone; random views."""
+
+import dataclasses
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from configs import Config
+from pipeline.augmentation import augment, recolor, swap_surroundings
+from pipeline.batches import BATCHES, ClassBatches, ClassTable, PairBatches
+from pipeline.image_index import DataError
+
+STILL = dict.fromkeys(["rotate", "zoom", "shift", "shear", "brightness", "color_jitter"], 0.0)
+SEEN_AS_IS = Config(**STILL, horizontal_flip=False)
+
+
+def pixels_of(index, size=8, channels=3):
+    rng = np.random.default_rng(0)
+    return rng.integers(256, size=(len(index), size, size, channels), dtype=np.uint8)
+
+
+def all_rows(index):
+    return np.arange(len(index))
+
+
+@pytest.fixture
+def untidy(build_index):
+    """Seven classes of three families, 1 to 60 images, in groups of 1 to 4, rows shuffled."""
+    rng = np.random.default_rng(5)
+    labels = rng.permutation(np.repeat(np.arange(7), [60, 1, 2, 9, 4, 30, 3]))
+    groups = labels * 1000 + rng.integers(1 + np.bincount(labels)[labels] // 2)
+    return build_index(labels, groups=groups, families=[0, 0, 1, 1, 1, 2, 2])
+
+
+def test_genuine_pairs(untidy):
+    left, right = ClassTable(untidy, all_rows(untidy)).draw_genuine(6000, np.random.default_rng(0))
+    assert (left != right).all()
+    assert (untidy.labels[left] == untidy.labels[right]).all()
+    for label in range(7):
+        if len(set(untidy.groups[untidy.labels == label])) > 1:
+            chosen = untidy.labels[left] == label
+            assert (untidy.groups[left[chosen]] != untidy.groups[right[chosen]]).all()
+    counts = np.bincount(untidy.labels[left], minlength=7)
+    assert counts[1] == 0  # of one image there is no pair
+    assert np.abs(np.delete(counts, 1) - 1000).max() < 150  # five standard deviations
+    for label in (0, 2):  # every image has its turn, on either side
+        members = set(np.flatnonzero(untidy.labels == label).tolist())
+        assert set(left[untidy.labels[left] == label].tolist()) == members
+        assert set(right[untidy.labels[left] == label].tolist()) == members
+
+
+def test_impostors_are_uniform_over_class_pairs(build_index):
+    index = build_index(np.repeat(np.arange(4), [5000, 50, 2, 1]))
+    table = ClassTable(index, all_rows(index))
+    left, right = table.draw_impostors(6000, np.random.default_rng(0), within_family=False)
+    pairs = Counter(zip(index.labels[left].tolist(), index.labels[right].tolist(), strict=True))
+    assert set(pairs) == {(one, other) for one in range(4) for other in range(4) if one != other}
+    assert max(abs(count - 500) for count in pairs.values()) < 110  # five standard deviations
+    assert len(set(left[index.labels[left] == 0].tolist())) > 1000  # images of a class: uniform too
+
+
+def test_impostors_within_a_family(untidy, build_index):
+    rng = np.random.default_rng(0)
+    left, right = ClassTable(untidy, all_rows(untidy)).draw_impostors(2000, rng, within_family=True)
+    assert (untidy.families[left] == untidy.families[right]).all()
+    assert (untidy.labels[left] != untidy.labels[right]).all()
+    assert set(untidy.labels[left]) == set(range(7))
+    alone = build_index([0, 1, 2], families=[0, 1, 2])  # no family has two classes
+    left, right = ClassTable(alone, all_rows(alone)).draw_impostors(100, rng, within_family=True)
+    assert (left != right).all() and set(left) == {0, 1, 2}
+
+
+def test_only_the_given_rows_are_drawn(untidy):
+    rows = all_rows(untidy)[::2]
+    for kind in BATCHES.values():
+        batches = kind(untidy, pixels_of(untidy), rows, Config(pairs_per_batch=64))
+        drawn = np.concatenate([np.ravel(batches.rows(step)[:2]) for step in range(50)])
+        assert set(drawn.tolist()) <= set(rows.tolist())
+
+
+def test_pair_batches(untidy):
+    pixels = pixels_of(untidy)
+    config = dataclasses.replace(SEEN_AS_IS, pairs_per_batch=10)
+    batches = PairBatches(untidy, pixels, all_rows(untidy), config)
+    left, right, same = batches.rows(3)
+    (left_images, right_images), labels = batches[3]
+    np.testing.assert_array_equal(left_images, pixels[left])
+    np.testing.assert_array_equal(right_images, pixels[right])
+    assert left_images.dtype == np.uint8 and labels.dtype == np.float32
+    np.testing.assert_array_equal(labels[:, 0], untidy.labels[left] == untidy.labels[right])
+    assert same.sum() == 5 and labels.shape == (10, 1)
+    assert batches.images_per_step == 20
+
+
+@pytest.mark.parametrize(("num_classes", "per_class"), [(3, 4), (7, 2), (16, 8)])
+def test_class_batches(num_classes, per_class, untidy):
+    pixels = pixels_of(untidy)
+    config = dataclasses.replace(
+        SEEN_AS_IS, classes_per_batch=num_classes, images_per_class=per_class
+    )
+    batches = ClassBatches(untidy, pixels, all_rows(untidy), config)
+    available = np.minimum(np.bincount(untidy.labels), per_class).sum()
+    expected = min(num_classes * per_class, available)
+    assert batches.images_per_step == expected
+    seen = set()
+    for step in range(200):
+        rows = batches.rows(step)
+        assert len(rows) == len(set(rows.tolist())) == expected
+        classes, counts = np.unique(untidy.labels[rows], return_counts=True)
+        assert counts.max() <= per_class and len(classes) >= min(num_classes, 7)
+        short = [
+            label
+            for label, count in zip(classes, counts, strict=True)
+            if count < min(per_class, (untidy.labels == label).sum())
+        ]
+        assert len(short) <= 1  # only the last class may have been cut
+        for label in classes:  # no leaf twice while another has not been shown
+            groups = untidy.groups[rows[untidy.labels[rows] == label]]
+            all_groups = set(untidy.groups[untidy.labels == label].tolist())
+            assert len(set(groups.tolist())) == min(len(groups), len(all_groups))
+        seen |= set(rows.tolist())
+    assert seen == set(range(len(untidy)))
+    images, labels = batches[0]
+    np.testing.assert_array_equal(images, pixels[batches.rows(0)])
+    np.testing.assert_array_equal(labels, untidy.labels[batches.rows(0)])
+
+
+def test_class_batches_of_one_family(build_index):
+    index = build_index(np.repeat(np.arange(16), 6), families=np.repeat(np.arange(4), 4))
+
+    def families_met(share):
+        config = Config(classes_per_batch=4, images_per_class=4, family_batches=share)
+        batches = ClassBatches(index, pixels_of(index), all_rows(index), config)
+        return [len(set(index.families[batches.rows(step)])) for step in range(400)]
+
+    assert set(families_met(1.0)) == {1}
+    chance = np.mean(np.array(families_met(0.0)) == 1)
+    assert chance < 0.02  # 4 families of 1820 choices of 4 classes
+    assert np.mean(np.array(families_met(0.3)) == 1) == pytest.approx(0.3, abs=0.12)
+
+
+@pytest.mark.parametrize("kind", sorted(BATCHES))
+def test_a_batch_depends_on_seed_and_step_alone(kind, untidy):
+    def batches(seed):
+        config = Config(seed=seed, pairs_per_batch=8, classes_per_batch=3, images_per_class=3)
+        return BATCHES[kind](untidy, pixels_of(untidy), all_rows(untidy), config)
+
+    def flat(batch):
+        return b"".join(np.asarray(part).tobytes() for one in batch for part in one)
+
+    forward, other = batches(1), batches(2)
+    assert (forward.rows(0)[0] != other.rows(0)[0]).any()
+    taken = {step: flat(forward[step]) for step in (0, 1, 2, 3)}
+    backward = batches(1)
+    assert {step: flat(backward[step]) for step in (3, 1, 0, 2)} == taken
+    assert len(set(taken.values())) == 4
+    assert all(flat(other[step]) != taken[step] for step in taken)
+
+
+def test_given_pairs_are_the_only_ones(build_index):
+    labels = [0, 0, 1, 2, 3, 3, 4, 5]
+    index = build_index(
+        labels, groups=[0, 0, 1, 1, 2, 2, 3, 3], impostors=np.array([[2, 3], [6, 7]])
+    )
+    config = Config(pairs_per_batch=40)
+    batches = PairBatches(index, pixels_of(index), all_rows(index), config)
+    left, right, same = batches.rows(0)
+    pairs = {frozenset(pair) for pair in zip(left.tolist(), right.tolist(), strict=True)}
+    assert pairs == {frozenset(pair) for pair in [(0, 1), (2, 3), (4, 5), (6, 7)]}
+    assert {
+        frozenset([one, other]) for one, other in zip(left[same], right[same], strict=True)
+    } == {
+        frozenset([0, 1]),
+        frozenset([4, 5]),
+    }
+    inside = PairBatches(index, pixels_of(index), np.array([0, 1, 2, 3, 6]), config)
+    left, right, same = inside.rows(0)
+    assert set(left[~same]) == {2} and set(right[~same]) == {3}
+    with pytest.raises(DataError, match="No dissimilar pair"):
+        PairBatches(index, pixels_of(index), np.array([0, 1, 2, 6]), config)
+
+
+class FixedRandom:
+    """Stands in for a generator: always the upper end, and heads or tails as told."""
+
+    def __init__(self, heads=False):
+        self.heads = heads
+
+    def uniform(self, low, high, size):
+        return np.full(size, high)
+
+    def random(self, size):
+        return np.full(size, 0.0 if self.heads else 0.99)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(9, 9), (8, 12)])
+def test_views_without_any_change_are_the_images(size, channels):
+    images = np.random.default_rng(0).integers(256, size=(5, *size, channels), dtype=np.uint8)
+    views = augment(images, SEEN_AS_IS, np.random.default_rng(1))
+    np.testing.assert_array_equal(views, images)
+    assert views is not images and not np.shares_memory(views, images)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_views_keep_shape_and_leave_the_images_alone(channels):
+    images = np.random.default_rng(0).integers(256, size=(6, 16, 12, channels), dtype=np.uint8)
+    before = images.copy()
+    images.flags.writeable = False  # as a memory-mapped cache is
+    views = augment(images, Config(), np.random.default_rng(1))
+    assert views.shape == images.shape and views.dtype == np.uint8
+    np.testing.assert_array_equal(images, before)
+    assert all((view != image).any() for view, image in zip(views, images, strict=True))
+    again, other = (augment(images, Config(), np.random.default_rng(seed)) for seed in (1, 2))
+    assert (again == views).all() and (other != views).any()
+
+
+@pytest.mark.parametrize("field", sorted(STILL))
+def test_each_image_gets_its_own_view(field):
+    image = np.random.default_rng(0).integers(256, size=(16, 16, 3), dtype=np.uint8)
+    config = dataclasses.replace(SEEN_AS_IS, **{field: 30.0 if field == "rotate" else 0.5})
+    views = augment(np.stack([image] * 6), config, np.random.default_rng(1))
+    assert len({view.tobytes() for view in views}) == 6
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_mirror_and_turns_agree_with_numpy(channels):
+    images = np.random.default_rng(0).integers(256, size=(2, 9, 9, channels), dtype=np.uint8)
+
+    def view(heads=False, **fields):
+        return augment(images, dataclasses.replace(SEEN_AS_IS, **fields), FixedRandom(heads))
+
+    np.testing.assert_array_equal(view(heads=True, horizontal_flip=True), images[:, :, ::-1])
+    np.testing.assert_array_equal(view(heads=False, horizontal_flip=True), images)
+    np.testing.assert_array_equal(view(heads=True, horizontal_flip=False), images)
+    quarter = np.rot90(images, axes=(2, 1))  # clockwise, as y points down
+    np.testing.assert_array_equal(view(rotate=90.0), quarter)
+    np.testing.assert_array_equal(view(rotate=180.0), images[:, ::-1, ::-1])
+    moved = view(shift=2 / 9)
+    np.testing.assert_array_equal(moved[:, 2:, 2:], images[:, :-2, :-2])
+
+
+def test_zoom_and_light_by_hand():
+    images = np.full((1, 9, 9, 3), 100, np.uint8)
+    images[:, 4, 4] = 200
+
+    def view(**fields):
+        return augment(images, dataclasses.replace(SEEN_AS_IS, **fields), FixedRandom())
+
+    assert view(zoom=0.9)[0, 4, 4, 0] == 200  # the middle stays
+    assert view(zoom=0.9)[0, 4, 3, 0] == pytest.approx(100 + 100 * (1 - 1 / 1.9), abs=2)
+    np.testing.assert_array_equal(np.unique(view(color_jitter=0.1)), [110, 220])
+    # (100 x 1.2 - 127.5) x 1.2 + 127.5 and (200 x 1.2 - 127.5) x 1.2 + 127.5, cut at 255
+    np.testing.assert_array_equal(np.unique(view(brightness=0.2, contrast=0.2)), [118, 255])
+
+
+def test_recolored_classes_share_colours_and_count_as_new():
+    images = np.random.default_rng(0).integers(0, 256, (12, 5, 5, 3), dtype=np.uint8)
+    classes = np.repeat([3, 7, 9], 4)
+    moved, tables, recolored = recolor(images, classes, 1.0, np.random.default_rng(1))
+    assert recolored.all()
+    for name in (3, 7, 9):
+        members = np.flatnonzero(classes == name)
+        assert all(np.array_equal(tables[members[0]], tables[m]) for m in members)
+        orders = [
+            order
+            for order in itertools.permutations(range(3))
+            if all(np.array_equal(moved[m], images[m][..., list(order)]) for m in members)
+        ]
+        assert len(orders) == 1
+    assert not np.array_equal(tables[0], tables[4])
+    same, tables, recolored = recolor(images, classes, 0.0, np.random.default_rng(1))
+    assert np.array_equal(same, images) and not recolored.any()
+    assert np.array_equal(tables[0], np.repeat(np.arange(256.0)[:, None], 3, axis=1))
+
+
+def test_recolored_labels_are_new_and_unique_within_a_batch(build_index, tmp_path):
+    index = build_index(np.repeat(np.arange(6), 4))
+    pixels = np.zeros((24, 8, 8, 3), np.uint8)
+    config = Config(recolor_share=0.5, classes_per_batch=6, images_per_class=4, image_size=8)
+    batches = ClassBatches(index, pixels, np.arange(24), config)
+    seen = set()
+    for step in range(20):
+        _, labels = batches[step]
+        plain = index.labels[batches.rows(step)]
+        assert np.array_equal(labels % 6, plain)
+        assert len(np.unique(labels)) == len(np.unique(plain))
+        seen |= set((labels // 6).tolist())
+    assert seen == {0, 1}
+
+
+def test_turned_classes_are_quarter_turns_and_count_as_new(build_index):
+    index = build_index(np.repeat(np.arange(6), 4), families=[0, 0, 0, 1, 1, 1])
+    pixels = pixels_of(index, channels=1)
+    config = dataclasses.replace(
+        SEEN_AS_IS, rotated_classes=True, classes_per_batch=6, images_per_class=4, image_size=8
+    )
+    batches, seen = ClassBatches(index, pixels, np.arange(24), config), set()
+    for step in range(30):
+        images, labels = batches[step]
+        rows = batches.rows(step)
+        turns = labels // 12
+        assert np.array_equal(labels % 12, index.labels[rows])
+        for family in (0, 1):
+            assert len(set(turns[index.families[rows] == family])) == 1
+        for image, row, number in zip(images, rows, turns, strict=True):
+            np.testing.assert_array_equal(image, np.rot90(pixels[row], number))
+        seen |= set(turns.tolist())
+    assert seen == {0, 1, 2, 3}
+
+
+def test_plain_ground_goes_on_beyond_the_border_and_pictures_are_reflected():
+    drawing = np.full((1, 9, 9, 1), 200, np.uint8)
+    drawing[0, 4, 2:] = 10  # a stroke that touches the border between the corners
+    config = dataclasses.replace(SEEN_AS_IS, shift=0.4)
+    moved = augment(drawing, config, FixedRandom())  # by 3.6 pixels, right and down
+    assert moved[0, :3].min() == 200 and moved[0, :, :3].min() == 200
+    drawing[0, 0, 0] = 0  # no plain ground any more
+    assert augment(drawing, config, FixedRandom())[0, :, :3].min() < 200
+
+
+def test_warp_chance_is_the_share_of_images_warped():
+    images = np.random.default_rng(0).integers(0, 256, (400, 9, 9, 1), dtype=np.uint8)
+    config = dataclasses.replace(SEEN_AS_IS, rotate=90.0, affine_probability=0.25)
+    views = augment(images, config, np.random.default_rng(1))
+    share = np.mean([not np.array_equal(*both) for both in zip(views, images, strict=True)])
+    assert 0.18 < share < 0.32
+
+
+def test_surroundings_come_from_another_image_and_the_middle_stays():
+    images = np.arange(40, dtype=np.uint8)[:, None, None, None].repeat(20, 1).repeat(20, 2)
+    mixed = swap_surroundings(images, 0.5, np.random.default_rng(0))
+    np.testing.assert_array_equal(mixed[:, 9:11, 9:11], images[:, 9:11, 9:11])
+    changed = (mixed != images).any(axis=(1, 2, 3))
+    assert 10 <= changed.sum() <= 30
+    for number in np.flatnonzero(changed):
+        donor = mixed[number, 0, 0, 0]
+        assert donor != number and set(np.unique(mixed[number])) == {number, donor}
+    np.testing.assert_array_equal(swap_surroundings(images, 0.0, np.random.default_rng(0)), images)

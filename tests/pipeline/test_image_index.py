@@ -1,0 +1,324 @@
+"""Every data layout that loads as it is, and what is said of those that do not."""
+
+import json
+import os
+import shutil
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+
+from pipeline.image_index import DataError, read_bytes, read_index
+
+
+def classes(index):
+    """Name -> class, as the index sees it."""
+    return {
+        name: index.class_names[label]
+        for name, label in zip(index.names, index.labels, strict=True)
+    }
+
+
+def families(index):
+    """Class -> family."""
+    return {
+        name: index.family_names[family]
+        for name, family in zip(index.class_names, index.class_families, strict=True)
+    }
+
+
+def parted(index):
+    """Sets of names that must stay together."""
+    names = np.array(index.names)
+    return {frozenset(names[index.groups == group]) for group in set(index.groups.tolist())}
+
+
+LAYOUTS = {  # file -> class, class -> family
+    "class folders": (
+        {"oak/1.png": "oak", "oak/2.JPG": "oak", "ash/1.png": "ash"},
+        {"oak": "", "ash": ""},
+    ),
+    "subjects": ({"s1/1.pgm": "s1", "s2/1.pgm": "s2", "s10/1.pgm": "s10"}, None),
+    "families": (
+        {"Latin/a/1.png": "Latin/a", "Latin/b/1.png": "Latin/b", "Greek/a/1.png": "Greek/a"},
+        {"Latin/a": "Latin", "Latin/b": "Latin", "Greek/a": "Greek"},
+    ),
+    "any depth": (
+        {"x/y/a/1.png": "x/y/a", "x/b/1.png": "x/b", "c/1.png": "c"},
+        {"x/y/a": "x/y", "x/b": "x", "c": ""},
+    ),
+    "crops": (
+        {
+            "Apple___scab/1.png": "Apple___scab",
+            "Apple___healthy/1.png": "Apple___healthy",
+            "Pepper,_bell___Bacterial spot/1.png": "Pepper,_bell___Bacterial spot",
+        },
+        {
+            "Apple___scab": "Apple",
+            "Apple___healthy": "Apple",
+            "Pepper,_bell___Bacterial spot": "Pepper,_bell",
+        },
+    ),
+    "common folders on top": ({"all/raw/oak/1.png": "oak", "all/raw/ash/1.png": "ash"}, None),
+    "a single class": ({"oak/1.png": "oak"}, None),
+    "train folder alone": ({"train/oak/1.png": "oak", "train/ash/1.png": "ash"}, None),
+    "a class that is called test": ({"test/1.png": "test", "oak/1.png": "oak"}, None),
+}
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "zip with a top folder"])
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_layout(layout, form, write_images, tmp_path):
+    expected, of_family = LAYOUTS[layout]
+    folder = source = write_images(*expected, folder="top/data")
+    if form != "folder":
+        root = folder if form == "zip" else folder.parent
+        source = shutil.make_archive(tmp_path / "data", "zip", root)
+    index = read_index(source)
+    top = "data/" if "top" in form else ""
+    assert classes(index) == {top + name: label for name, label in expected.items()}
+    assert families(index) == (of_family or dict.fromkeys(index.class_names, ""))
+    assert index.splits is None and index.impostors is None and index.skipped == {}
+    assert parted(index) == {frozenset([name]) for name in index.names}
+    for name in index.names:
+        assert read_bytes(source, name) == (folder / name.removeprefix(top)).read_bytes()
+
+
+@pytest.mark.parametrize("middle", ["", "images/"])
+def test_split_folders(middle, write_images):
+    names = ["Train/{}oak/1.png", "Train/{}ash/1.png", "validation/{}oak/2.png", "test/{}elm/1.png"]
+    names = [name.format(middle) for name in names]
+    index = read_index(write_images(*names))
+    assert dict(zip(index.names, index.splits, strict=True)) == dict(
+        zip(names, ["train", "train", "val", "test"], strict=True)
+    )
+    assert classes(index) == dict(zip(names, ["oak", "ash", "oak", "elm"], strict=True))
+
+
+def test_split_folders_of_families(write_images):
+    index = read_index(write_images("train/A___x/1.png", "train/A___y/1.png", "test/A___x/2.png"))
+    assert index.splits.tolist() == ["test", "train", "train"]
+    assert families(index) == {"A___x": "A", "A___y": "A"}
+
+
+def test_pair_folders(write_images):
+    names = [
+        *(f"similar_all_images/similar_{i}_{side}.jpg" for i in (3, 10) for side in SIDES),
+        *(f"dissimilar_all_images/dissimilar_{i}_{side}.jpg" for i in (0, 3) for side in SIDES),
+        "dissimilar_all_images/dissimilar_4_first.jpg",  # its second is missing
+        "similar_all_images/similar_3_first.png",
+        "similar_all_images/holiday.jpg",
+    ]
+    index = read_index(write_images(*names))
+    stem = [name.rpartition("/")[2].removesuffix(".jpg") for name in index.names]
+    for one in range(len(stem)):
+        for other in range(one):
+            pair, other_pair = stem[one].rpartition("_")[0], stem[other].rpartition("_")[0]
+            assert (index.groups[one] == index.groups[other]) == (pair == other_pair)
+            same = pair == other_pair and pair.startswith("similar")
+            assert (index.labels[one] == index.labels[other]) == same
+    assert {tuple(stem[row] for row in pair) for pair in index.impostors} == {
+        ("dissimilar_0_first", "dissimilar_0_second"),
+        ("dissimilar_3_first", "dissimilar_3_second"),
+    }
+    assert set(index.skipped) == set(names[-2:])
+
+
+SIDES = ("first", "second")
+
+
+def test_leaf_map_keeps_photographs_of_one_leaf_together(write_images):
+    folder = write_images("a/IMG 1.png", "a/img 2.png", "a/img 3.png", "b/img 4.png", "b/img 5.png")
+    leaves = {"img 1": ["a:::1"], "img 2": ["a:::1"], "img 4": "b:::2", "img 5": "b:::3", "x": []}
+    (folder / "leaf-map.json").write_text(json.dumps(leaves))
+    expected = [{"a/IMG 1.png", "a/img 2.png"}, {"a/img 3.png"}, {"b/img 4.png"}, {"b/img 5.png"}]
+    assert parted(read_index(folder)) == set(map(frozenset, expected))
+    (folder / "leaf-map.json").write_text("[1, 2]")
+    with pytest.raises(DataError, match=r"leaf-map\.json must be a JSON object"):
+        read_index(folder)
+
+
+def test_leaf_map_of_short_stems(write_images):
+    names = ["a/1f___RS_HL 1.png", "a/2e___RS_HL 1 copy.png", "a/3d___RS_HL 2.png"]
+    folder = write_images(*names, "b/4c___RS_HL 1.png")  # b has a leaf of the same number
+    (folder / "leaf-map.json").write_text('{"RS_HL 1": ["b:::8", "a:::7"]}')
+    expected = [set(names[:2]), {names[2]}, {"b/4c___RS_HL 1.png"}]
+    assert parted(read_index(folder)) == set(map(frozenset, expected))
+
+
+def write_csv(folder, text):
+    path = folder / "list.csv"
+    path.write_text(text, encoding="utf-8-sig")  # as spreadsheets write it
+    return path
+
+
+def test_csv(write_images):
+    folder = write_images("1.png", "2.png", "sub/3.png", "4.png")
+    text = f"path,label\n1.png,Été\n2.png,oak\nsub/3.png, oak\n{folder / '4.png'},a/b\n"
+    index = read_index(write_csv(folder, text + "gone.png,oak\n2.png\n2.png,\n"))
+    assert list(classes(index).values()) == ["Été", "oak", "oak", "a/b"]
+    assert index.splits is None and families(index)["a/b"] == "a"
+    assert set(index.skipped) == {"gone.png", "2.png"} and "No such file" in str(index.skipped)
+    for name in index.names:
+        assert read_bytes(folder / "list.csv", name) == (folder / name).read_bytes()
+
+
+def test_csv_with_group_and_split(write_images):
+    folder = write_images("1.png", "2.png", "3.png")
+    text = "label,path,split,group\na,1.png,train,x\na,2.png,Train,x\nb,3.png,validation,\n"
+    index = read_index(write_csv(folder, text))
+    assert index.splits.tolist() == ["train", "train", "val"]
+    assert parted(index) == {frozenset(["1.png", "2.png"]), frozenset(["3.png"])}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "needs a header"),
+        ("path,label\n", "No images.*0 files"),
+        ("file;label\n1.png;a\n", "file;label"),
+        ("path,label\ngone.png,a\n", "gone.png: No such file"),
+        ("path,label,split\n1.png,a,exam\n", "Received: 'exam'"),
+        ("path,label,split\n1.png,a,train\n1.png,a,\n", "every line a split, or none"),
+    ],
+)
+def test_csv_that_does_not_load(text, message, write_images):
+    with pytest.raises(DataError, match=message):
+        read_index(write_csv(write_images("1.png"), text))
+
+
+def test_what_is_no_data_set(write_images, tmp_path):
+    with pytest.raises(DataError, match="does not exist.*nowhere"):
+        read_index(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="No images in class folders.*a folder without images"):
+        read_index(tmp_path / "empty")
+    with pytest.raises(DataError, match="2 files.*beside.png: lies beside"):
+        read_index(write_images("beside.png", "other.png", folder="flat"))
+    with pytest.raises(DataError, match="directly in a split folder"):
+        read_index(write_images("train/1.png", "test/1.png", folder="classless"))
+    for content in (b"no zip", b"PK\5\6" + bytes(18), b"PK\5\6" + b"\xff" * 18):
+        (tmp_path / "notes.zip").write_bytes(content)
+        with pytest.raises(DataError, match="a folder, a .zip or a .csv.*notes.zip|No images"):
+            read_index(tmp_path / "notes.zip")
+
+
+def test_what_is_left_aside(write_images):
+    names = ["a/1.png", "b/1.png", "beside.png", "a/.hidden.png", ".trash/1.png", "b/._1.png"]
+    folder = write_images(*names)
+    (folder / "a/Thumbs.db").write_bytes(b"x")
+    (folder / "a/notes.txt").write_text("x")
+    (folder / "none").mkdir()
+    (folder / "notes").mkdir()
+    (folder / "notes/Thumbs.db").write_bytes(b"x")
+    os.mkfifo(folder / "a/pipe.png")  # reading it would wait for ever
+    index = read_index(folder)
+    assert index.names.tolist() == names[:2]
+    assert set(index.skipped) == {"beside.png", "none", "notes", "a/pipe.png"}
+    archive = shutil.make_archive(folder, "zip", folder)
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("__MACOSX/a/1.png", b"x")
+    assert read_index(archive).names.tolist() == names[:2]
+
+
+def test_links(write_images, tmp_path):
+    folder = write_images("a/1.png", "b/1.png")
+    elsewhere = write_images("1.png", folder="elsewhere")
+    (folder / "a/up").symlink_to(folder)  # a loop
+    (folder / "z").symlink_to(folder / "b")
+    (folder / "c").symlink_to(elsewhere)
+    (folder / "self").symlink_to("self")
+    (folder / "gone.png").symlink_to("nowhere")
+    index = read_index(folder)
+    assert index.names.tolist() == ["a/1.png", "b/1.png", "c/1.png"]
+    assert set(index.skipped) == {"a/up", "z", "self", "gone.png"}
+
+
+def test_stamps_follow_the_files(write_images, tmp_path):
+    folder = write_images("a/1.png", "b/1.png")
+    archive = shutil.make_archive(tmp_path / "data", "zip", folder)
+    before, zipped = read_index(folder).stamps, read_index(archive).stamps
+    old = read_bytes(archive, "b/1.png")
+    assert (read_index(folder).stamps == before).all() and before[0] != before[1]
+    os.utime(folder / "b/1.png", ns=(1, 1))
+    assert (read_index(folder).stamps == before).tolist() == [True, False]
+    (folder / "b/1.png").write_bytes(old[::-1])  # of the same size
+    shutil.make_archive(tmp_path / "data", "zip", folder)
+    assert (read_index(archive).stamps == zipped).tolist() == [True, False]
+    assert read_bytes(archive, "b/1.png") == old[::-1]
+
+
+def test_unusual_names(write_images, tmp_path):
+    names = [
+        "Été/1.png",
+        "漢字/🍂 2.png",
+        "long/" + "n" * 251 + ".png",
+        "/".join("d" * 40) + "/1.png",
+    ]
+    folder = write_images(*names)
+    os.mkdir(os.fsencode(folder) + b"/\xe9")
+    shutil.copy(folder / names[0], os.fsencode(folder) + b"/\xe9/1.png")
+    index = read_index(folder)
+    assert index.names.tolist() == sorted(names) and all(map(str.isprintable, index.names))
+    assert index.skipped == {"\\udce9/1.png": "its name is not UTF-8"}
+    for name in names:
+        assert read_bytes(folder, name) == (folder / name).read_bytes()
+    listed = write_csv(folder, "path,label\n" + "".join(f"{name},x\n" for name in [*names, "\0"]))
+    assert read_index(listed).names.tolist() == names
+
+
+def test_too_large_a_file_is_skipped(write_images, monkeypatch, tmp_path):
+    folder = write_images("a/1.png")
+    archive = shutil.make_archive(tmp_path / "data", "zip", folder)
+    monkeypatch.setattr("pipeline.image_index.MAX_FILE_BYTES", 100)
+    for source in (folder, archive, write_csv(folder, "path,label\na/1.png,x\n")):
+        with pytest.raises(DataError, match="No images.*a/1.png: larger than 200 MB"):
+            read_index(source)
+
+
+def test_memory_is_flat(monkeypatch, tmp_path):
+    """A hundred thousand names of 40 letters cost less than 200 bytes each."""
+
+    def walk(source, skipped):
+        yield from ((f"family{i // 10_000}/class{i // 100:06d}/{i:020d}.jpg", i, i) for i in NAMES)
+
+    monkeypatch.setattr("pipeline.image_index._walk", walk)
+    tracemalloc.start()
+    index = read_index(tmp_path)
+    used = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(index) == len(NAMES) and len(index.class_names) == 1000
+    assert used / len(NAMES) < 200
+
+
+NAMES = range(100_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "per_class", "num_families"),
+    [
+        ("plantvillage", 18, 100, 9),
+        ("omniglot/images_background.zip", 964, 20, 30),
+        ("att_faces", 30, 10, 1),
+        ("dogs", 45, 16, 1),
+    ],
+)
+def test_real_data(name, num_classes, per_class, num_families, real_data):
+    index = read_index(real_data / name)
+    assert np.bincount(index.labels).tolist() == [per_class] * num_classes
+    assert len(index.family_names) == num_families and index.skipped == {}
+    if name == "plantvillage":
+        leaves = json.loads((real_data / name / "leaf-map.json").read_text())
+        stems = [os.path.splitext(os.path.basename(name))[0].lower() for name in index.names]
+        leaf = [str(leaves.get(stem, stem)) for stem in stems]
+        for row in range(0, len(index), 7):
+            together = {other for other in range(len(index)) if leaf[other] == leaf[row]}
+            assert together == set(np.flatnonzero(index.groups == index.groups[row]).tolist())
+
+
+def test_a_folder_beside_train_and_test_is_left_out(write_images):
+    root = write_images("train/a/1.png", "train/b/1.png", "test/a/2.png", "extra/a/3.png")
+    index = read_index(root)
+    assert index.class_names == ["a", "b"] and sorted(index.splits) == ["test", "train", "train"]
+    assert index.skipped == {"extra/a/3.png": "lies beside train/ and test/, not in one"}

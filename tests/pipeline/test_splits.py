@@ -1,0 +1,287 @@
+"""Splits against brute force: who may meet whom, whole classes, shares, and seeds."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import Config
+from pipeline.image_index import DataError, read_index
+from pipeline.splits import SPLITS, make_splits, merge_equal_files
+from prepare_data import load_data
+
+CONFIG = Config(unseen_share=0.25, test_share=0.15, val_share=0.15)
+
+
+def distinct(index):
+    return np.arange(len(index), dtype=np.uint64)
+
+
+def sides_of(splits):
+    """Row -> side, after making sure that no row has two."""
+    rows = [row for _, rows in splits.items() for row in rows.tolist()]
+    assert len(rows) == len(set(rows))
+    return {row: name for name, rows in splits.items() for row in rows.tolist()}
+
+
+def check_by_brute_force(index, digests, unreadable, splits):
+    side = sides_of(splits)
+    assert set(side) | set(splits.left_out) == set(range(len(index)))
+    assert not set(side) & set(splits.left_out)
+    for one, other in itertools.combinations(range(len(index)), 2):
+        equal = digests[one] == digests[other] and not {one, other} & set(unreadable)
+        if equal and index.labels[one] != index.labels[other]:
+            assert one in splits.left_out and other in splits.left_out
+        if (equal or index.groups[one] == index.groups[other]) and {one, other} <= set(side):
+            apart = {side[one], side[other]}
+            assert len(apart) == 1 or apart == {"test_known", "test_unseen"}  # neither is trained
+    for label in set(index.labels.tolist()):
+        of_class = {side[row] for row in side if index.labels[row] == label}
+        assert of_class == {"test_unseen"} or "test_unseen" not in of_class
+
+
+@pytest.mark.parametrize("validate_on", ["images", "classes"])
+@pytest.mark.parametrize("seed", range(10))
+def test_untidy_data(seed, validate_on, build_index):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(12, size=200) * rng.integers(2, size=200)  # class 0 is the largest
+    groups = labels * 50 + rng.integers(12, size=200)
+    groups[:6] = groups[6:12]  # some groups span classes
+    index = build_index(labels, groups=groups)
+    digests = rng.integers(3000, size=200).astype(np.uint64)  # some files are equal
+    unreadable = dict.fromkeys(rng.choice(200, 5, replace=False).tolist(), "broken")
+    config = dataclasses.replace(CONFIG, seed=seed, validate_on=validate_on)
+    splits = make_splits(index, digests, unreadable, config)
+    check_by_brute_force(index, digests, unreadable, splits)
+    assert len(splits.train) and len(splits.val) and len(splits.test_unseen)
+
+
+def test_shares(build_index):
+    index = build_index(np.repeat(np.arange(20), 40))
+    splits = make_splits(index, distinct(index), {}, CONFIG)
+    per_class = {
+        name: set(np.bincount(index.labels[rows], minlength=20)) for name, rows in splits.items()
+    }
+    assert per_class == {
+        "train": {0, 28},
+        "val": {0, 6},
+        "test_known": {0, 6},
+        "test_unseen": {0, 40},
+    }
+    assert len(splits.test_unseen) == 5 * 40 and splits.left_out == {} and splits.remarks == []
+
+    by_class = dataclasses.replace(CONFIG, validate_on="classes")
+    splits = make_splits(index, distinct(index), {}, by_class)
+    kept = {name: set(index.labels[rows].tolist()) for name, rows in splits.items()}
+    assert [len(kept[name]) for name in SPLITS] == [12, 3, 12, 5]
+    assert not kept["val"] & (kept["train"] | kept["test_unseen"])
+
+
+def test_shares_of_groups(build_index):
+    sizes = np.tile([1, 2, 3, 4], 10)
+    index = build_index(np.repeat([0, 1], 100), groups=np.repeat(np.arange(80), [*sizes, *sizes]))
+    config = dataclasses.replace(CONFIG, unseen_share=0.0)
+    splits = make_splits(index, distinct(index), {}, config)
+    for label in (0, 1):
+        for rows in (splits.val, splits.test_known):
+            assert 15 <= (index.labels[rows] == label).sum() <= 18  # a group's end may stick out
+
+
+def test_the_seed_decides(build_index):
+    index = build_index(np.repeat(np.arange(8), 10))
+    first, again, other = (
+        make_splits(index, distinct(index), {}, dataclasses.replace(CONFIG, seed=seed))
+        for seed in (0, 0, 1)
+    )
+    assert sides_of(first) == sides_of(again) != sides_of(other)
+    assert all((np.diff(rows) > 0).all() for _, rows in first.items())
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (np.repeat(np.arange(10), 2), "whole classes are kept instead"),
+        (np.repeat(np.arange(5), 2), "none is kept unseen"),
+        (np.repeat(np.arange(2), 6), "none is kept unseen"),
+        (np.repeat(np.arange(10), 3), "whole classes are kept instead"),
+        ([0] * 6 + [1] * 6 + [2] * 6 + [3] * 6 + list(range(4, 30)), None),  # 26 of one image
+    ],
+    ids=["10x2", "5x2", "2x6", "10x3", "single images"],
+)
+def test_few_images(labels, says, build_index):
+    index = build_index(labels)
+    splits = make_splits(index, distinct(index), {}, CONFIG)
+    check_by_brute_force(index, distinct(index), {}, splits)
+    in_train, in_val = (np.bincount(index.labels[rows]) for rows in (splits.train, splits.val))
+    assert (in_train >= 2).sum() >= 2 and (in_val >= 2).any() and (in_val > 0).sum() >= 2
+    singles = np.flatnonzero(np.bincount(index.labels) == 1)
+    assert set(singles) <= set(index.labels[splits.train])
+    assert any(says in remark for remark in splits.remarks) if says else not splits.remarks
+
+
+def test_known_classes_keep_two_images_for_training(build_index):
+    index = build_index(np.repeat(np.arange(6), [3, 4, 5, 6, 7, 30]))
+    splits = make_splits(index, distinct(index), {}, dataclasses.replace(CONFIG, unseen_share=0.0))
+    assert np.bincount(index.labels[splits.train]).min() >= 2
+
+
+def test_too_little_data(build_index):
+    for labels in ([0] * 20, np.arange(20), [0, 0, 1, 1]):
+        with pytest.raises(DataError, match="Too little data for the (train|val) split"):
+            make_splits(build_index(labels), np.arange(len(labels), dtype=np.uint64), {}, CONFIG)
+
+
+def test_three_copies_in_two_classes_are_all_left_out(build_index):
+    index = build_index(np.repeat(np.arange(4), 10))
+    digests = distinct(index)
+    digests[[0, 1, 10]] = 99  # two copies in class 0, one in class 1
+    splits = make_splits(index, digests, {}, CONFIG)
+    assert set(splits.left_out) == {0, 1, 10}
+    assert "same content as '0/" in splits.left_out[10]
+    assert "'1/10.png' of another class" in splits.left_out[0]
+
+
+def test_merge_equal_files_joins_chains():
+    groups = np.array([0, 0, 1, 1, 2, 3])
+    digests = np.array([10, 11, 11, 12, 12, 13], dtype=np.uint64)
+    assert len(set(merge_equal_files(groups, digests)[:5])) == 1
+    merged = merge_equal_files(groups, digests, skip={3})  # as two empty files are equal
+    assert merged[0] == merged[2] != merged[4] != merged[5]
+    many = np.arange(20_000)
+    assert len(set(merge_equal_files(many, np.zeros(20_000, np.uint64)))) == 1  # in little time
+
+
+@pytest.mark.parametrize("validate_on", ["images", "classes"])
+def test_families_kept_whole(validate_on, build_index):
+    family_of = np.repeat(np.arange(12), [1, 2, 3] * 4)
+    index = build_index(np.repeat(np.arange(24), 12), families=family_of)
+    config = dataclasses.replace(CONFIG, hold_out_by="family", validate_on=validate_on)
+    splits = make_splits(index, distinct(index), {}, config)
+    check_by_brute_force(index, distinct(index), {}, splits)
+    families = {name: set(index.families[rows].tolist()) for name, rows in splits.items()}
+    assert len(families["test_unseen"]) == 3 and splits.remarks == []
+    assert not families["test_unseen"] & (families["train"] | families["val"])
+    if validate_on == "classes":
+        assert len(families["val"]) == 2 and not families["val"] & families["train"]
+    else:
+        assert families["val"] == families["train"]
+
+
+def test_too_few_families_keep_classes_whole(build_index):
+    index = build_index(np.repeat(np.arange(12), 12), families=np.repeat([0, 1, 2], 4))
+    by_family = dataclasses.replace(CONFIG, hold_out_by="family")
+    splits = make_splits(index, distinct(index), {}, by_family)
+    assert splits.remarks[0].startswith("Only 3 families of 4 needed for hold_out_by='family'")
+    assert sides_of(splits) == sides_of(make_splits(index, distinct(index), {}, CONFIG))
+
+
+def test_ten_thousand_classes_of_two(build_index):
+    index = build_index(np.repeat(np.arange(10_000), 2))
+    splits = make_splits(index, distinct(index), {}, CONFIG)
+    for rows in (splits.train, splits.val, splits.test_unseen):
+        assert np.bincount(np.bincount(index.labels[rows]))[1:].tolist() == [0, len(rows) // 2]
+    assert [len(rows) for _, rows in splits.items()] == [12_000, 3_000, 0, 5_000]
+    assert len(splits.remarks) == 1 and "whole classes are kept instead" in splits.remarks[0]
+
+
+def given_index(build_index, sides, labels, **others):
+    return build_index(labels, splits=list(sides), **others)
+
+
+def test_given_train_and_test(build_index):
+    labels = [*np.repeat(np.arange(4), 20), *np.repeat([0, 1, 4], 5)]
+    sides = ["train"] * 80 + ["test"] * 15
+    index = given_index(build_index, sides, labels)
+    digests = distinct(index)
+    digests[80] = digests[0]  # a test image that is a training image too
+    splits = make_splits(index, digests, {}, CONFIG)
+    check_by_brute_force(index, digests, {}, splits)
+    assert splits.test_known.tolist() == list(range(81, 90))
+    assert splits.test_unseen.tolist() == list(range(90, 95))
+    assert sorted([*splits.train, *splits.val]) == list(range(80))
+    assert np.bincount(index.labels[splits.val]).tolist() == [3, 3, 3, 3]
+    assert "training" in splits.left_out[80] or "train" in splits.left_out[80]
+    assert any("1 images given for test" in remark for remark in splits.remarks)
+
+
+def test_given_train_val_and_test(build_index):
+    sides = ["train"] * 8 + ["val"] * 8 + ["test"] * 8
+    index = given_index(build_index, sides, np.tile([0, 0, 0, 0, 1, 1, 1, 1], 3))
+    digests = distinct(index)
+    digests[8] = digests[16]
+    splits = make_splits(index, digests, {}, CONFIG)
+    assert splits.train.tolist() == list(range(8)) and list(splits.left_out) == [8]
+    assert splits.val.tolist() == list(range(9, 16)) and len(splits.test_known) == 8
+    with pytest.raises(DataError, match="no train images"):
+        make_splits(given_index(build_index, ["test", "val"], [0, 1]), digests[[1, 2]], {}, CONFIG)
+
+
+def test_validation_classes_out_of_a_given_train_split_are_not_known(build_index):
+    labels = np.tile(np.repeat(np.arange(6), 5), 2)
+    index = given_index(build_index, ["train"] * 30 + ["test"] * 30, labels)
+    config = dataclasses.replace(CONFIG, validate_on="classes")
+    splits = make_splits(index, distinct(index), {}, config)
+    trained = set(index.labels[splits.train].tolist())
+    assert len(trained) == 4
+    assert set(index.labels[splits.test_known].tolist()) == trained
+    assert len(splits.test_unseen) == 10
+
+
+def test_pairs_stay_whole(build_index):
+    labels, groups, impostors = [], [], []
+    for pair in range(60):
+        labels += [3 * pair, 3 * pair, 3 * pair + 1, 3 * pair + 2]
+        groups += [2 * pair, 2 * pair, 2 * pair + 1, 2 * pair + 1]
+        impostors.append((4 * pair + 2, 4 * pair + 3))
+    index = build_index(labels, groups=groups, impostors=np.array(impostors))
+    digests = distinct(index)
+    digests[6] = digests[2]  # one image in two pairs keeps the pairs together
+    splits = make_splits(index, digests, {}, CONFIG)
+    side = sides_of(splits)
+    assert len(side) == 240 and side[6] == side[2]
+    for one, other in itertools.combinations(range(240), 2):
+        assert side[one] == side[other] or groups[one] != groups[other]
+    assert len(splits.val) == pytest.approx(36, abs=4)
+    assert len(splits.test_known) == pytest.approx(36, abs=4)
+
+
+def test_real_leaves(real_data):
+    index = read_index(real_data / "plantvillage")
+    splits = make_splits(index, distinct(index), {}, CONFIG)
+    rows = np.arange(0, len(index), 3)
+    side = np.full(len(index), "", dtype="<U11")
+    for name, members in splits.items():
+        side[members] = name
+    for row in rows:
+        like = side[index.groups == index.groups[row]]
+        assert len(set(like)) == 1
+    assert [len(set(index.labels[members].tolist())) for _, members in splits.items()] == [
+        14,
+        14,
+        14,
+        4,
+    ]
+
+
+def test_pairs_of_recurring_images_are_cut_between_images(tmp_path):
+    """Forty pictures in two hundred pairs of each kind, as pair folders are often made."""
+    rng = np.random.default_rng(0)
+    for kind in ("similar", "dissimilar"):
+        folder = tmp_path / f"{kind}_all_images"
+        folder.mkdir()
+        for number in range(200):
+            for side, picture in zip(("first", "second"), rng.permutation(40)[:2], strict=True):
+                content = np.full((4, 4), 6 * picture, np.uint8)
+                Image.fromarray(content).save(folder / f"{kind}_{number}_{side}.png")
+    dataset = load_data(Config(data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache")))
+    contents = {}
+    for name, rows in dataset.splits.items():
+        contents[name] = set(dataset.cache.digests[rows].tolist())
+        stems = [dataset.index.names[row].rpartition("_")[0] for row in rows]
+        assert all(stems.count(stem) == 2 for stem in stems), "half a pair"
+    assert contents["train"] and contents["val"] and contents["test_known"]
+    assert not contents["train"] & contents["val"]
+    assert not contents["train"] & contents["test_known"]
+    assert not contents["val"] & contents["test_known"]
