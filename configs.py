@@ -65,10 +65,8 @@ class Config:
     color_jitter: Part = 0.0  # share by which each colour channel varies on its own
     affine_probability: Share = 1.0  # of rotation, zoom, shift and shear, each on its own
     background_swap: Share = 0.0  # share of images that get those of another, to look past them
-    recolor_share: Share = 0.0  # share of a batch's classes that get new colours and count as new
-    rotated_classes: bool = (
-        False  # classes turned by 90, 180 and 270 degrees count as new (characters)
-    )
+    recolor_share: Share = 0.0  # share of a batch's classes given new colours, as new ones
+    rotated_classes: bool = False  # classes turned by 90, 180, 270 degrees count as new
 
     # Network
     encoder: str = "compact"  # one of ENCODERS, or a network of keras.applications
@@ -360,8 +358,8 @@ def read_config(path):
         raise ValueError(f"{path} must hold a JSON object. Received: {type(values).__name__}.")
     if unknown := [name for name in values if name not in HINTS]:
         raise ValueError(
-            f"{path}: Config has no field {', '.join(map(repr, unknown))}. It is of another version: "
-            "use that version, or remove the field from a copy and train anew."
+            f"{path}: Config has no field {', '.join(map(repr, unknown))}. It is of another "
+            "version: use that one, or remove the field from a copy and train anew."
         )
     config = Config(**values)
     remarks = [

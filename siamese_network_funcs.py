@@ -22,7 +22,7 @@ def build_encoder(config):
         A `keras.Model` from raw pixels (batch, size, size, channels), 0 to 255, to float32
         embeddings (batch, embedding_dim).
     """
-    shape = (config.image_size, config.image_size, config.channels)
+    shape = config.image_shape
     pixels = keras.Input(shape, name="pixels")
     application = functools.partial(build_application, config.encoder)
     body = ENCODERS.get(config.encoder, application)(shape, config.embedding_dim)

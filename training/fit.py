@@ -142,7 +142,7 @@ def choose_precision(config):
         return "float32"
     multiplies = "avx512_bf16" in flags or "amx_bf16" in flags
     on_tensorflow = keras.backend.backend() == "tensorflow"
-    able = multiplies and on_tensorflow and config.image_size >= 40
+    able = multiplies and on_tensorflow and min(config.image_shape[:2]) >= 40
     return "mixed_bfloat16" if able else "float32"
 
 
