@@ -96,7 +96,8 @@ def test_a_broken_file_is_refused(text, tmp_path):
 
 def test_command_line(tmp_path, capsys):
     assert parse_command_line([], "train.py") == (CONFIGS["leaves"], "leaves")
-    args = "plantvillage-recipe --data_dir here --horizontal_flip False --max_minutes None --seed 3".split()
+    args = "plantvillage-recipe --data_dir here --horizontal_flip False".split()
+    args += "--max_minutes None --seed 3".split()
     expected = dataclasses.replace(
         CONFIGS["plantvillage-recipe"],
         data_dir="here",
