@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from configs import DRAWN_LEAVES, Config
 from pipeline import download
 from pipeline.image_cache import ImageCache, one_at_a_time, open_cache
-from pipeline.image_index import ImageIndex, read_index, twins
+from pipeline.image_index import ImageIndex, read_index
 from pipeline.splits import Splits, equal_files, make_splits
 
 SHEET_COLUMNS, SHEET_CLASSES, SHEET_IMAGE = 8, 40, 96  # images a class, classes, pixels
@@ -39,18 +39,16 @@ class Dataset:
         return self.cache.pixels
 
     def given_pairs(self, rows):
-        """The pairs that a pair-folder layout gives among some sorted rows.
+        """The given pairs among some sorted rows.
 
         Returns:
-            `(left, right, same)`, positions in `rows` and booleans, or None in other layouts.
+            `(left, right, same)`, positions in `rows` and booleans; None where classes are given.
         """
-        if self.index.impostors is None:
+        if self.index.pairs is None:
             return None
-        genuine = twins(self.index.labels[rows])
-        inside = np.isin(self.index.impostors, rows).all(axis=1)
-        impostors = np.searchsorted(rows, self.index.impostors[inside])
-        left, right = np.concatenate([genuine, impostors]).T
-        return left, right, np.arange(len(left)) < len(genuine)
+        inside = np.isin(self.index.pairs[:, :2], rows).all(axis=1)
+        left, right, same = self.index.pairs[inside].T
+        return np.searchsorted(rows, left), np.searchsorted(rows, right), same == 1
 
 
 def load_data(config, report=print):
@@ -91,12 +89,14 @@ def inventory(dataset):
         f"  groups:           {(np.bincount(index.groups) > 1).sum()} of 2 images or more",
         f"  sizes and modes{_some(kinds)}",
     ]
-    if index.impostors is not None:
-        lines.append(f"  given pairs:      {len(index.impostors)} dissimilar ones")
+    if index.pairs is not None:
+        genuine = int(index.pairs[:, 2].sum())
+        impostor = len(index.pairs) - genuine
+        lines.append(f"  given pairs:      {genuine} genuine, {impostor} impostor")
     for name, rows in splits.items():
         classes = len(np.unique(index.labels[rows]))
         lines.append(f"  {name + ':':<17} {len(rows)} images of {classes} classes")
-    if single and index.impostors is None:
+    if single and index.pairs is None:
         lines.append(f"Note: {len(single)} classes of one image are impostors only{_some(single)}")
     lines += [f"Note: {remark}" for remark in splits.remarks]
     lines += _duplicate_lines(index, equal_files(cache.digests, cache.unreadable))
@@ -119,7 +119,7 @@ def _duplicate_lines(index, equal):
         yield "  " + " = ".join(index.names[row] for row in rows)
     classes = (sorted({index.class_names[index.labels[row]] for row in rows}) for rows in equal)
     crossing = Counter(" and ".join(names) for names in classes if len(names) > 1)
-    for names, count in crossing.items() if index.impostors is None else ():
+    for names, count in crossing.items() if index.pairs is None else ():
         yield f"WARNING: {count} files lie in two classes, {names}: none of them is used."
 
 

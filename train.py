@@ -36,7 +36,7 @@ def main(args=None):
         run, config, name = _resolve(args)
         _check_needs(config, run)
         dataset = load_data(config)
-        if dataset.index.impostors is not None and config.sampling == "classes":
+        if dataset.index.pairs is not None and config.sampling == "classes":
             raise RunError(
                 f"'{config.data_dir}' gives pairs, not classes. "
                 "Use --sampling pairs --loss contrastive."
@@ -188,7 +188,7 @@ def strangers(encoder, dataset, validator, distance):
         return embed(encoder, dataset.pixels, rows), dataset.index.labels[rows]
 
     cohort, classes = some(dataset.splits.train)
-    if dataset.index.impostors is None:
+    if dataset.index.pairs is None:
         images, labels = some(validator.rows)
         return open_set.learn(cohort, classes, as_strangers(images, encoder), labels, distance)
     # Of images of two pairs nobody knows whether they show the same.

@@ -100,7 +100,7 @@ class Window:
         first = step * self.batches.images_per_step * len(self.shards) // len(self.rows)
         if first != self.first:
             # Pairs that are given may lie anywhere.
-            width = WINDOW if self.index.impostors is None else len(self.shards)
+            width = WINDOW if self.index.pairs is None else len(self.shards)
             self.first, self.current = first, self._open(first, width)
             while width < len(self.shards) and not self.batches.can_fill(self.current):
                 width *= 2
@@ -178,8 +178,9 @@ class PairBatches(Batches):
         super().__init__(index, pixels, rows, config)
         self.images_per_step = 2 * (config.pairs_per_batch // 2) * 2
         self.impostors = None
-        if index.impostors is not None:
-            self.impostors = index.impostors[np.isin(index.impostors, rows).all(axis=1)]
+        if index.pairs is not None:
+            inside = np.isin(index.pairs[:, :2], rows).all(axis=1)
+            self.impostors = index.pairs[inside & (index.pairs[:, 2] == 0), :2]
             if not len(self.impostors):
                 raise DataError(
                     "No dissimilar pair is left to train on. Lower the held-out shares."

@@ -239,7 +239,7 @@ def _in_runs(missing, index):
     So that any few shards hold many classes, and more than one image of each.
     """
     # Images of a given pair belong together; elsewhere those of a class do.
-    kind = index.labels if index.impostors is None else index.groups
+    kind = index.labels if index.pairs is None else index.groups
     ordered = missing[np.argsort(kind[missing], kind="stable")]
     first = np.flatnonzero(np.diff(kind[ordered], prepend=-1))
     place = np.arange(len(ordered)) - np.repeat(first, np.diff(first, append=len(ordered)))

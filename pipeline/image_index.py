@@ -48,7 +48,11 @@ class ImageIndex:
         family_names: Name of each family.
         groups: Rows with equal numbers must stay on one side of a split, int array.
         splits: "train", "val" or "test" of each row where the source says so, else None.
-        impostors: Rows of given impostor pairs, (n, 2), in the pair-folder layout, else None.
+        pairs: Given pairs, int array (n, 3): left row, right row, 1 for genuine or 0 for impostor;
+            None where classes are given.
+        pair_folds: Fold of each given pair, int array (n,), or None where no folds are named.
+        forged: True for forgeries, bool array: images of nobody that imitate their label's class;
+            None where there are none.
         skipped: Name -> reason for what was left out.
     """
 
@@ -61,7 +65,9 @@ class ImageIndex:
     family_names: list
     groups: np.ndarray
     splits: np.ndarray | None = None
-    impostors: np.ndarray | None = None
+    pairs: np.ndarray | None = None
+    pair_folds: np.ndarray | None = None
+    forged: np.ndarray | None = None
     skipped: dict = dataclasses.field(default_factory=dict)
 
     def __len__(self):
@@ -108,8 +114,8 @@ def read_index(source):
     images.sort()
     if {name.split("/")[-2] for name, _ in images} >= PAIR_FOLDERS:
         index = _assemble(source, _pair_rows(images, skipped), skipped)
-        pairs = twins(index.groups)
-        index.impostors = pairs[index.labels[pairs[:, 0]] != index.labels[pairs[:, 1]]]
+        left, right = _neighbours(index.groups).T
+        index.pairs = np.stack([left, right, index.labels[left] == index.labels[right]], axis=1)
         return index
     rows = _class_rows(source, images, _leaves(source, others), skipped)
     return _assemble(source, rows, skipped, others)
@@ -153,7 +159,7 @@ def _open_zip(path, process, time):  # a forked process must not share the file 
     return zipfile.ZipFile(path)
 
 
-def twins(values):
+def _neighbours(values):
     """Pairs of rows that share a value, (n, 2): each row of a value with the next one of it."""
     order = np.argsort(values, kind="stable")
     same = np.flatnonzero(values[order[1:]] == values[order[:-1]])

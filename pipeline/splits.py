@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from pipeline.image_index import DataError, twins
+from pipeline.image_index import DataError
 
 SPLITS = ("train", "val", "test_known", "test_unseen")
 FEWEST_FAMILIES = 4  # to keep whole ones out
@@ -41,7 +41,7 @@ def make_splits(index, digests, unreadable, config):
     usable = np.setdiff1d(np.arange(len(index)), list(left_out))
     if index.splits is not None:
         sides = _given_sides(index, usable, groups, config, left_out, remarks)
-    elif index.impostors is not None:
+    elif index.pairs is not None:
         sides = _pair_sides(index, usable, groups, digests, config, left_out, remarks)
     else:
         sides = _drawn_sides(index, usable, groups, config, remarks)
@@ -78,7 +78,7 @@ def equal_files(digests, skip=()):
 def unusable(index, digests, unreadable):
     """Row -> reason for images that are unreadable or lie in two classes with equal content."""
     reasons = dict(unreadable)
-    if index.impostors is not None:  # there every pair counts as classes of its own
+    if index.pairs is not None:  # there every pair counts as classes of its own
         return reasons
     for rows in equal_files(digests, unreadable):
         one_of = {index.labels[row]: row for row in rows}  # a row of each class
@@ -178,7 +178,7 @@ def _pair_sides(index, usable, groups, digests, config, left_out, remarks):
     sides, group_side = _blank(len(groups)), _blank(groups.max() + 1)
     shares = {"val": config.val_share, "test_known": config.test_share}
     _place_groups(usable, groups, shares, group_side, sides, np.random.default_rng(config.seed))
-    pairs = np.concatenate([twins(index.labels), index.impostors])
+    pairs = index.pairs[:, :2]
     parted = pairs[sides[pairs[:, 0]] != sides[pairs[:, 1]]].ravel()
     sides[parted] = ""
     left_out |= dict.fromkeys(parted.tolist(), "the other image of its pair is on another side")

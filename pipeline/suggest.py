@@ -30,7 +30,7 @@ def suggest_config(index):
     sample = _look(index)
     spread = np.ptp(sample.astype(int), axis=3).mean(axis=(1, 2))  # (images,)
     grey = np.median(spread) < SAME_COLOUR
-    if index.impostors is not None:
+    if index.pairs is not None:
         kind, name = "given pairs", "dogs-recipe"
     elif grey and np.mean((sample < DARK) | (sample > BRIGHT)) > TWO_TONE:
         kind, name = "drawings in two tones", "characters"

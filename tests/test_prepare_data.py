@@ -79,7 +79,7 @@ def test_given_pairs(write_images, prepare):
         for side in ("first", "second")
     ]
     dataset = prepare(write_images(*names))
-    assert has_line(inventory(dataset), "given pairs", "30 dissimilar")
+    assert has_line(inventory(dataset), "given pairs", "30 genuine, 30 impostor")
     found = set()
     for _, rows in dataset.splits.items():
         for left, right, same in zip(*dataset.given_pairs(rows), strict=True):
@@ -91,7 +91,7 @@ def test_given_pairs(write_images, prepare):
             assert same == one.startswith("similar")
             found |= {one, other}
     assert found == set(names)
-    first, second = dataset.index.impostors[0]
+    first, second = dataset.index.pairs[0, :2]
     rows = np.delete(np.arange(len(names)), second)
     left, right, same = dataset.given_pairs(rows)
     assert len(same) == 59 and first not in rows[np.concatenate([left, right])]

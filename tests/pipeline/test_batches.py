@@ -162,7 +162,9 @@ def test_a_batch_depends_on_seed_and_step_alone(kind, untidy):
 def test_given_pairs_are_the_only_ones(build_index):
     labels = [0, 0, 1, 2, 3, 3, 4, 5]
     index = build_index(
-        labels, groups=[0, 0, 1, 1, 2, 2, 3, 3], impostors=np.array([[2, 3], [6, 7]])
+        labels,
+        groups=[0, 0, 1, 1, 2, 2, 3, 3],
+        pairs=np.array([[0, 1, 1], [2, 3, 0], [4, 5, 1], [6, 7, 0]]),
     )
     config = Config(pairs_per_batch=40)
     batches = PairBatches(index, pixels_of(index), all_rows(index), config)

@@ -79,7 +79,12 @@ def test_layout(layout, form, write_images, tmp_path):
     top = "data/" if "top" in form else ""
     assert classes(index) == {top + name: label for name, label in expected.items()}
     assert families(index) == (of_family or dict.fromkeys(index.class_names, ""))
-    assert index.splits is None and index.impostors is None and index.skipped == {}
+    assert (
+        index.splits is None
+        and index.pairs is None
+        and index.forged is None
+        and index.skipped == {}
+    )
     assert parted(index) == {frozenset([name]) for name in index.names}
     for name in index.names:
         assert read_bytes(source, name) == (folder / name.removeprefix(top)).read_bytes()
@@ -118,9 +123,11 @@ def test_pair_folders(write_images):
             assert (index.groups[one] == index.groups[other]) == (pair == other_pair)
             same = pair == other_pair and pair.startswith("similar")
             assert (index.labels[one] == index.labels[other]) == same
-    assert {tuple(stem[row] for row in pair) for pair in index.impostors} == {
-        ("dissimilar_0_first", "dissimilar_0_second"),
-        ("dissimilar_3_first", "dissimilar_3_second"),
+    assert {(stem[left], stem[right], same) for left, right, same in index.pairs} == {
+        ("dissimilar_0_first", "dissimilar_0_second", 0),
+        ("dissimilar_3_first", "dissimilar_3_second", 0),
+        ("similar_3_first", "similar_3_second", 1),
+        ("similar_10_first", "similar_10_second", 1),
     }
     assert set(index.skipped) == set(names[-2:])
 

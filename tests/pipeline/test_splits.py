@@ -230,12 +230,12 @@ def test_validation_classes_out_of_a_given_train_split_are_not_known(build_index
 
 
 def test_pairs_stay_whole(build_index):
-    labels, groups, impostors = [], [], []
+    labels, groups, pairs = [], [], []
     for pair in range(60):
         labels += [3 * pair, 3 * pair, 3 * pair + 1, 3 * pair + 2]
         groups += [2 * pair, 2 * pair, 2 * pair + 1, 2 * pair + 1]
-        impostors.append((4 * pair + 2, 4 * pair + 3))
-    index = build_index(labels, groups=groups, impostors=np.array(impostors))
+        pairs += [(4 * pair, 4 * pair + 1, 1), (4 * pair + 2, 4 * pair + 3, 0)]
+    index = build_index(labels, groups=groups, pairs=np.array(pairs))
     digests = distinct(index)
     digests[6] = digests[2]  # one image in two pairs keeps the pairs together
     splits = make_splits(index, digests, {}, CONFIG)
