@@ -16,15 +16,16 @@ import json
 import sys
 from pathlib import Path
 
+from configs import Config
 from evaluation import figures
 from inference.gallery import image_files
 from inference.similarity_model import SimilarityModel
-from pipeline.image_cache import decode
 from pipeline.image_index import DataError
+from pipeline.reading import decode
 from run_directory import RunDirectory, write_whole
 
 MOST_COMPARED = 1000  # images; every pair of them is half a million
-ROWS_DRAWN, FIGURE_PIXELS = 20, 160
+ROWS_DRAWN, FIGURE = 20, Config(image_size=160)
 
 
 def ask(options, images, unreadable):
@@ -66,7 +67,7 @@ def numbers(answer):
 def draw(answers, path):
     """Draws the first answers of compare or search."""
     pictures = [
-        [(decode(Path(image).read_bytes(), FIGURE_PIXELS, 3)[0], text) for image, text in row]
+        [(decode(Path(image).read_bytes(), FIGURE)[0], text) for image, text in row]
         for row in map(table, answers[:ROWS_DRAWN])
     ]
     write_whole(path, lambda partial: figures.plot_rows(pictures, partial))

@@ -113,13 +113,14 @@ def decoding(job):
 
 def photographs(job):
     """Large JPEGs decoded per second, as the cache does it or as most loaders do."""
-    from pipeline.image_cache import decode
+    from configs import Config
+    from pipeline.reading import decode
 
     def plain(data):
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB").resize((112, 112)))
 
     files = [path.read_bytes() for path in Path(job["place"], "photographs").rglob("*.jpg")]
-    read = plain if job["name"] == "plain" else lambda data: decode(data, 112, 3)
+    read = plain if job["name"] == "plain" else lambda data: decode(data, Config())
     read(files[0])
     begin = time.perf_counter()
     for data in files:

@@ -4,11 +4,12 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from configs import Config
 from evaluation import baselines, scores
-from pipeline.image_cache import decode
 from pipeline.image_index import DataError, list_files, read_bytes
+from pipeline.reading import decode
 
-NATIVE_SIZE = 105  # pixels of Omniglot's drawings, at which Lake's baselines are defined
+NATIVE = Config(image_size=105, channels=1)  # Omniglot's drawings, on which baselines are defined
 
 
 def lake_scores(source, encoder, config, distance=None):
@@ -30,8 +31,8 @@ def lake_scores(source, encoder, config, distance=None):
     errors = {}
     for tests, trainings, answers in read_lake_runs(source):
         files = [read_bytes(source, name) for name in [*tests, *trainings]]
-        seen = np.stack([decode(file, config.image_size, config.channels)[0] for file in files])
-        native = np.stack([decode(file, NATIVE_SIZE, 1)[0] for file in files])
+        seen = np.stack([decode(file, config)[0] for file in files])
+        native = np.stack([decode(file, NATIVE)[0] for file in files])
         queries, known = np.split(np.arange(len(files)), [len(tests)])
         references = np.tile(known[:, None], (len(tests), 1, 1))
         trials = scores.Trials(queries, references, answers)

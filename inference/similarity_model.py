@@ -15,8 +15,8 @@ from evaluation import scores
 from evaluation.open_set import OpenSet
 from inference.gallery import Gallery, open_gallery
 from networks.embedding import start_keras
-from pipeline.image_cache import BadImage, decode
 from pipeline.image_index import read_bytes
+from pipeline.reading import BadImage, decode
 from run_directory import RunDirectory
 
 BATCH = 256  # images in memory at once
@@ -59,7 +59,7 @@ class SimilarityModel:
             data = _as_png(image)
         else:
             data = read_bytes(Path(image).parent, Path(image).name)
-        return decode(data, self.config.image_size, self.config.channels)[0]
+        return decode(data, self.config)[0]
 
     def embed(self, images, unreadable=None):
         """Float32 array (images, embedding_dim), NaN where an image cannot be read."""

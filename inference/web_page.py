@@ -8,14 +8,15 @@ from pathlib import Path
 
 from PIL import Image
 
+from configs import Config
 from evaluation import figures
 from evaluation.report import occlusion_map
 from inference.similarity_model import SimilarityModel
-from pipeline.image_cache import decode
+from pipeline.reading import decode
 from run_directory import need
 
 SIDES = ("first", "second")
-THUMBNAIL, LOOK = 160, 320  # pixels
+THUMBNAIL, LOOK = Config(image_size=160), 320  # pixels
 
 
 def serve(options):
@@ -127,7 +128,7 @@ def neighbours(model, gallery, image):
     """The most similar images of a gallery, as `(pixels, caption)`."""
     return [
         (
-            decode(Path(one["path"]).read_bytes(), THUMBNAIL, 3)[0],
+            decode(Path(one["path"]).read_bytes(), THUMBNAIL)[0],
             f"{one['distance']:.3f}  {Path(one['path']).name}",
         )
         for one in model.search([image], gallery)[0]["results"]

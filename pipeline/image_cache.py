@@ -6,36 +6,26 @@ import dataclasses
 import errno
 import functools
 import hashlib
-import io
 import json
 import os
 import socket
 import sys
-import warnings
 from collections import Counter
 from pathlib import Path
 
 import filelock
 import numpy as np
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from pipeline.image_index import DataError, read_bytes
+from pipeline.reading import decode, say_why
 from pipeline.shards import ROW, FarShards, ShardFolder, Shards
 
-VERSION = 3  # part of the key: raise it when decode() changes its result
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others could start programs
-DEEP_GREY_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+VERSION = 4  # part of the key: raise it when decode() changes its result
 CHUNK, RUN = 16, 32  # images that a thread decodes at a time; images of one class side by side
 ELSEWHERE = "~/.cache/siamese_networks"  # where a cache_dir is not for writing
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 LOCK_SECONDS = 3600  # that a run waits for another one decoding the same images
-
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # decode() refuses, not warns
-
-
-class BadImage(ValueError):
-    """A file that cannot be read as an image; the message is the reason."""
 
 
 @dataclasses.dataclass
@@ -44,7 +34,7 @@ class ImageCache:
 
     Attributes:
         folder: Where the cache lies.
-        pixels: `Shards` of (images, size, size, channels); zeros where unreadable.
+        pixels: `Shards` of (images, height, width, channels); zeros where unreadable.
         rows: Array of `shards.ROW`; the kind is empty where unreadable.
         unreadable: Row -> reason.
     """
@@ -66,62 +56,6 @@ class ImageCache:
         return {kind.decode(): count for kind, count in kinds.most_common() if kind}
 
 
-def decode(data, image_size, channels):
-    """Turns the bytes of an image file into pixels, upright and of one size.
-
-    The first frame counts; transparency is laid on white; 16-bit grey is scaled to 8;
-    an oblong image is stretched to the square.
-
-    Args:
-        data: Bytes of the file.
-        image_size: Height and width of the result in pixels.
-        channels: 1 (grey) or 3 (RGB).
-
-    Returns:
-        `(pixels, kind)`: uint8 array (image_size, image_size, channels), and size and mode of
-        the original, as "256x256 RGB".
-
-    Raises:
-        BadImage: With the reason, whatever is wrong with the file. More than 89 million pixels
-            are refused (Pillow's guard against decompression bombs).
-    """
-    if not data:
-        raise BadImage("empty file")
-    mode = "L" if channels == 1 else "RGB"
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise BadImage(f"a decompression bomb of {image.width}x{image.height} pixels")
-            kind = f"{image.width}x{image.height} {image.mode}"
-            image.draft(mode, (image_size, image_size))  # JPEG decodes straight to 1/2, 1/4, 1/8
-            ImageOps.exif_transpose(image, in_place=True)
-            upright = _to_eight_bits(image).convert(mode)
-            small = upright.resize((image_size, image_size), Image.Resampling.BILINEAR)
-    except Exception as error:  # Pillow's readers raise nearly anything on a broken file
-        raise BadImage(_reason(error)) from error
-    return np.asarray(small).reshape(image_size, image_size, channels), kind
-
-
-def _to_eight_bits(image):
-    """Deep grey scaled to 0..255, transparency laid on white."""
-    if image.mode in DEEP_GREY_MODES:
-        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    if image.mode == "F":
-        values = np.nan_to_num(np.asarray(image))
-        scale = 255 if values.max() <= 1 else 1
-        return Image.fromarray((values * scale).clip(0, 255).astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image
-
-
-def _reason(error):
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image"
-    return getattr(error, "strerror", None) or str(error).strip().rstrip(".") or repr(error)
-
-
 def open_cache(index, config):
     """Opens the decoded images of an index, decoding first those that were not decoded before.
 
@@ -136,7 +70,7 @@ def open_cache(index, config):
         DataError: If the cache cannot be reached or written, no image is readable, or one is not
             and `on_bad_image` is "error".
     """
-    settings = [VERSION, str(index.source.resolve()), config.image_size, config.channels]
+    settings = [VERSION, str(index.source.resolve()), config.image_shape, config.fit, config.ink]
     key = hashlib.blake2b(json.dumps(settings).encode(), digest_size=6).hexdigest()
     path = f"{config.cache_dir.rstrip('/')}/{index.source.stem[:40]}-{key}"
     try:
@@ -150,11 +84,11 @@ def open_cache(index, config):
     except OSError as error:
         elsewhere = str(Path(ELSEWHERE).expanduser())
         if error.errno in READ_ONLY and config.cache_dir != elsewhere:
-            said = f"cache_dir '{config.cache_dir}' is not for writing ({_reason(error)})"
+            said = f"cache_dir '{config.cache_dir}' is not for writing ({say_why(error)})"
             print(f"{said}: decoded images go to '{elsewhere}'.", file=sys.stderr)
             return open_cache(index, dataclasses.replace(config, cache_dir=elsewhere))
         raise DataError(
-            f"The cache '{path}' cannot be written: {_reason(error)}. "
+            f"The cache '{path}' cannot be written: {say_why(error)}. "
             "Make room or set another cache_dir."
         ) from error
     stamps = index.stamps[rows["kind"] == b""].tolist()
@@ -172,7 +106,7 @@ def open_cache(index, config):
 
 def _folder(path, config):
     try:
-        return ShardFolder(path, (config.image_size, config.image_size, config.channels))
+        return ShardFolder(path, config.image_shape)
     except (ImportError, ValueError) as error:  # what fsspec says of a URL that it cannot follow
         raise DataError(f"cache_dir '{config.cache_dir}' cannot be reached: {error}") from error
 
@@ -257,11 +191,11 @@ def _decode_some(index, config, part, images, rows, places):
             data = read_bytes(index.source, index.names[row])
             digest = hashlib.blake2b(data, digest_size=8).digest()
             rows[place] = stamp, int.from_bytes(digest, "little"), b""
-            images[place], rows[place]["kind"] = decode(data, config.image_size, config.channels)
+            images[place], rows[place]["kind"] = decode(data, config)
         except OSError as error:
-            rows[place], by_disk[stamp] = np.zeros((), ROW), _reason(error)
+            rows[place], by_disk[stamp] = np.zeros((), ROW), say_why(error)
         except Exception as error:  # the image, the zip
-            rows[place]["stamp"], bad[stamp] = stamp, _reason(error)
+            rows[place]["stamp"], bad[stamp] = stamp, say_why(error)
     return bad, by_disk, len(places)
 
 

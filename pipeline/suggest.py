@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from configs import CONFIGS
-from pipeline.image_cache import decode
+from configs import CONFIGS, Config
 from pipeline.image_index import DataError, read_bytes
+from pipeline.reading import decode
 
-SAMPLE, LOOK = 64, 64  # images looked at, and their size in pixels
+SAMPLE, LOOK = 64, Config(image_size=64)  # images looked at, and how
 SAME_COLOUR = 6  # largest median difference between the channels of grey images
 DARK, BRIGHT, TWO_TONE = 40, 215, 0.8  # drawings have this share of their pixels beyond them
 BORDER, PLAIN = 4, 40  # pixels along the sides; leaves on a table have 28 there, dogs 49
@@ -60,11 +60,11 @@ def _border_contrast(sample):
 
 
 def _look(index):
-    """Some images in colour, uint8 array (images, LOOK, LOOK, 3)."""
+    """Some images in colour, uint8 array (images, 64, 64, 3)."""
     images = []
     for row in np.linspace(0, len(index) - 1, min(SAMPLE, len(index))).astype(int):
         with contextlib.suppress(ValueError, OSError):  # BadImage, DataError
-            images.append(decode(read_bytes(index.source, index.names[row]), LOOK, 3)[0])
+            images.append(decode(read_bytes(index.source, index.names[row]), LOOK)[0])
     if not images:
         raise DataError(f"None of the images of '{index.source}' looked at can be read.")
     return np.stack(images)

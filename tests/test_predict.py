@@ -16,7 +16,7 @@ from evaluation import scores
 from evaluation.open_set import OpenSet
 from inference import gallery
 from inference.similarity_model import SimilarityModel
-from pipeline.image_cache import BadImage
+from pipeline.reading import BadImage
 from run_directory import RunDirectory
 
 NUM_CLASSES, PER_CLASS = 8, 14  # of `tiny_run`

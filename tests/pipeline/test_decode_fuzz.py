@@ -77,18 +77,19 @@ def mutate(data, rng):
 
 def fuzz(count, seed):
     """Decodes mutated files; returns how many gave pixels."""
-    from pipeline.image_cache import BadImage, decode
+    from configs import Config
+    from pipeline.reading import BadImage, decode
 
     warnings.simplefilter("ignore")
     files, num_read = seeds(), 0
     for data in files:
-        decode(data, 24, 3)
+        decode(data, Config(image_size=24))
     for number in range(count):
         rng = np.random.default_rng([seed, number])
         data, channels = mutate(files[number % len(files)], rng), int(rng.choice([1, 3]))
         begin = time.process_time()
         try:
-            pixels, kind = decode(data, 24, channels)
+            pixels, kind = decode(data, Config(image_size=24, channels=channels))
             assert pixels.shape == (24, 24, channels) and pixels.dtype == np.uint8 and kind
             num_read += 1
         except BadImage as error:

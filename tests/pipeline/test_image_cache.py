@@ -24,10 +24,12 @@ from PIL import Image, ImageOps
 
 from configs import Config
 from pipeline import image_cache, shards
-from pipeline.image_cache import BadImage, decode, open_cache
+from pipeline.image_cache import open_cache
 from pipeline.image_index import DataError, read_index
+from pipeline.reading import BadImage, decode
 
 SIZE = 16
+LOOK = Config(image_size=SIZE)
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 
 
@@ -89,7 +91,7 @@ def test_photos_stand_upright(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = noise(SIZE, SIZE, 3)
-    pixels, _ = decode(encoded(stored, exif=exif), SIZE, 3)
+    pixels, _ = decode(encoded(stored, exif=exif), LOOK)
     np.testing.assert_array_equal(pixels, UPRIGHT[orientation](stored))
 
 
@@ -115,7 +117,7 @@ def pgm16(values):
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_deep_grey_keeps_its_levels(data, channels):
-    pixels, _ = decode(data, SIZE, channels)
+    pixels, _ = decode(data, Config(image_size=SIZE, channels=channels))
     assert pixels.shape == (SIZE, SIZE, channels)
     assert np.abs(pixels - LEVELS[..., None] / 257).max() <= 1
 
@@ -124,7 +126,7 @@ def test_jpegs_keep_their_detail(tmp_path):
     wave = 128 + 100 * np.sin(np.arange(64) / 3)  # 3 periods in 64 pixels, 5 pixels each in 16
     image = np.broadcast_to(wave[:, None, None], (64, 64, 3)).astype(np.uint8)
     (tmp_path / "wave.jpg").write_bytes(encoded(image, "JPEG", quality=95))
-    pixels, _ = decode((tmp_path / "wave.jpg").read_bytes(), SIZE, 3)
+    pixels, _ = decode((tmp_path / "wave.jpg").read_bytes(), LOOK)
     assert np.abs(pixels - fresh(tmp_path / "wave.jpg")).max() < 12
 
 
@@ -160,10 +162,10 @@ def animation():
     ids="cmyk palette see-through rgba la 1-bit grey gif 1x1 line".split(),
 )
 def test_flat_colours(data, colour, kind):
-    pixels, found = decode(data, SIZE, 3)
+    pixels, found = decode(data, LOOK)
     assert np.abs(pixels.astype(int) - colour).max() <= 1
     assert found == (kind or found)
-    grey, _ = decode(data, SIZE, 1)
+    grey, _ = decode(data, Config(image_size=SIZE, channels=1))
     assert np.abs(grey - np.dot(colour, [0.299, 0.587, 0.114])).max() <= 2
 
 
@@ -192,7 +194,7 @@ BROKEN = {
 def test_unreadable_files_give_their_reason(name):
     data, reason = BROKEN[name]
     with pytest.raises(BadImage, match=reason):
-        decode(data, SIZE, 3)
+        decode(data, LOOK)
 
 
 def test_unreadable_files_are_skipped_or_refused(write_images, config):
