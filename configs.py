@@ -32,7 +32,7 @@ class Config:
 
     # Data
     data_dir: str = DRAWN_LEAVES  # folder, .zip or .csv; layouts in README
-    cache_dir: str = "data/cache"  # decoded images are kept here; or a URL: s3://BUCKET/cache
+    cache_dir: str = "data/cache"  # decoded images are kept here
     image_size: int | str = 112  # pixels after decoding: one number, or "HEIGHTxWIDTH"
     fit: Literal["stretch", "pad"] = "stretch"  # pad keeps the shape, with the border's own colour
     ink: bool = False  # scanned drawings: ink alone, black on white, cropped to it

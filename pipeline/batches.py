@@ -4,9 +4,6 @@ import numpy as np
 
 from pipeline.augmentation import augment, recolor, turn
 from pipeline.image_index import DataError
-from pipeline.shards import FarShards
-
-WINDOW, COMING = 16, 2  # shards that batches are drawn from where they lie far; read ahead
 
 
 class ClassTable:
@@ -79,56 +76,6 @@ class ClassTable:
         return self.rows[members[order[:count]]]
 
 
-class Window:
-    """What batches are drawn from where shards lie far: a few at a time, in an order of its own.
-
-    Args:
-        index: An `ImageIndex`.
-        pixels: `FarShards`.
-        rows: The rows to draw from.
-        batches: The `Batches` that ask.
-    """
-
-    def __init__(self, index, pixels, rows, batches):
-        self.index, self.pixels, self.rows, self.batches = index, pixels, rows, batches
-        self.shard_of = pixels.shards[rows]
-        self.shards = np.unique(self.shard_of)
-        self.first = None
-
-    def table(self, step):
-        """The `ClassTable` of a step; once as many steps passed as a shard fills, one shard on."""
-        first = step * self.batches.images_per_step * len(self.shards) // len(self.rows)
-        if first != self.first:
-            # Pairs that are given may lie anywhere.
-            width = WINDOW if self.index.pairs is None else len(self.shards)
-            self.first, self.current = first, self._open(first, width)
-            while width < len(self.shards) and not self.batches.can_fill(self.current):
-                width *= 2
-                self.current = self._open(first, width)
-        return self.current
-
-    def _open(self, first, width):
-        coming = self.shards
-        if width < len(coming):
-            rounds = range(first // len(self.shards), (first + width) // len(self.shards) + 2)
-            seeds = ([self.batches.config.seed, 3, number] for number in rounds)
-            orders = [np.random.default_rng(seed).permutation(self.shards) for seed in seeds]
-            coming = np.concatenate(orders)[first % len(self.shards) :][: width + COMING]
-        self.pixels.hold(coming.tolist())
-        inside = np.isin(self.shard_of, coming[:width])
-        return ClassTable(self.index, self.rows[inside])
-
-    def describe(self):
-        """What this does to the batches, a sentence for the user."""
-        table, whole = self.table(0), self.batches.table
-        return (
-            f"The cache is read shard by shard: a batch is drawn from {len(table.rows):,} of "
-            f"{len(whole.rows):,} images at a time, of {len(table.counts):,} of "
-            f"{len(whole.counts):,} classes, {np.median(table.counts):g} of "
-            f"{np.median(whole.counts):g} images of each (medians)."
-        )
-
-
 class Batches:
     """What both kinds share.
 
@@ -148,15 +95,6 @@ class Batches:
     def __init__(self, index, pixels, rows, config):
         self.index, self.pixels, self.config = index, pixels, config
         self.table = ClassTable(index, rows)
-        self.window = isinstance(pixels, FarShards) and Window(index, pixels, rows, self)
-
-    def can_fill(self, table):
-        """Whether a batch can be drawn from a `ClassTable`."""
-        return len(table.counts) >= 2 and table.counts.max() >= 2
-
-    def table_at(self, step):
-        """The `ClassTable` that a batch is drawn from."""
-        return self.window.table(step) if self.window else self.table
 
     def _read(self, rows):
         """Images of some rows, black outside the part where none of the others is needed."""
@@ -189,7 +127,7 @@ class PairBatches(Batches):
     def rows(self, step):
         """`(left, right, same)` of one step: rows and labels, each (pairs,)."""
         rng = np.random.default_rng([self.config.seed, 0, step])
-        half, table = self.config.pairs_per_batch // 2, self.table_at(step)
+        half, table = self.config.pairs_per_batch // 2, self.table
         genuine = table.draw_genuine(half, rng)
         if self.impostors is not None:
             impostor = self.impostors[rng.integers(len(self.impostors), size=half)].T
@@ -217,21 +155,15 @@ class ClassBatches(Batches):
     def __init__(self, index, pixels, rows, config):
         super().__init__(index, pixels, rows, config)
         wanted = config.classes_per_batch * config.images_per_class
-        self.images_per_step = min(wanted, self._available(self.table))
-
-    def _available(self, table):
-        return int(np.minimum(table.counts, self.config.images_per_class).sum())
-
-    def can_fill(self, table):
-        """Whether a batch can be drawn from a `ClassTable`."""
-        return super().can_fill(table) and self._available(table) >= self.images_per_step
+        available = int(np.minimum(self.table.counts, config.images_per_class).sum())
+        self.images_per_step = min(wanted, available)
 
     def rows(self, step):
         """Rows of one step, (batch,)."""
         rng = np.random.default_rng([self.config.seed, 0, step])
         within = rng.random() < self.config.family_batches
         size, per_class = self.images_per_step, self.config.images_per_class
-        return self.table_at(step).draw_classes(size, per_class, rng, within)
+        return self.table.draw_classes(size, per_class, rng, within)
 
     def __getitem__(self, step):
         rows = self.rows(step)

@@ -1,68 +1,59 @@
-"""Decoded images in shards: raw uint8 files that are never changed, and a table beside each.
+"""Decoded images in shards: raw uint8 files that are never changed, and a table beside each."""
 
-They lie on a disk, where they are memory-mapped, or anywhere fsspec reaches (s3://, gcs://,
-memory://, file:// for a slow disk), from where whole shards are read in sequence.
-"""
-
-import concurrent.futures
 import contextlib
 import hashlib
 import json
 import mmap
 import os
 import shutil
+from pathlib import Path
 
-import fsspec
 import numpy as np
 
 ROW = np.dtype([("stamp", "u8"), ("digest", "u8"), ("kind", "S24")])  # a line of a table
 SHARD_BYTES = 64_000_000  # of pixels; what is decoded between two notes of progress
-MANY_FILES = 100  # shards beside which a process may not open enough others
 MOST_SMALL = 8  # shards of less than half that, as additions leave them, before they are merged
+KINDS = ("rows", "pixels", "json")  # the table goes first: without it there is no shard
+MANY_FILES = 100  # shards beside which a process may not open enough others
 
 
 class ShardFolder:
     """A folder of shards.
 
     Args:
-        path: Where it is, or its URL.
+        path: Where it is.
         image_shape: `(height, width, channels)`.
 
     Attributes:
-        is_far: Whether `path` is a URL: it is not memory-mapped, and read shard by shard.
         tables: Name of each shard -> array of `ROW`, read by `refresh`.
         reasons: Stamp of a file that is no image -> reason.
+        ranges: See `ImageCache`.
     """
 
     def __init__(self, path, image_shape):
-        self.path, self.image_shape, self.is_far = str(path), image_shape, "://" in str(path)
-        self.fs, self.folder = fsspec.core.url_to_fs(self.path)
+        self.path, self.image_shape = Path(path), image_shape
         self.image_bytes = int(np.prod(image_shape))
+        self.images_per_shard = max(1, SHARD_BYTES // self.image_bytes)
         self.refresh()
 
     def refresh(self):
         """Reads which shards there are; one that a killed process left unfinished is none."""
-        self.tables, self.reasons, sizes = {}, {}, {}
-        with contextlib.suppress(FileNotFoundError):
-            self.fs.invalidate_cache()
-            files = self.fs.ls(self.folder, detail=True)
-            sizes = {file["name"].rpartition("/")[2]: file["size"] for file in files}
-        wanted = [self.file(name) for name in sizes if name.endswith((".rows", ".json"))]
-        for path, content in sorted(self.fs.cat(wanted).items()) if wanted else ():
-            name, _, kind = path.rpartition("/")[2].rpartition(".")
-            if kind == "json":
-                self.reasons |= {int(stamp): why for stamp, why in json.loads(content).items()}
-            elif sizes.get(f"{name}.pixels", 0) * ROW.itemsize == len(content) * self.image_bytes:
-                self.tables[name] = np.frombuffer(content, ROW)
+        self.tables, self.reasons, self.ranges = {}, {}, {}
+        for path in sorted(self.path.glob("*.json")):
+            values = json.loads(path.read_bytes())
+            if path.stem == "ranges":
+                self.ranges = values
+            else:
+                self.reasons |= {int(stamp): why for stamp, why in values.items()}
+        for path in sorted(self.path.glob("*.rows")):
+            content, pixels = path.read_bytes(), self.file(f"{path.stem}.pixels")
+            size = pixels.stat().st_size if pixels.exists() else 0
+            if size * ROW.itemsize == len(content) * self.image_bytes:
+                self.tables[path.stem] = np.frombuffer(content, ROW)
 
     def file(self, name):
         """Path of a file in the folder."""
-        return f"{self.folder}/{name}"
-
-    @property
-    def images_per_shard(self):
-        """How many images fill a shard."""
-        return max(1, SHARD_BYTES // self.image_bytes)
+        return self.path / name
 
     def make_room(self, stamps):
         """Makes the folder ready to take the images that it lacks of these.
@@ -76,7 +67,7 @@ class ShardFolder:
         Raises:
             OSError: If the disk has too little room.
         """
-        self.fs.makedirs(self.folder, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         self.refresh()
         shards = self.find(stamps)[0]
         sizes = np.array([len(table) for table in self.tables.values()])
@@ -87,8 +78,8 @@ class ShardFolder:
         self.remove(np.array([*self.tables])[old])
         self.refresh()
         missing = np.flatnonzero(self.find(stamps)[0] < 0)
-        needed = len(missing) * self.image_bytes
-        if not self.is_far and needed > (free := shutil.disk_usage(self.folder).free):
+        needed, free = len(missing) * self.image_bytes, shutil.disk_usage(self.path).free
+        if needed > free:
             raise OSError(f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB free")
         return missing
 
@@ -101,25 +92,30 @@ class ShardFolder:
             reasons: Stamp -> reason, of those that are no images.
         """
         name = hashlib.blake2b(rows["stamp"].tobytes(), digest_size=8).hexdigest()
-        parts = {"pixels": np.ascontiguousarray(images).data, "rows": rows.tobytes()}
-        if reasons:
-            parts = {"json": json.dumps(reasons).encode(), **parts}
         try:
-            for kind, content in parts.items():
-                with self.fs.open(self.file(f"{name}.{kind}"), "wb") as file:
-                    file.write(content)
-                    if not self.is_far:
-                        file.flush()
-                        os.fsync(file.fileno())
+            if reasons:
+                self._write(f"{name}.json", json.dumps(reasons).encode())
+            self._write(f"{name}.pixels", np.ascontiguousarray(images).data)
+            self._write(f"{name}.rows", rows.tobytes())
         except OSError:
             self.remove([name])
             raise
 
+    def write_ranges(self, ranges):
+        """Notes the ranges by which all shards here are read."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write("ranges.json", json.dumps(ranges).encode())
+
+    def _write(self, name, content):
+        with open(self.file(name), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
     def remove(self, names):
         """Removes shards."""
         for path in (self.file(f"{name}.{kind}") for name in names for kind in KINDS):
-            with contextlib.suppress(FileNotFoundError):
-                self.fs.rm_file(path)
+            path.unlink(missing_ok=True)
 
     def find(self, stamps):
         """Where images are.
@@ -138,9 +134,6 @@ class ShardFolder:
         return shards, places, rows
 
 
-KINDS = ("rows", "pixels", "json")  # the table goes first: without it there is no shard
-
-
 class Shards:
     """Images by row, to be read like a uint8 array (images, height, width, channels).
 
@@ -153,30 +146,14 @@ class Shards:
     dtype, ndim = np.dtype(np.uint8), 4
 
     def __init__(self, folder, shards, places):
-        self.folder, self.shards, self.places = folder, shards, places
+        self.shards, self.places, self.image_bytes = shards, places, folder.image_bytes
         self.shape = (len(shards), *folder.image_shape)
-        self.files = [folder.file(f"{name}.pixels") for name in folder.tables]
-        self.sizes = [len(table) for table in folder.tables.values()]
-        self.open()
-
-    def open(self):
-        """Maps every shard, so that a later run may remove what this one reads."""
-        if len(self.files) > MANY_FILES:
+        if len(folder.tables) > MANY_FILES:
             _allow_many_files()
-        self.maps = [
-            np.memmap(file, np.uint8, "r", shape=(size, *self.shape[1:]))
-            for file, size in zip(self.files, self.sizes, strict=True)
+        self.maps = [  # all at once, so that a later run may remove what this one reads
+            np.memmap(folder.file(f"{name}.pixels"), np.uint8, "r", 0, (len(t), *self.shape[1:]))
+            for name, t in folder.tables.items()
         ]
-
-    def _announce(self, shards, places):
-        """Has the disk fetch images all at once; touched one by one, each would wait for it."""
-        if not hasattr(mmap, "MADV_WILLNEED"):  # Windows
-            return
-        size = self.folder.image_bytes
-        for shard, start in zip(shards.tolist(), (places.astype(int) * size).tolist(), strict=True):
-            if shard >= 0:
-                page = start % mmap.PAGESIZE
-                self.maps[shard].base.madvise(mmap.MADV_WILLNEED, start - page, size + page)
 
     def __len__(self):
         return len(self.shards)
@@ -187,44 +164,24 @@ class Shards:
     def __getitem__(self, rows):
         shards, places = self.shards[rows], self.places[rows]
         images = np.zeros((*np.shape(shards), *self.shape[1:]), np.uint8)
-        self.fill(np.atleast_1d(shards), np.atleast_1d(places), images.reshape(-1, *self.shape[1:]))
+        self._fill(np.ravel(shards), np.ravel(places), images.reshape(-1, *self.shape[1:]))
         return images
 
-    def fill(self, shards, places, images):
-        """Reads some images into an array."""
+    def _fill(self, shards, places, images):
         self._announce(shards, places)
         for shard in np.unique(shards[shards >= 0]):
             at = np.flatnonzero(shards == shard)
             images[at] = self.maps[shard][places[at]]
 
-
-class FarShards(Shards):
-    """As `Shards`: those that `hold` names are in memory, others are read image by image."""
-
-    def open(self):
-        """Nothing is read yet."""
-        self.reader, self.held = concurrent.futures.ThreadPoolExecutor(1), {}
-
-    def hold(self, shards):
-        """Keeps these shards in memory, and no others; they are read in this order, beside."""
-        self.held = {n: self.held.get(n) or self.reader.submit(self._read, n) for n in shards}
-
-    def _read(self, shard):
-        content = self.folder.fs.cat_file(self.files[shard])
-        return np.frombuffer(content, np.uint8).reshape(-1, *self.shape[1:])
-
-    def fill(self, shards, places, images):
-        """Reads some images into an array: those of held shards from memory."""
-        held = np.isin(shards, list(self.held))
-        for shard in np.unique(shards[held]):
-            at = np.flatnonzero(shards == shard)
-            images[at] = self.held[shard].result()[places[at]]
-        at = np.flatnonzero(~held & (shards >= 0))
-        files, starts = [self.files[n] for n in shards[at]], places[at] * self.folder.image_bytes
-        ends = starts + self.folder.image_bytes
-        parts = self.folder.fs.cat_ranges(files, starts.tolist(), ends.tolist()) if len(at) else []
-        for place, part in zip(at, parts, strict=True):
-            images[place] = np.frombuffer(part, np.uint8).reshape(self.shape[1:])
+    def _announce(self, shards, places):
+        """Has the disk fetch images all at once; touched one by one, each would wait for it."""
+        if not hasattr(mmap, "MADV_WILLNEED"):  # Windows
+            return
+        size = self.image_bytes
+        for shard, start in zip(shards.tolist(), (places.astype(int) * size).tolist(), strict=True):
+            if shard >= 0:
+                page = start % mmap.PAGESIZE
+                self.maps[shard].base.madvise(mmap.MADV_WILLNEED, start - page, size + page)
 
 
 def _allow_many_files():

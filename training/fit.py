@@ -39,8 +39,6 @@ def fit_encoder(run, config, dataset, validator, seconds_used):
     encoder, model = build_training_model(config)
     batches = BATCHES[config.sampling](dataset.index, dataset.pixels, dataset.splits.train, config)
     batches.part = part(len(batches[0][1]))
-    if batches.window:
-        print(batches.window.describe())
     state = run.load_state()
     arrays, facts = state or ({}, NEW)
     if state:

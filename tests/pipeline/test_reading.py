@@ -1,0 +1,221 @@
+"""Reading against hand values and Pillow alone: orientation, colour, depth, shape, ink."""
+
+import dataclasses
+import inspect
+import io
+import struct
+import types
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from configs import Config
+from pipeline import reading
+from pipeline.reading import BadImage, decode, measure
+
+SIZE = 16
+LOOK = Config(image_size=SIZE)
+GREY = dataclasses.replace(LOOK, channels=1)
+
+
+def noise(*shape):
+    return np.random.default_rng(len(shape)).integers(256, size=shape, dtype=np.uint8)
+
+
+def encoded(image, form="PNG", **options):
+    """An array or a PIL image as the bytes of a file."""
+    file = io.BytesIO()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def png(header, body):
+    """A PNG from its header's (width, height, depth, colour type) and its unpacked lines."""
+
+    def chunk(kind, body):
+        check = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + check
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *header, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
+
+
+UPRIGHT = {  # EXIF orientation -> what must be done to the stored rows, as the standard draws it
+    1: lambda image: image,
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
+    8: lambda image: np.rot90(image),
+}
+
+
+@pytest.mark.parametrize("orientation", sorted(UPRIGHT))
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_photos_stand_upright(orientation, form):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = noise(SIZE, SIZE, 3)
+    for image in (stored, stored[..., 0].astype("u2") * 257):
+        pixels, _ = decode(encoded(image, form, exif=exif), LOOK)
+        expected = UPRIGHT[orientation](stored if image.ndim == 3 else stored[..., :1])
+        np.testing.assert_array_equal(pixels, np.broadcast_to(expected, pixels.shape))
+
+
+LEVELS = np.arange(256).reshape(SIZE, SIZE)
+
+
+def pgm16(values):
+    return b"P5 16 16 65535\n" + values.astype(">u2").tobytes()
+
+
+def deep_png(values):
+    lines = np.repeat(values.astype(">u2")[..., None], 3, axis=2)
+    return png((SIZE, SIZE, 16, 2), b"".join(b"\0" + line.tobytes() for line in lines))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded((LEVELS * 257).astype("u2")),
+        encoded((LEVELS * 16).astype("u2")),  # 12 bits
+        encoded((LEVELS * 257).astype("u2"), "TIFF"),
+        encoded(LEVELS.astype("u2"), "TIFF"),
+        encoded((LEVELS * 257).astype("i4"), "TIFF"),
+        encoded(LEVELS.astype("i4"), "TIFF"),
+        encoded((LEVELS * 100 - 9000).astype("i4"), "TIFF"),
+        encoded(LEVELS.astype("f4"), "TIFF"),
+        encoded((LEVELS * 257).astype("f4"), "TIFF"),
+        encoded((LEVELS / 255).astype("f4"), "TIFF"),
+        encoded((LEVELS / 127.5 - 1).astype("f4"), "TIFF"),
+        pgm16(LEVELS * 257),
+        deep_png(LEVELS * 257),
+        deep_png(LEVELS * 16),
+        encoded(LEVELS.astype("u1")),
+    ],
+)
+@pytest.mark.parametrize("config", [LOOK, GREY])
+def test_any_range_of_numbers_keeps_its_levels(data, config):
+    pixels, _ = decode(data, config)
+    assert pixels.shape == config.image_shape
+    assert np.abs(pixels - LEVELS[..., None].astype(float)).max() <= 1
+    assert np.array_equal(decode(data, config, measure(data))[0], pixels)
+
+
+def test_a_range_of_the_data_set_holds_for_its_darkest_image():
+    dark = (LEVELS // 8).astype("u2") * 16
+    assert measure(encoded(dark)) == {"I;16": (0, 1023 if dark.max() < 1024 else 4095)}
+    pixels, _ = decode(encoded(dark), GREY, {"I;16": [0, 4095]})
+    assert np.abs(pixels[..., 0] - LEVELS // 8).max() <= 1
+    assert measure(encoded(LEVELS.astype("u1"))) == measure(pgm16(LEVELS)) == {}
+
+
+def flat(mode, colour):
+    return Image.new(mode, (20, 12), colour)
+
+
+def palette(transparency=None):
+    image = flat("P", 1)
+    image.putpalette([0, 0, 0, 10, 200, 30])
+    return encoded(image, **({} if transparency is None else {"transparency": transparency}))
+
+
+def animation():
+    second = flat("RGB", "blue")
+    return encoded(flat("RGB", "red"), "GIF", save_all=True, append_images=[second], duration=50)
+
+
+@pytest.mark.parametrize(
+    ("data", "colour", "kind"),
+    [
+        (encoded(flat("CMYK", (0, 255, 255, 0)), "JPEG"), (255, 0, 0), "20x12 CMYK"),
+        (palette(), (10, 200, 30), "20x12 P"),
+        (palette(transparency=1), (255, 255, 255), "20x12 P"),
+        (encoded(flat("RGBA", (200, 0, 50, 51))), (244, 204, 214), "20x12 RGBA"),  # 51 = 255 / 5
+        (encoded(flat("LA", (0, 102))), (153, 153, 153), "20x12 LA"),
+        (encoded(flat("1", 1)), (255, 255, 255), "20x12 1"),
+        (encoded(flat("RGB", (1, 99, 3)), "AVIF", quality=100), (1, 99, 3), "20x12 RGB"),
+        (encoded(flat("RGB", (1, 2, 3)), "JPEG2000"), (1, 2, 3), "20x12 RGB"),
+        (animation(), (255, 0, 0), None),
+        (encoded(Image.new("RGB", (3000, 1), (1, 2, 3))), (1, 2, 3), "3000x1 RGB"),
+    ],
+    ids="cmyk palette see-through rgba la 1-bit avif jpeg2000 gif line".split(),
+)
+def test_flat_colours(data, colour, kind):
+    pixels, found = decode(data, LOOK)
+    assert np.abs(pixels.astype(int) - colour).max() <= 2
+    assert found == (kind or found)
+    grey, _ = decode(data, GREY)
+    assert np.abs(grey - np.dot(colour, [0.299, 0.587, 0.114])).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (encoded(noise(64, 64, 3), "JPEG")[:-900], "truncated"),
+        (b"", "empty file"),
+        (b"hello, this is text", "not an image"),
+        (png((20_000, 20_000, 8, 2), b"0" * 99), "bomb"),
+        (png((10_000, 10_000, 8, 2), b"0" * 99), "bomb"),  # Pillow alone would only warn
+        (b"\0\0\0\x18ftypheic" + bytes(40), "pip install pillow-heif|not an image"),
+    ],
+)
+def test_unreadable_files_give_their_reason(data, reason):
+    with pytest.raises(BadImage, match=reason):
+        decode(data, LOOK)
+    with pytest.raises(BadImage, match="truncated|empty|not an|bomb|heif"):
+        measure(data)
+        raise BadImage("truncated")  # which only decoding sees
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_padding_keeps_the_shape(orientation):
+    """A disc of 300 x 100 on green stays a disc, in the middle, on green; JPEG at a part size."""
+    picture = Image.new("RGB", (300, 100), (0, 130, 0))
+    ImageDraw.Draw(picture).ellipse((120, 20, 180, 80), "white")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    config = Config(image_size="40x60", fit="pad")
+    pixels, _ = decode(encoded(picture, "JPEG", quality=95, exif=exif), config)
+    assert pixels.shape == (40, 60, 3)
+    assert np.abs(pixels[[0, -1]].astype(int) - (0, 130, 0)).max() < 6
+    disc = pixels[..., 0] > 128
+    side = 60 / 5 if orientation == 1 else 40 / 5  # a fifth of the long side
+    assert np.abs(np.array([disc.any(axis).sum() for axis in (0, 1)]) - side).max() <= 1
+    assert np.abs(np.argwhere(disc).mean(axis=0) - (19.5, 29.5)).max() <= 1
+    stretched, _ = decode(encoded(picture), Config(image_size="40x60"))
+    reference = picture.resize((60, 40), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(stretched, np.asarray(reference))
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_ink_does_not_depend_on_paper_and_pen(form):
+    def drawing(paper, pen, left):
+        picture = Image.new("L", (400, 300), paper)
+        ImageDraw.Draw(picture).line([(left, 50), (left + 100, 90), (left + 40, 200)], pen, 5)
+        return encoded(picture, form, **({"quality": 95} if form == "JPEG" else {}))
+
+    config = Config(image_size="50x80", channels=1, ink=True, fit="pad")
+    one, other = (decode(drawing(*of), config)[0] for of in ((250, 10, 30), (180, 120, 222)))
+    assert np.abs(one.astype(int) - other).mean() < 1
+    rows = np.flatnonzero((one[..., 0] < 128).any(axis=1))
+    assert rows[0] <= 1 and rows[-1] >= 48 and one[..., 0].max() == 255  # cut to the ink
+    assert (one[:, 0] == 255).all()  # padded with white
+    blank = Image.new("L", (40, 30), 90)
+    assert (decode(encoded(blank), config)[0] == 255).all()
+
+
+def test_the_source_alone_is_a_program():
+    """As an exported example carries it: it needs NumPy and Pillow, nothing of this project."""
+    alone = types.ModuleType("alone")
+    exec(inspect.getsource(reading), alone.__dict__)  # noqa: S102
+    assert "pipeline" not in inspect.getsource(reading)
+    data = encoded(noise(30, 20, 3), "JPEG")
+    config = types.SimpleNamespace(image_shape=(8, 9, 1), fit="pad", ink=False)
+    expected = decode(data, Config(image_size="8x9", channels=1, fit="pad"))[0]
+    np.testing.assert_array_equal(alone.decode(data, config)[0], expected)
