@@ -86,7 +86,7 @@ def held_out_rows(run, data, report=print):
     """
     config = dataclasses.replace(run.config, data_dir=data) if data else run.config
     index = read_index(config.data_dir)
-    cache = open_cache(index, config)
+    cache = open_cache(index, config, run.ranges if data else None)
     dataset = Dataset(index, cache, splits=None)
     if data:
         left_out = unusable(index, cache.digests, cache.unreadable)

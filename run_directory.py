@@ -143,6 +143,11 @@ class RunDirectory:
             )
         self.write_json("splits.json", values)
 
+    @functools.cached_property
+    def ranges(self):
+        """Ranges of numbers by which the run's images were read, see `pipeline.reading.decode`."""
+        return self.read_json("reading.json") if (self / "reading.json").exists() else {}
+
     def write_history(self, rows):
         """Writes `history.csv`, a line an epoch, from dicts with equal keys."""
 

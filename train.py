@@ -44,6 +44,7 @@ def main(args=None):
         print(*inventory(dataset), sep="\n")
         run = devices.open_run(run, config, name)
         run.write_splits(dataset.index, dataset.splits)
+        run.write_json("reading.json", dataset.cache.ranges)
     except (ValueError, OSError) as error:  # DataError and RunError are ValueErrors
         print(error, file=sys.stderr)
         return WRONG_INPUT

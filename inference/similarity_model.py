@@ -59,7 +59,7 @@ class SimilarityModel:
             data = _as_png(image)
         else:
             data = read_bytes(Path(image).parent, Path(image).name)
-        return decode(data, self.config)[0]
+        return decode(data, self.config, self.run.ranges)[0]
 
     def embed(self, images, unreadable=None):
         """Float32 array (images, embedding_dim), NaN where an image cannot be read."""

@@ -77,6 +77,7 @@ def open_cache(index, config, ranges=None):
         raise DataError(
             f"cache_dir must be a folder. Received: '{config.cache_dir}'. Mount what is far away."
         )
+    ranges = ranges or None
     settings = [VERSION, str(index.source.resolve()), config.image_shape, config.fit, config.ink]
     key = json.dumps([*settings, ranges]).encode()
     name = f"{index.source.stem[:40]}-{hashlib.blake2b(key, digest_size=6).hexdigest()}"
