@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation import baselines, scores
+from evaluation import baselines, few_shot, thresholds, verification
 from evaluation.protocols import lake_scores
 from evaluation.report import score_lines, write_report
 from networks.embedding import start_keras
@@ -39,7 +39,7 @@ class HeldOut:
     rows: np.ndarray  # of the dataset, sorted
     labels: np.ndarray  # their classes
     embeddings: np.ndarray  # (images, embedding_dim)
-    distance: Callable | None  # of two embeddings, as in `scores`
+    distance: Callable | None  # of two embeddings, as in `verification`
     left: np.ndarray  # of verification pairs
     right: np.ndarray
     same: np.ndarray  # True for genuine pairs
@@ -109,33 +109,34 @@ def embed_set(name, dataset, rows, encoder, distance, seed):
 
     labels = dataset.index.labels[rows]
     rng = np.random.default_rng([seed, SEEDS["pairs"]])
-    pairs = dataset.given_pairs(rows) or scores.draw_verification_pairs(labels, rng)
+    pairs = dataset.given_pairs(rows) or verification.draw_verification_pairs(labels, rng)
     embeddings = embed(encoder, dataset.pixels, rows)
-    distances = scores.pair_distances(embeddings, *pairs[:2], distance)
+    distances = verification.pair_distances(embeddings, *pairs[:2], distance)
     return HeldOut(name, dataset, rows, labels, embeddings, distance, *pairs, distances)
 
 
 def score_set(held, decision, options):
     """All scores of one set, a dict for `metrics.json`; `decision` is the run's threshold.json."""
     threshold, pairs = decision["threshold"], (held.same, held.distances)
+    likely = thresholds.probability(held.distances, decision["calibration"])
     rng = np.random.default_rng([options.seed, SEEDS["bootstrap"]])
     classes = held.labels[held.left], held.labels[held.right]
     names = np.array(held.dataset.index.class_names)[held.labels]
     binary = all(kind.endswith(" 1") for kind in held.dataset.cache.kinds)
     pixels = held.dataset.pixels[held.rows]
     rivals = baselines.rivals(held.embeddings, pixels, held.distance, binary)
-    few_shot = few_shot_table(held, rivals, options)
+    table = few_shot_table(held, rivals, options)
     return {
         "images": len(held.rows),
         "classes": len(np.unique(held.labels)),
         "verification": {
-            **scores.verification_scores(*pairs, threshold, decision["calibration"]),
-            "intervals": scores.bootstrap_intervals(*pairs, *classes, threshold, rng),
+            **verification.verification_scores(*pairs, threshold, likely),
+            "intervals": verification.bootstrap_intervals(*pairs, *classes, threshold, rng),
         },
-        "few_shot": few_shot,
+        "few_shot": table,
         "curve": n_way_curve(held, rivals, options),
-        "retrieval": scores.retrieval_scores(held.embeddings, names, held.distance),
-        "warnings": background_warnings(few_shot),
+        "retrieval": few_shot.retrieval_scores(held.embeddings, names, held.distance),
+        "warnings": background_warnings(table),
     }
 
 
@@ -143,7 +144,7 @@ def few_shot_table(held, rivals, options):
     """N-way K-shot accuracy of all `rivals`, of `baselines.rivals`, in the same trials.
 
     Returns a list of dicts: `ways`, `shots`, `trials`, `classes` ("across" or "within" families),
-    and each name's `scores.few_shot_scores`.
+    and each name's `few_shot.few_shot_scores`.
     """
     families = held.dataset.index.families[held.rows]
     places = {"across": None} | ({"within": families} if len(np.unique(families)) > 1 else {})
@@ -153,7 +154,7 @@ def few_shot_table(held, rivals, options):
         rng = np.random.default_rng([options.seed, SEEDS["trials"], ways, shots])
         wanted = ways, shots, options.trials
         try:
-            trials = scores.draw_trials(held.labels, *wanted, rng, places[place])
+            trials = few_shot.draw_trials(held.labels, *wanted, rng, places[place])
         except ValueError as error:
             if ways == options.ways[0]:  # the others lack the same images
                 print(f"{what}: {error}")
@@ -165,7 +166,7 @@ def few_shot_table(held, rivals, options):
             row = {"classes": place, "ways": number, "shots": shots, "trials": options.trials}
             for name, rival in rivals.items():
                 distances = rival(trials)
-                row[name] = scores.few_shot_scores(distances, trials.answers[: len(distances)])
+                row[name] = few_shot.few_shot_scores(distances, trials.answers[: len(distances)])
             table[place, number, shots] = row | {"random": {"accuracy": 1 / number}}
     return list(table.values())
 
@@ -174,11 +175,11 @@ def n_way_curve(held, rivals, options):
     """One-shot accuracy against N = 2..20, for the model and raw pixels.
 
     All N come from the same trials: the right class and the first N - 1 others. Returns a dict of
-    lists, `ways` and each name's `scores.few_shot_scores`; None if no trial can be drawn.
+    lists, `ways` and each name's `few_shot.few_shot_scores`; None if no trial can be drawn.
     """
     rng = np.random.default_rng([options.seed, SEEDS["trials"]])
     try:
-        trials = scores.draw_trials(held.labels, CURVE_WAYS, 1, options.trials, rng)
+        trials = few_shot.draw_trials(held.labels, CURVE_WAYS, 1, options.trials, rng)
     except ValueError:
         return None
     number = trials.references.shape[1]
@@ -187,7 +188,7 @@ def n_way_curve(held, rivals, options):
     first, curve = np.zeros(len(order), int), {"ways": list(range(2, number + 1))}
     for name in ("model", "raw pixels"):
         distances = np.take_along_axis(rivals[name](trials), order, axis=1)
-        curve[name] = [scores.few_shot_scores(distances[:, :n], first) for n in curve["ways"]]
+        curve[name] = [few_shot.few_shot_scores(distances[:, :n], first) for n in curve["ways"]]
     return curve
 
 

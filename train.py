@@ -13,8 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
 from configs import DRAWN_LEAVES, parse_command_line
 from networks.embedding import start_keras
 from pipeline.image_index import read_index
@@ -120,7 +118,8 @@ def train(run, config, dataset, begin):
 
 def write_outputs(run, config, dataset, validator, fitted):
     """Writes models, threshold and figures of a `fit.Fitted` that has an encoder."""
-    from evaluation import figures
+    from evaluation import figures, thresholds
+    from networks.embedding import embed
     from siamese_network_funcs import distance_function
 
     model, distance = fitted.model, distance_function(fitted.model)
@@ -128,9 +127,13 @@ def write_outputs(run, config, dataset, validator, fitted):
     run.write("model.weights.h5", model.save_weights)
     run.write("architecture.json", lambda path: path.write_text(model.to_json()))
     distances = validator.distances(fitted.encoder, distance)
-    threshold = choose_threshold(validator.same, distances, config.false_accept_rate)
-    run.write_json("threshold.json", threshold)
-    run.write("open_set.npz", strangers(fitted.encoder, dataset, validator, distance).save)
+    threshold = thresholds.choose_threshold(validator.same, distances, config.false_accept_rate)
+    if dataset.index.pairs is None:
+        embeddings = embed(fitted.encoder, dataset.pixels, validator.rows)
+        unknown = thresholds.unknown_thresholds(embeddings, validator.labels, distance)
+    else:  # of images of two pairs nobody knows whether they show the same
+        unknown = thresholds.unknown_thresholds_of_pairs(distances[~validator.same])
+    run.write_json("threshold.json", threshold | {"unknown": unknown})
     best = {}
     if fitted.best_epoch is not None:
         best = fitted.history[fitted.best_epoch - 1]
@@ -148,53 +151,6 @@ def write_outputs(run, config, dataset, validator, fitted):
         f"Weights of epoch {fitted.best_epoch}: {shown}; same below a distance of {cut:.3f} "
         f"({threshold['chosen_for']})."
     )
-
-
-def choose_threshold(same, distances, false_accept_rate):
-    """The distance below which two images are called the same, as `threshold.json` holds it.
-
-    Args:
-        same: Boolean array (pairs,) of validation pairs.
-        distances: Array (pairs,).
-        false_accept_rate: Share of impostors that may pass, or None for the equal error.
-
-    Returns:
-        Dict with the validation accuracy there and `[a, b]` of `scores.probability`, too.
-    """
-    from evaluation import scores
-
-    if false_accept_rate is None:
-        rate, threshold = scores.equal_error_rate(same, distances)
-        purpose = f"equal error rate {rate:.4f} on validation pairs"
-    else:
-        threshold = scores.threshold_at_false_accept(same, distances, false_accept_rate)
-        purpose = f"false-accept rate {false_accept_rate} on validation pairs"
-    return {
-        "threshold": float(threshold),
-        "chosen_for": purpose,
-        "val_accuracy": float(np.mean((distances < threshold) == same)),
-        "calibration": list(scores.calibrate(same, distances)),
-    }
-
-
-def strangers(encoder, dataset, validator, distance):
-    """What turns strangers away when the run is used: an `open_set.OpenSet`."""
-    from evaluation import open_set
-    from networks.embedding import embed
-    from networks.whitening import as_strangers
-
-    def some(rows):
-        chosen = np.linspace(0, len(rows) - 1, open_set.MOST_IMAGES).astype(int)
-        rows = rows[np.unique(chosen)]
-        return embed(encoder, dataset.pixels, rows), dataset.index.labels[rows]
-
-    cohort, classes = some(dataset.splits.train)
-    if dataset.index.pairs is None:
-        images, labels = some(validator.rows)
-        return open_set.learn(cohort, classes, as_strangers(images, encoder), labels, distance)
-    # Of images of two pairs nobody knows whether they show the same.
-    impostors = open_set.quantiles(validator.distances(encoder, distance)[~validator.same])
-    return open_set.OpenSet(cohort[:0], classes[:0], **impostors, distance=distance)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from evaluate import SEEDS, held_out_rows  # noqa: E402
-from evaluation import scores  # noqa: E402
+from evaluation import few_shot, verification  # noqa: E402
 from networks.embedding import start_keras  # noqa: E402
 from run_directory import RunDirectory  # noqa: E402
 
@@ -65,13 +65,15 @@ def score(encoder, pixels, labels, seed):
 
     embeddings = embed(encoder, pixels, np.arange(len(pixels)))
     rng = np.random.default_rng([seed, SEEDS["pairs"]])
-    left, right, same = scores.draw_verification_pairs(labels, rng)
-    distances = scores.pair_distances(embeddings, left, right)
-    auc = scores.verification_scores(same, distances, 1.0, (1.0, 0.0))["auc"]
+    left, right, same = verification.draw_verification_pairs(labels, rng)
+    distances = verification.pair_distances(embeddings, left, right)
+    auc = verification.verification_scores(same, distances, 1.0, 0 * distances)["auc"]
     ways = len(np.unique(labels))
-    trials = scores.draw_trials(labels, ways, 1, TRIALS, np.random.default_rng([seed, 1]))
-    few_shot = scores.few_shot_scores(scores.trial_distances(embeddings, trials), trials.answers)
-    return auc, few_shot["accuracy"], ways
+    trials = few_shot.draw_trials(labels, ways, 1, TRIALS, np.random.default_rng([seed, 1]))
+    one_shot = few_shot.few_shot_scores(
+        few_shot.trial_distances(embeddings, trials), trials.answers
+    )
+    return auc, one_shot["accuracy"], ways
 
 
 def main():

@@ -10,7 +10,7 @@ import common
 import numpy as np
 
 from configs import CONFIGS
-from evaluation import scores
+from evaluation import few_shot
 
 IMAGES, CLASSES = 2000, 100
 TRIALS, WAYS = 10_000, 20
@@ -77,8 +77,8 @@ def trial_seconds(embeddings):
     """To draw the trials, compare, and score."""
     labels, rng = np.arange(IMAGES) % CLASSES, np.random.default_rng(0)
     begin = time.perf_counter()
-    trials = scores.draw_trials(labels, WAYS, 1, TRIALS, rng)
-    scores.few_shot_scores(scores.trial_distances(embeddings, trials), trials.answers)
+    trials = few_shot.draw_trials(labels, WAYS, 1, TRIALS, rng)
+    few_shot.few_shot_scores(few_shot.trial_distances(embeddings, trials), trials.answers)
     return time.perf_counter() - begin
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from configs import CONFIGS
-from evaluation import scores
+from evaluation import verification
 
 GOALS = (0.95, 0.99)
 LOOK_EVERY = 10  # steps of ours between two scores
@@ -71,7 +71,7 @@ def make_job(folder, cache):
     data = load_data(dataclasses.replace(our_config(folder), cache_dir=cache))
     index, train, test = data.index, data.splits.train, data.splits.test_known
     rng = np.random.default_rng(0)
-    left, right, same = scores.draw_verification_pairs(index.labels[test], rng)
+    left, right, same = verification.draw_verification_pairs(index.labels[test], rng)
     return {
         "folder": str(folder),
         "files": [str(folder / name) for name in index.names[train]],
@@ -115,7 +115,7 @@ class Watch:
 
     def __call__(self, seconds, embed):
         begin, (left, right, same) = time.perf_counter(), self.pairs
-        distances = scores.pair_distances(np.asarray(embed(self.paths)), left, right)
+        distances = verification.pair_distances(np.asarray(embed(self.paths)), left, right)
         self.curve.append((seconds - self.own, float(roc_auc_score(same, -distances))))
         self.own += time.perf_counter() - begin
 

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import center_of_mass, gaussian_filter, shift
 from scipy.spatial import KDTree
 
-from evaluation.scores import trial_distances
+from evaluation.few_shot import trial_distances
 
 MOST_HAUSDORFF = 60  # trials: it takes a millisecond a comparison
 
@@ -20,7 +20,7 @@ def rivals(embeddings, images, distance=None, binary=False):
         binary: Whether the images are black and white, as modified Hausdorff needs.
 
     Returns:
-        Name -> function of `scores.Trials` that gives distances as `scores.trial_distances` does,
+        Name -> function of `Trials` that gives distances as `few_shot.trial_distances` does,
         modified Hausdorff those of the first trials.
     """
     features = {

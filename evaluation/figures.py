@@ -92,7 +92,7 @@ def plot_rows(rows, path, titles=()):
 def plot_verification(same, distances, scores, name, path):
     """ROC curve, distance histograms with the threshold, and reliability, side by side.
 
-    `scores` are those of `scores.verification_scores`, `name` is "known" or "unseen".
+    `scores` are those of `verification.verification_scores`, `name` is "known" or "unseen".
     """
     figure, graphs = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     figure.suptitle(f"Verification, {name} classes: ROC AUC {scores['auc']:.4f}")

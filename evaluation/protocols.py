@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from configs import Config
-from evaluation import baselines, scores
+from evaluation import baselines, few_shot
 from pipeline.image_index import DataError, list_files, read_bytes
 from pipeline.reading import decode
 
@@ -21,7 +21,7 @@ def lake_scores(source, encoder, config, distance=None):
     Args:
         source: As for `read_lake_runs`.
         encoder: The encoder to score; `config` is its `Config`.
-        distance: Of two embeddings, as in `scores`.
+        distance: Of two embeddings, as in `verification`.
 
     Returns:
         Dict: for the model and each baseline `error` (mean over runs), 95% `interval`, `runs`.
@@ -35,10 +35,10 @@ def lake_scores(source, encoder, config, distance=None):
         native = np.stack([decode(file, NATIVE)[0] for file in files])
         queries, known = np.split(np.arange(len(files)), [len(tests)])
         references = np.tile(known[:, None], (len(tests), 1, 1))
-        trials = scores.Trials(queries, references, answers)
+        trials = few_shot.Trials(queries, references, answers)
         embeddings = embed(encoder, seen, np.arange(len(files)))
         for name, rival in baselines.rivals(embeddings, native, distance, binary=True).items():
-            error = 1 - scores.trial_credit(rival(trials), answers).mean()
+            error = 1 - few_shot.trial_credit(rival(trials), answers).mean()
             errors.setdefault(name, []).append(error)
     found = {}
     for name, values in errors.items():

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import minmax_scale
 
-from evaluation import figures, scores
+from evaluation import figures, verification
 from run_directory import write_whole
 
 HARDEST = 6  # pairs shown of each kind
@@ -241,7 +241,7 @@ def _neighbours(held):
     """Yields the nearest images to a few queries, of as many classes."""
     _, firsts = np.unique(held.labels, return_index=True)
     queries = firsts[np.linspace(0, len(firsts) - 1, min(QUERIES, len(firsts))).astype(int)]
-    distances = scores.all_distances(held.embeddings[queries], held.embeddings, held.distance)
+    distances = verification.all_distances(held.embeddings[queries], held.embeddings, held.distance)
     for query, row in zip(queries, distances, strict=True):
         row[query] = np.inf
         figures = [_figure(f"query: {held.class_name(query)}", _thumbnail(held, query))]
@@ -271,7 +271,7 @@ def occlusion_map(encoder, pixels, other_embedding, distance=None):
         encoder: Model from raw pixels to embeddings.
         pixels: uint8 array (size, size, channels).
         other_embedding: The other image's, (embedding_dim,).
-        distance: Of two embeddings, as in `scores`.
+        distance: Of two embeddings, as in `verification`.
 
     Returns:
         Array (PATCHES, PATCHES); 0 where the part does not matter (Zeiler & Fergus, "Visualizing
@@ -288,5 +288,5 @@ def occlusion_map(encoder, pixels, other_embedding, distance=None):
     covered = np.where(squares, np.median(pixels, axis=(0, 1)).astype(np.uint8), pixels)
     shown = np.concatenate([covered, pixels[None]])
     embeddings = embed(encoder, shown, np.arange(len(shown)))
-    distances = scores.all_distances(other_embedding[None], embeddings, distance)[0]
+    distances = verification.all_distances(other_embedding[None], embeddings, distance)[0]
     return np.maximum(distances[:-1] - distances[-1], 0).reshape(PATCHES, PATCHES)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from evaluation import scores
-from evaluation.open_set import OpenSet
+from evaluation.thresholds import unknown_threshold
 from inference.gallery import Gallery, open_gallery
 from networks.embedding import start_keras
 from pipeline.image_index import read_bytes
@@ -132,12 +132,8 @@ class SimilarityModel:
         digest.update(os.fsencode(Path(folder).resolve()))
         return open_gallery(folder, self.run / f"embeddings/{digest.hexdigest()}.sqlite", embed)
 
-    @functools.cached_property
-    def _open_set(self):
-        return OpenSet.load(self.run / "open_set.npz", self.metric)
-
     def identify(self, images, references, false_accept_rate=0.01, unreadable=None):
-        """Which of some classes is on each image, or none of them (see `open_set`).
+        """Which of some classes is on each image, or none of them (see `unknown_threshold`).
 
         Args:
             references: Folder with a sub-folder of images per class, or an image per class; or
@@ -156,7 +152,8 @@ class SimilarityModel:
         known = self.open(references)
         classes, labels = np.unique(_classes(known.names), return_inverse=True)
         embeddings, answers = known.embeddings, []
-        reach = self._open_set.reach(embeddings, labels, false_accept_rate)
+        table = self.run.read_json("threshold.json")["unknown"]
+        threshold = unknown_threshold(table, len(labels), false_accept_rate)
         for name, embedding in zip(*self._embedded(images, unreadable), strict=True):
             nearest = np.full(len(classes), np.inf)
             distances = scores.all_distances(embedding[None], embeddings, self.metric)[0]
@@ -166,7 +163,7 @@ class SimilarityModel:
                 for row in np.argsort(nearest, kind="stable")[:CANDIDATES]
             ]
             answers.append({"query": name, **candidates[0], "candidates": candidates})
-            if not nearest.min() - self._open_set.background(embedding[None])[0] < reach:
+            if not nearest.min() < threshold:
                 answers[-1]["class"] = None
         return answers
 

@@ -19,7 +19,6 @@ import predict
 import prepare_data
 import train
 from configs import Config
-from evaluation.open_set import OpenSet
 from inference.similarity_model import SimilarityModel
 from pipeline.image_cache import open_cache
 from pipeline.image_index import DataError, read_bytes, read_index
@@ -57,7 +56,6 @@ def test_no_pickle_is_read(here):
     run.save_state({"model": [np.zeros(2)]}, {"epoch": 1})
     readers = {
         run / STATE: run.load_state,
-        run / "open_set.npz": lambda: OpenSet.load(run / "open_set.npz"),
     }
     for path, read in readers.items():
         before = path.read_bytes()

@@ -145,8 +145,7 @@ def trained(folder, said):
         Image.open(out / figure).load()
     rows, threshold = history(folder), json.loads((out / "threshold.json").read_text())
     assert [row["epoch"] for row in rows] == [str(1 + at) for at in range(len(rows))]
-    known = np.load(out / "open_set.npz")
-    return [rows, threshold, arrays_in(out / "model.weights.h5"), dict(known)]
+    return [rows, threshold, arrays_in(out / "model.weights.h5")]
 
 
 def scored(folder, said):

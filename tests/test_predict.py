@@ -13,7 +13,7 @@ from PIL import Image
 
 import predict
 from evaluation import scores
-from evaluation.open_set import OpenSet
+from evaluation.thresholds import unknown_threshold
 from inference import gallery
 from inference.similarity_model import SimilarityModel
 from pipeline.reading import BadImage
@@ -178,15 +178,14 @@ def test_identify_takes_the_nearest_reference_and_turns_strangers_away(here, cap
     }
     embeddings = np.concatenate(list(members.values()))
     labels = np.repeat(np.arange(5), [len(group) for group in members.values()])
-    known = OpenSet.load("copy/open_set.npz")
-    reach = known.reach(embeddings, labels, 0.2)
-    background = known.background(embed_plainly(queries))
-    for answer, embedding, less in zip(answers, embed_plainly(queries), background, strict=True):
+    table = json.loads(Path("copy/threshold.json").read_text())["unknown"]
+    reach = unknown_threshold(table, len(labels), 0.2)
+    for answer, embedding in zip(answers, embed_plainly(queries), strict=True):
         distances = np.linalg.norm(embeddings - embedding, axis=1)
         best = f"class{labels[distances.argmin()]}"
         assert answer["candidates"][0]["class"] == best
         assert answer["distance"] == pytest.approx(distances.min(), abs=1e-4)
-        assert answer["class"] == (best if distances.min() - less < reach else None)
+        assert answer["class"] == (best if distances.min() < reach else None)
         likely = scores.probability(distances.min(), calibration())
         assert answer["probability"] == pytest.approx(likely, abs=1e-3)
     assert {"query", "class", "probability", "distance", "candidates"} == set(answers[0])

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from evaluation import baselines
-from evaluation.scores import Trials
+from evaluation.few_shot import Trials
 
 
 @pytest.fixture
