@@ -44,12 +44,14 @@ def table(answer):
     """An answer as rows of `(path or class, what is said of it)`, the query first."""
     if "same" in answer:
         verdict = "same" if answer["same"] else "different"
-        return [(answer["a"], f"{verdict:<9}  {numbers(answer)}"), (answer["b"], "")]
+        said = f"distance {answer['distance']:.3f}  probability {answer['probability']:.1%}"
+        return [(answer["a"], f"{verdict:<9}  {said}"), (answer["b"], "")]
     if "results" in answer:
         found = [(one["path"], f"{one['distance']:.3f}") for one in answer["results"]]
         return [(answer["query"], "query"), *found]
-    found = [(one["class"], numbers(one)) for one in answer["candidates"]]
-    return [(answer["query"], answer["class"] or "none of these"), *found]
+    found = [(one["class"], f"distance {one['distance']:.3f}") for one in answer["candidates"]]
+    said = f"{answer['class'] or 'none of these'} (believed below {answer['threshold']:.3f})"
+    return [(answer["query"], said), *found]
 
 
 def text(answer):
@@ -58,10 +60,6 @@ def text(answer):
     if "same" in answer:
         return f"{said}  {query}  {others[0][0]}"
     return "\n".join([f"{said}: {query}", *(f"  {words}  {name}" for name, words in others)])
-
-
-def numbers(answer):
-    return f"distance {answer['distance']:.3f}  probability {answer['probability']:.1%}"
 
 
 def draw(answers, path):

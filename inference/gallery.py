@@ -1,6 +1,7 @@
 """The embeddings of a folder of images: computed once, kept, refreshed, searched. No Keras here."""
 
 import contextlib
+import functools
 import os
 import sqlite3
 from pathlib import Path
@@ -8,43 +9,46 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.scores import all_distances
+from evaluation.verification import all_distances
 from pipeline.image_index import IMAGE_SUFFIXES, DataError, list_files
 from run_directory import need, write_whole
 
-SCHEMA = """
-    create table if not exists embedded (
-        id integer primary key autoincrement, name unique, size, time, reason, embedding
-    );
-    create table if not exists scale (value);
-"""
+SCHEMA = """create table if not exists embedded
+    (id integer primary key autoincrement, name unique, size, time, reason, embedding)"""
 PART = 2048  # images embedded between two writes: what a kill can cost
-MOST_PLAIN = 50_000  # images; above it, a matrix product takes longer than an answer should
-MOST_SCANNED = 300_000  # images; above it, they stay on disk, with an approximate index
-SHARD, SHARD_PART = 1_000_000, 100_000  # images in a file of the index; added between two writes
-BREADTH = 64  # candidates looked at when an image is added: more find more and build longer
-FIRST = 1000  # images of a shard are added one by one: at once, they lose sight of some
-FINALISTS = 10  # times as many as asked for are compared exactly, where bytes did the rest
+MOST_EXACT = 100_000  # images that are all compared; beyond, an approximate index names some
+ALONE = 1000  # first vectors of an index are added one by one: at once, some are never found
+CANDIDATES = 10  # times as many as asked for are compared exactly where the index named them
 
 
 class Gallery:
     """The readable images of a folder, embedded.
 
-    Attributes:
-        names: File names below the folder.
-        embeddings: float32 array (images, embedding_dim).
+    Args:
+        folder: Where the images lie.
+        store: SQLite file of their embeddings, as `open_gallery` writes it.
         unreadable: Path -> reason.
+
+    Attributes:
+        names: File names below the folder, sorted.
+
+    Reference:
+        Malkov & Yashunin, "Efficient and robust approximate nearest neighbor search using
+        Hierarchical Navigable Small World graphs", 2016: the index of more than `MOST_EXACT`.
     """
 
-    def __init__(self, folder, names, embeddings, unreadable):
-        self.folder, self.names, self.embeddings = folder, names, embeddings
-        self.unreadable = unreadable
-        if len(names) > MOST_PLAIN:
-            need("usearch", f"Searching more than {MOST_PLAIN} images")
-            self._scale = 127 / (np.abs(embeddings).max() or 1)
-            self._bytes = _to_bytes(embeddings, self._scale)
-        else:
-            self._squares = np.einsum("ij,ij->i", embeddings, embeddings)
+    def __init__(self, folder, store, unreadable):
+        self.folder, self.unreadable, self._store = folder, unreadable, store
+        rows = _select(store, "id, name")
+        self._ids = np.array([row for row, _ in rows])
+        self.names = [os.fsdecode(name) for _, name in rows]
+        self._index = self._open_index() if len(rows) > MOST_EXACT else None
+
+    @functools.cached_property
+    def embeddings(self):
+        """float32 array (images, embedding_dim), read when first asked for."""
+        values = [value for (value,) in _select(self._store, "embedding")]
+        return np.frombuffer(b"".join(values), np.float32).reshape(len(values), -1)
 
     def path(self, row):
         """Path of one of its images, as text."""
@@ -53,120 +57,37 @@ class Gallery:
     def search(self, embedding, top, distance=None):
         """`(rows, distances)` of the `top` images nearest to an embedding (embedding_dim,).
 
-        `distance` is as in `scores`; a learned one is asked about every image.
+        `distance` is None for Euclidean or a learned one, which is asked about every image.
         """
-        rows = slice(None) if distance else self._finalists(embedding, top)
-        distances = all_distances(embedding[None], self._embedded(rows), distance)[0]
-        order = np.argsort(distances, kind="stable")[:top]
-        return order if distance else rows[order], distances[order]
+        if self._index is None or distance:
+            rows, embeddings = np.arange(len(self.names)), self.embeddings
+        else:
+            keys = self._index.search(embedding, CANDIDATES * top).keys
+            order = np.argsort(self._ids)
+            rows = order[np.searchsorted(self._ids, keys.astype(np.int64), sorter=order)]
+            embeddings = np.stack(self._index.get(keys))
+        distances = all_distances(embedding[None], embeddings, distance)[0]
+        nearest = np.argsort(distances, kind="stable")[:top]
+        return rows[nearest], distances[nearest]
 
-    def _embedded(self, rows):
-        return self.embeddings[rows]
+    def _open_index(self):
+        """The usearch index beside the store, brought up to date and memory-mapped."""
+        need("usearch", f"Searching more than {MOST_EXACT} images")
+        from usearch.index import Index, MetricKind, ScalarKind
 
-    def _finalists(self, embedding, top):
-        """Rows that hold the nearest: by a matrix product, or a quarter of its traffic in bytes."""
-        if len(self.names) <= MOST_PLAIN:
-            squared = self._squares - self.embeddings @ (2 * embedding)  # but for a constant
-            return np.argpartition(squared, min(top, len(squared)) - 1)[:top]
-        from usearch.index import MetricKind, search
-
-        count, query = min(FINALISTS * top, len(self.names)), _to_bytes(embedding, self._scale)
-        found = search(self._bytes, query, count, MetricKind.L2sq, exact=True)
-        return found.keys.astype(np.int64)
-
-
-class LargeGallery(Gallery):
-    """A gallery that stays on disk, `store`: a search reads the few parts of it that it needs.
-
-    Embeddings are rows of SQLite. Beside it lies an approximate index over them as bytes (HNSW), a
-    file for every `SHARD`, memory-mapped; its finalists are compared exactly.
-
-    Reference:
-        Malkov & Yashunin, "Efficient and robust approximate nearest neighbor search using
-        Hierarchical Navigable Small World graphs", 2016.
-    """
-
-    def __init__(self, folder, store, unreadable):
-        need("usearch", f"Searching more than {MOST_SCANNED} images")
-        self.folder, self.unreadable = folder, unreadable
-        self._base = sqlite3.connect(store, check_same_thread=False)  # a page has many threads
-        self._scale, self._shards = _open_shards(self._base, store)
-        ids = self._base.execute("select id from embedded where reason = '' order by id")
-        self._ids = np.fromiter((row for (row,) in ids), np.int64)
-
-    def _column(self, name, rows=slice(None)):
-        query = f"select {name} from embedded where id = ?"
-        ids = np.atleast_1d(self._ids[rows]).tolist()
-        return [self._base.execute(query, (row,)).fetchone()[0] for row in ids]
-
-    def _embedded(self, rows):
-        return _to_array(self._column("embedding", rows))
-
-    @property
-    def names(self):
-        return list(map(os.fsdecode, self._column("name")))
-
-    @property
-    def embeddings(self):
-        return self._embedded(slice(None))
-
-    def path(self, row):
-        return os.path.join(self.folder, os.fsdecode(*self._column("name", row)))
-
-    def _finalists(self, embedding, top):
-        query, count = _to_bytes(embedding, self._scale), FINALISTS * top
-        found = [shard.search(query, count) for shard in self._shards]
-        nearest = np.argsort(np.concatenate([one.distances for one in found]))[:count]
-        ids = np.concatenate([one.keys for one in found])[nearest].astype(np.int64)
-        rows = np.searchsorted(self._ids, ids).clip(max=len(self._ids) - 1)
-        return rows[self._ids[rows] == ids]  # what was deleted is still in the index
-
-
-def _to_bytes(embeddings, scale):
-    return np.rint(embeddings * scale).clip(-127, 127).astype(np.int8)
-
-
-def _to_array(values):
-    return np.frombuffer(b"".join(values), np.float32).reshape(len(values), -1)
-
-
-def _open_shards(base, store):
-    """Scale of the bytes, and the index in shards, with what is missing added part by part."""
-    from usearch.index import Index
-
-    [(last,)] = base.execute("select max(id) from embedded")
-    [(scale,)] = base.execute("select max(value) from scale")
-    if scale is None:
-        some = base.execute("select embedding from embedded where reason = '' limit 1000")
-        scale = 127 / float(np.abs(_to_array([value for (value,) in some])).max() or 1)
-        base.execute("insert into scale values (?)", (scale,))
-        base.commit()
-    paths = [store.with_suffix(f".{number}.usearch") for number in range(last // SHARD + 1)]
-    with tqdm(total=last, desc="building the index", unit="image", delay=0.5) as progress:
-        for number, path in enumerate(paths):
-            _complete(base, path, number * SHARD, scale, progress)
-    return scale, [Index.restore(path, view=True) for path in paths if path.exists()]
-
-
-def _complete(base, path, first, scale, progress):
-    """Adds those of `SHARD` images that are not in their index yet; ids only ever grow."""
-    from usearch.index import Index, MetricKind, ScalarKind
-
-    query = "select id, embedding from embedded where reason = '' and id > ? and id < ? limit ?"
-    last = int(Index.restore(path, view=True).keys[:].max()) if path.exists() else first - 1
-    progress.update(last - first + 1)
-    index = None
-    while rows := base.execute(query, (last, first + SHARD, SHARD_PART)).fetchall():
-        ids, vectors = np.array([row for row, _ in rows]), _to_array([v for _, v in rows])
-        if index is None:
-            shape = {"ndim": vectors.shape[1], "metric": MetricKind.L2sq, "dtype": ScalarKind.I8}
-            index = Index(**shape, expansion_add=BREADTH, path=path)  # reads what there is
-        vectors, alone = _to_bytes(vectors, scale), max(0, FIRST - len(index))
-        index.add(ids[:alone], vectors[:alone], threads=1)
-        index.add(ids[alone:], vectors[alone:])
+        path = self._store.with_suffix(".usearch")
+        shape = {"ndim": self.embeddings.shape[1], "metric": MetricKind.L2sq}
+        index = Index(**shape, dtype=ScalarKind.F32, path=path if path.exists() else None)
+        kept = np.array(index.keys[:], np.int64)
+        missing = np.flatnonzero(~np.isin(self._ids, kept))
+        index.remove(np.setdiff1d(kept, self._ids))
+        alone = missing[: max(0, ALONE - len(kept))]
+        index.add(self._ids[alone], self.embeddings[alone], threads=1)
+        others = missing[len(alone) :]
+        index.add(self._ids[others], self.embeddings[others], log="building the index")
         write_whole(path, index.save)
-        last = int(ids[-1])
-        progress.update(len(ids))
+        del self.embeddings  # the index holds them, on disk
+        return Index.restore(path, view=True)
 
 
 def image_files(folder):
@@ -197,30 +118,32 @@ def open_gallery(folder, store, embed):
     try:
         with contextlib.closing(sqlite3.connect(store, timeout=60)) as base:
             _refresh(base, folder, files, embed)
-            query = "select name, {} from embedded where reason {} '' order by name"
-            rows = base.execute(query.format("reason", "<>"))
-            unreadable = {os.path.join(folder, os.fsdecode(name)): reason for name, reason in rows}
-            if len(files) - len(unreadable) > MOST_SCANNED:
-                return LargeGallery(folder, store, unreadable)
-            fine = base.execute(query.format("embedding", "=")).fetchall()
+        bad = _select(store, "name, reason", "reason <> ''")
+        unreadable = {os.path.join(folder, os.fsdecode(name)): reason for name, reason in bad}
+        if len(bad) == len(files):
+            path, reason = next(iter(unreadable.items()))
+            raise DataError(f"No image in '{folder}' can be read. First: {path}: {reason}.")
+        return Gallery(folder, store, unreadable)
     except sqlite3.Error as error:
         raise DataError(f"The embeddings in '{store}' cannot be kept: {error}.") from error
-    if not fine:
-        path, reason = next(iter(unreadable.items()))
-        raise DataError(f"No image in '{folder}' can be read. First: {path}: {reason}.")
-    names, values = zip(*fine, strict=True)
-    return Gallery(folder, list(map(os.fsdecode, names)), _to_array(values), unreadable)
+
+
+def _select(store, columns, condition="reason = ''"):
+    with contextlib.closing(sqlite3.connect(store, timeout=60)) as base:
+        query = f"select {columns} from embedded where {condition} order by name"
+        return base.execute(query).fetchall()
 
 
 def _refresh(base, folder, files, embed):
-    base.executescript(SCHEMA)
-    rows = base.execute("select name, size, time, reason from embedded")
-    kept = {name: stamp for name, *stamp in rows}
+    base.execute(SCHEMA)
+    kept = {name: stamp for name, *stamp in base.execute("select name, size, time from embedded")}
     # What could not be read is tried again: the disk may have been away.
-    stale = [name for name, stamp in kept.items() if [*files.get(name, ()), ""] != stamp]
-    base.executemany("delete from embedded where name = ?", [(name,) for name in stale])
+    base.execute("delete from embedded where reason <> ''")
+    stale = [(name,) for name in kept if list(files.get(name, ())) != kept[name]]
+    base.executemany("delete from embedded where name = ?", stale)
     base.commit()
-    missing = sorted(files.keys() - (kept.keys() - set(stale)))
+    fresh = {name for (name,) in base.execute("select name from embedded")}
+    missing = sorted(files.keys() - fresh)
     with tqdm(total=len(missing), desc=f"embedding {folder}", unit="image", delay=0.5) as progress:
         for start in range(0, len(missing), PART):
             names = missing[start : start + PART]

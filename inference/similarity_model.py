@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from evaluation import scores
-from evaluation.thresholds import unknown_threshold
+from evaluation.thresholds import probability, unknown_threshold
+from evaluation.verification import all_distances
 from inference.gallery import Gallery, open_gallery
 from networks.embedding import start_keras
 from pipeline.image_index import read_bytes
@@ -21,40 +21,44 @@ from run_directory import RunDirectory
 
 BATCH = 256  # images in memory at once
 CANDIDATES = 5  # classes that identify names
+CHANNELS = (1, 3, 4)  # grey, RGB, RGB with transparency
 
 
 class SimilarityModel:
     """A run's encoder and distance with its threshold and calibration.
 
-    An image is a path, or a uint8 array (height, width) or (height, width, channels) of any size.
-    Where a method takes `unreadable`, that is a dict for path -> reason, and such images are left
-    out; without it, an unreadable image raises `BadImage` with path and reason.
+    An image is a path, or a uint8 array (height, width), (height, width, 1) or RGB (height, width,
+    3) of any size. `images` are a list of them, an array with one more axis in front, or one
+    image. Where a method takes `unreadable`, that is a dict for path -> reason, and such images
+    are left out; without it, an unreadable image raises `BadImage` with path and reason.
 
     Args:
-        run: A finished `RunDirectory`; what it was trained on need not be there.
+        run: A finished run: its path, its `RunDirectory`, or what `train.train` returned. What it
+            was trained on need not be there. A `RunError` if it is no finished one.
 
     Attributes:
         encoder: Model from raw pixels to embeddings.
-        metric: The distance of two embeddings, as in `scores`: None for Euclidean.
+        metric: The distance of two embeddings: None for Euclidean, or a learned one.
         threshold: Two images are called the same below this distance.
     """
 
     def __init__(self, run):
+        run = RunDirectory(getattr(run, "path", run))
         decision = run.read_json("threshold.json")
         self.run, self.config = run, run.config
         start_keras()
         self.encoder, self.metric = run.load_encoder(), run.load_distance()
-        self.threshold, self._calibration = decision["threshold"], decision["calibration"]
+        self.threshold, self._decision = decision["threshold"], decision
         # Embeddings of another encoder are of no use.
         self._digest = hashlib.blake2b((run / "encoder.keras").read_bytes(), digest_size=16)
 
     @classmethod
-    def load(cls, run):
-        """Loads a run by its path; a `RunError` if it is no finished one."""
-        return cls(RunDirectory(run))
+    def load(cls, path):
+        """The same as `SimilarityModel(path)`."""
+        return cls(path)
 
     def pixels(self, image):
-        """What the encoder sees of an image, uint8 (size, size, channels); ValueError, OSError."""
+        """What the encoder sees of an image, uint8 of `config.image_shape`; ValueError, OSError."""
         if isinstance(image, np.ndarray):
             data = _as_png(image)
         else:
@@ -65,6 +69,7 @@ class SimilarityModel:
         """Float32 array (images, embedding_dim), NaN where an image cannot be read."""
         from networks.embedding import embed
 
+        images = as_list(images)
         embeddings = np.full((len(images), self.encoder.output_shape[-1]), np.nan, np.float32)
         read = functools.partial(self._read, unreadable=unreadable)
         for start in range(0, len(images), BATCH):
@@ -87,6 +92,7 @@ class SimilarityModel:
 
     def _embedded(self, images, unreadable):
         """Names and embeddings of the readable ones."""
+        images = as_list(images)
         embeddings = self.embed(images, unreadable)
         fine = np.flatnonzero(~np.isnan(embeddings).any(axis=1))
         return [_title(images[at]) for at in fine], embeddings[fine]
@@ -102,7 +108,7 @@ class SimilarityModel:
     def compare(self, images, unreadable=None):
         """Every pair as a dict: `a`, `b`, `distance`, `probability`, and the verdict `same`."""
         names, embeddings = self._embedded(images, unreadable)
-        distances = scores.all_distances(embeddings, embeddings, self.metric)
+        distances = all_distances(embeddings, embeddings, self.metric)
         return [
             {"a": names[a], "b": names[b]}
             | self._judged(distances[a, b])
@@ -111,7 +117,7 @@ class SimilarityModel:
         ]
 
     def _judged(self, distance):
-        likely = scores.probability(distance, self._calibration)
+        likely = probability(distance, self._decision["calibration"])
         return {"distance": float(distance), "probability": float(likely)}
 
     def open(self, folder):
@@ -138,33 +144,33 @@ class SimilarityModel:
         Args:
             references: Folder with a sub-folder of images per class, or an image per class; or
                 what `open` gives of one.
-            false_accept_rate: Share of strangers that may be taken for any of the classes. A
-                smaller one turns more images of the classes away.
+            false_accept_rate: Share of images of unknown classes that may be taken for one of
+                these. A smaller one turns more images of the classes away.
 
         Returns:
-            List of dicts: `query`, `class` (None for none of these), `distance`, `probability`,
-            and `candidates`, the nearest classes with theirs.
+            List of dicts: `query`, `class` (None for none of these), `distance` to the nearest
+            image of it, the `threshold` below which that is believed, and `candidates`, the
+            nearest classes with their distances.
         """
-        if not 0 < false_accept_rate < 1:
-            raise ValueError(
-                f"false_accept_rate must lie between 0 and 1. Received: {false_accept_rate}."
-            )
+        _check_rate(false_accept_rate)
         known = self.open(references)
         classes, labels = np.unique(_classes(known.names), return_inverse=True)
-        embeddings, answers = known.embeddings, []
-        table = self.run.read_json("threshold.json")["unknown"]
-        threshold = unknown_threshold(table, len(labels), false_accept_rate)
+        threshold, answers = (
+            unknown_threshold(self._decision["unknown"], len(labels), false_accept_rate),
+            [],
+        )
         for name, embedding in zip(*self._embedded(images, unreadable), strict=True):
             nearest = np.full(len(classes), np.inf)
-            distances = scores.all_distances(embedding[None], embeddings, self.metric)[0]
+            distances = all_distances(embedding[None], known.embeddings, self.metric)[0]
             np.minimum.at(nearest, labels, distances)
             candidates = [
-                {"class": str(classes[row])} | self._judged(nearest[row])
+                {"class": str(classes[row]), "distance": float(nearest[row])}
                 for row in np.argsort(nearest, kind="stable")[:CANDIDATES]
             ]
-            answers.append({"query": name, **candidates[0], "candidates": candidates})
-            if not nearest.min() < threshold:
-                answers[-1]["class"] = None
+            best = candidates[0] | {"threshold": threshold, "candidates": candidates}
+            if not best["distance"] < threshold:
+                best["class"] = None
+            answers.append({"query": name} | best)
         return answers
 
     def search(self, images, gallery, top=10, unreadable=None):
@@ -184,18 +190,49 @@ class SimilarityModel:
         return answers
 
 
+def _check_rate(rate):
+    if not 0 < rate < 1:
+        raise ValueError(f"false_accept_rate must lie between 0 and 1. Received: {rate}.")
+
+
 def _classes(names):
     """Class of each reference: the folder it lies in, or its own name beside the folders."""
     paths = map(PurePosixPath, names)
     return [str(path.parent) if len(path.parts) > 1 else path.stem for path in paths]
 
 
+def as_list(images):
+    """Images as a list, one image as a list of one; a `BadImage` for an array that is neither."""
+    if isinstance(images, str | os.PathLike):
+        return [images]
+    if isinstance(images, np.ndarray):
+        if _is_image(images.shape):
+            return [images]
+        if _channels_first(images.shape) or not _is_image(images.shape[1:]):
+            raise BadImage(_wrong_array(images))
+    return list(images)
+
+
+def _is_image(shape):
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] in CHANNELS)
+
+
+def _channels_first(shape):
+    return len(shape) in (3, 4) and shape[-3] in CHANNELS and shape[-1] not in CHANNELS
+
+
+def _wrong_array(array):
+    first = "Channels come first here: use numpy.moveaxis(array, -3, -1). "
+    return (
+        f"{first * _channels_first(array.shape)}An image is a uint8 array (height, width) or "
+        "(height, width, channels); several are a list, or an array with one axis more in front. "
+        f"Received: {array.dtype} with {array.ndim} axes, {array.shape}."
+    )
+
+
 def _as_png(array):
-    if array.dtype != np.uint8 or array.ndim not in (2, 3):
-        raise BadImage(
-            "an image must be a uint8 array (height, width) or (height, width, channels). "
-            f"Received: {array.dtype} of shape {array.shape}."
-        )
+    if array.dtype != np.uint8 or not _is_image(array.shape):
+        raise BadImage(_wrong_array(array))
     file = io.BytesIO()
     Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array).save(file, "PNG")
     return file.getvalue()

@@ -117,11 +117,9 @@ def compare(model, *paths):
 def identify(model, references, false_accept_rate, image):
     """The class of an image and its candidates, as text."""
     [answer] = model.identify([image], references, false_accept_rate)
-    lines = [
-        f"{one['class']}: probability {one['probability']:.1%}, distance {one['distance']:.3f}"
-        for one in answer["candidates"]
-    ]
-    return "\n".join([answer["class"] or "none of these", "", *lines])
+    lines = [f"distance {one['distance']:.3f}  {one['class']}" for one in answer["candidates"]]
+    said = f"{answer['class'] or 'none of these'} (believed below {answer['threshold']:.3f})"
+    return "\n".join([said, "", *lines])
 
 
 def neighbours(model, gallery, image):

@@ -1,4 +1,4 @@
-"""Galleries that stay on disk against brute force; what came, went and changed."""
+"""Galleries against brute force; what came, went and changed; kills and damage."""
 
 import os
 
@@ -11,10 +11,8 @@ DIM = 16
 
 
 @pytest.fixture
-def vectors(tmp_path, monkeypatch):
-    """Name -> embedding of a thousand files, which counts as large here."""
-    for name, value in {"MOST_SCANNED": 50, "SHARD": 400, "SHARD_PART": 150}.items():
-        monkeypatch.setattr(gallery, name, value)
+def vectors(tmp_path):
+    """Name -> embedding of a thousand files of a folder."""
     points = np.random.default_rng(0).normal(size=(1000, DIM)).astype(np.float32)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     made = {f"{number:04d}.png": point for number, point in enumerate(points)}
@@ -23,49 +21,107 @@ def vectors(tmp_path, monkeypatch):
     return made
 
 
-def opened(folder, vectors):
+def opened(folder, vectors, fail_after=2000):
+    """The gallery, and the names whose embeddings were asked for."""
     asked = []
 
     def embed(paths):
+        if len(asked) >= fail_after:
+            raise KeyboardInterrupt
         asked.extend(os.path.basename(path) for path in paths)
         return np.stack([vectors[os.path.basename(path)] for path in paths]), [""] * len(paths)
 
-    return gallery.open_gallery(folder, folder / "kept/store.sqlite", embed), asked
+    try:
+        return gallery.open_gallery(folder, folder / "kept/store.sqlite", embed), asked
+    except KeyboardInterrupt:
+        return None, asked
 
 
-def names_found(large, query, distance=None):
-    rows, distances = large.search(query, 10, distance)
+def names_found(found_in, query, distance=None):
+    rows, distances = found_in.search(query, 10, distance)
     assert (np.diff(distances) >= 0).all()
-    return [os.path.basename(large.path(row)) for row in rows]
+    return [os.path.basename(found_in.path(row)) for row in rows]
 
 
 def nearest(vectors, query, order=2):
-    by_distance = sorted(vectors, key=lambda name: np.linalg.norm(vectors[name] - query, order))
-    return by_distance[:10]
+    return sorted(vectors, key=lambda name: np.linalg.norm(vectors[name] - query, order))[:10]
 
 
-def test_a_large_gallery_agrees_with_brute_force_and_follows_changes(tmp_path, vectors):
+@pytest.mark.parametrize("most_exact", [50, 100_000])
+def test_search_agrees_with_brute_force_and_follows_changes(
+    tmp_path, vectors, monkeypatch, most_exact
+):
+    monkeypatch.setattr(gallery, "MOST_EXACT", most_exact)
     queries = np.random.default_rng(1).normal(size=(20, DIM)).astype(np.float32)
-    large, asked = opened(tmp_path, vectors)
-    assert isinstance(large, gallery.LargeGallery) and len(asked) == 1000
+    found_in, asked = opened(tmp_path, vectors)
+    assert len(asked) == 1000 and (tmp_path / "kept/store.usearch").exists() == (most_exact == 50)
     for query in queries:
-        assert names_found(large, query) == nearest(vectors, query)
-    learned = names_found(large, queries[0], lambda left, right: np.abs(left - right).sum(axis=1))
+        assert names_found(found_in, query) == nearest(vectors, query)
+    learned = names_found(found_in, queries[0], lambda left, right: abs(left - right).sum(axis=1))
     assert learned == nearest(vectors, queries[0], order=1)
 
-    shards = sorted((tmp_path / "kept").glob("*.usearch"))
-    written = [path.stat().st_mtime_ns for path in shards]
-    assert len(shards) == 3
     gone, changed, _ = nearest(vectors, queries[0])[:3]
     (tmp_path / gone).unlink()
     del vectors[gone]
     (tmp_path / changed).write_bytes(b"another")
     (tmp_path / "new.png").touch()
     vectors[changed], vectors["new.png"] = -vectors[changed], queries[0]
-    large, asked = opened(tmp_path, vectors)
+    found_in, asked = opened(tmp_path, vectors)
     assert sorted(asked) == sorted([changed, "new.png"])
     for query in queries:
-        assert names_found(large, query) == nearest(vectors, query)
-    assert [path.stat().st_mtime_ns for path in shards[:2]] == written[:2]
-    assert list(large.names) == list(map(os.path.basename, map(large.path, range(1000))))
-    assert np.asarray(large.embeddings).shape == (1000, DIM)
+        assert names_found(found_in, query) == nearest(vectors, query)
+    assert found_in.names == sorted(vectors)
+    assert found_in.embeddings == pytest.approx(np.stack([vectors[n] for n in found_in.names]))
+
+
+def test_a_kill_costs_what_was_not_written_yet(tmp_path, vectors, monkeypatch):
+    monkeypatch.setattr(gallery, "PART", 100)
+    killed = opened(tmp_path, vectors, fail_after=350)[1]
+    resumed = opened(tmp_path, vectors)[1]
+    assert len(killed) == 400 and sorted(killed + resumed) == sorted(vectors)
+
+
+def test_two_processes_may_embed_one_folder(tmp_path, vectors):
+    inner = []
+
+    def embed(paths):
+        inner.append(inner or opened(tmp_path, vectors)[0])
+        return np.stack([vectors[os.path.basename(path)] for path in paths]), [""] * len(paths)
+
+    outer = gallery.open_gallery(tmp_path, tmp_path / "kept/store.sqlite", embed)
+    assert outer.names == inner[0].names and (outer.embeddings == inner[0].embeddings).all()
+
+
+def test_what_cannot_be_read_is_told_and_tried_again(tmp_path, vectors):
+    def fail(paths):
+        return np.full((len(paths), DIM), np.nan, np.float32), ["away"] * len(paths)
+
+    with pytest.raises(ValueError, match=r"No image in .* can be read\. First: .*0000\.png: away"):
+        gallery.open_gallery(tmp_path, tmp_path / "kept/store.sqlite", fail)
+    assert len(opened(tmp_path, vectors)[1]) == 1000
+
+
+def test_damage_and_missing_packages_are_sentences(tmp_path, vectors, monkeypatch):
+    monkeypatch.setattr(gallery, "MOST_EXACT", 10)
+    monkeypatch.setattr("run_directory.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"usearch: pip install -r requirements-extra\.txt"):
+        opened(tmp_path, vectors)
+    (tmp_path / "kept/store.sqlite").write_text("something else, and long enough to be read " * 99)
+    with pytest.raises(ValueError, match=r"store\.sqlite.*cannot be kept"):
+        opened(tmp_path, vectors)
+
+
+@pytest.mark.slow
+def test_the_index_finds_98_percent_of_120_000(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(120_000, 64)).astype(np.float32)
+    points = points[rng.integers(2400, size=len(points))] + points / 2  # clusters, as of classes
+    names = [f"{number:06d}.png" for number in range(len(points))]
+    monkeypatch.setattr(gallery, "image_files", lambda folder: dict.fromkeys(names, (1, 1)))
+    rows = dict(zip(names, points, strict=True))
+    found_in, _ = opened(tmp_path, rows, fail_after=10**6)
+    hits = []
+    for query in points[rng.choice(len(points), 50)] + rng.normal(size=(50, 64)) / 50:
+        true = np.argsort(np.linalg.norm(points - query, axis=1))[:10]
+        hits.append(np.isin(found_in.search(query.astype(np.float32), 10)[0], true).mean())
+    assert np.mean(hits) > 0.98
