@@ -3,10 +3,11 @@
 python export.py RUN --format onnx litert tf_saved_model [--out DIR] [--images FOLDER]
 
 Each file is checked against Keras on images: those of --images, else the run's own, else random.
-Beside it lies a program of ten lines that uses it.
+Beside it lies a program that uses it, for which NumPy, Pillow and the runtime are enough.
 """
 
 import argparse
+import inspect
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from inference.gallery import image_files
 from inference.similarity_model import SimilarityModel
+from pipeline import reading
 from run_directory import RunDirectory, RunError, need, write_whole
 
 CHECKED = 8  # images that Keras and the exported file must agree on
@@ -23,15 +25,17 @@ SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "tf_saved_model": ""}
 PACKAGES = {"onnx": ["tf2onnx", "onnx", "onnxruntime"], "litert": ["ai_edge_litert"]}
 
 EXAMPLE = """# The distance between two images:  python example_{form}.py A B
-import pathlib, sys, numpy, {module}
-from PIL import Image, ImageOps
-def pixels(file):
-    image = ImageOps.exif_transpose(Image.open(file)).convert("{mode}")
-    return numpy.float32(image.resize({size}, 2)).reshape(1, *{size}, {channels})
-model = {module}.{load}(str(pathlib.Path(__file__).with_name("pair{suffix}")))
-left, right = map(pixels, sys.argv[1:3])
-distance = model.{ask}.item()
-print(f"distance {{distance:.4f}}:", "same" if distance < {threshold:.6f} else "different")
+
+{reading}
+
+if __name__ == "__main__":
+    import pathlib, sys, types, {module}
+    config = types.SimpleNamespace(image_shape={shape}, fit="{fit}", ink={ink})
+    files = [pathlib.Path(name).read_bytes() for name in sys.argv[1:3]]
+    left, right = [np.float32(decode(file, config, {ranges})[0])[None] for file in files]
+    model = {module}.{load}(str(pathlib.Path(__file__).with_name("pair{suffix}")))
+    distance = model.{ask}.item()
+    print(f"distance {{distance:.4f}}:", "same" if distance < {threshold!r} else "different")
 """
 IN_EXAMPLE = {  # module, what opens a file, and what it is asked
     "onnx": ("onnxruntime", "InferenceSession", 'run(None, {"left": left, "right": right})[0]'),
@@ -80,7 +84,7 @@ def portable(network):
 
 
 def sample_pixels(model, folder):
-    """Images to check on, float32 array (n, size, size, channels), and what they are."""
+    """Images to check on, float32 array (n, height, width, channels), and what they are."""
     try:
         paths = [Path(folder, name) for name in image_files(folder)]
         pixels = [model.pixels(path) for path in paths[:: len(paths) // CHECKED or 1][:CHECKED]]
@@ -121,12 +125,14 @@ def export(network, inputs, form, path):
 
 
 def write_example(model, form, out):
-    """Writes `example_FORMAT.py`, which prints the distance between two images."""
-    size, channels = model.config.image_size, model.config.channels
-    facts = {"form": form, "suffix": SUFFIXES[form], "threshold": model.threshold}
-    facts |= {"size": (size, size), "channels": channels, "mode": "L" if channels == 1 else "RGB"}
-    facts |= dict(zip(("module", "load", "ask"), IN_EXAMPLE[form], strict=True))
-    text = EXAMPLE.format(**facts)
+    """Writes `example_FORMAT.py`, which reads two images as training did and compares them."""
+    config, ranges = model.config, {mode: tuple(both) for mode, both in model.run.ranges.items()}
+    module, load, ask = IN_EXAMPLE[form]
+    text = EXAMPLE.format(
+        form=form, suffix=SUFFIXES[form], module=module, load=load, ask=ask, ranges=ranges,
+        reading=inspect.getsource(reading), threshold=model.threshold,
+        shape=config.image_shape, fit=config.fit, ink=config.ink,
+    )  # fmt: skip
     write_whole(out / f"example_{form}.py", lambda path: path.write_text(text))
 
 

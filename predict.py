@@ -1,6 +1,7 @@
 """Uses a trained run on your images; no training, and not the data it was trained on.
 
 python predict.py compare RUN A B [C ...]               the same, or not? every pair
+python predict.py verify RUN QUERY... --references DIR   of the one class whose images DIR holds?
 python predict.py identify RUN QUERY... --references DIR which of these classes, or none?
 python predict.py search RUN QUERY... --gallery DIR      the most similar images of a folder
 python predict.py serve RUN [--references DIR] [--gallery DIR]  all of it as a local page
@@ -29,14 +30,15 @@ ROWS_DRAWN, FIGURE = 20, Config(image_size=160)
 
 
 def ask(options, images, unreadable):
-    """Answers compare, identify or search, as the methods of `SimilarityModel` do."""
+    """Answers compare, verify, identify or search, as the methods of `SimilarityModel` do."""
     model = SimilarityModel.load(options.run)
     if options.verb == "compare":
         return model.compare(images, unreadable)
-    known = model.open(options.references if options.verb == "identify" else options.gallery)
+    known = model.open(options.gallery if options.verb == "search" else options.references)
     unreadable |= known.unreadable
-    if options.verb == "identify":
-        return model.identify(images, known, options.false_accept_rate, unreadable)
+    if options.verb != "search":
+        verb = model.identify if options.verb == "identify" else model.verify
+        return verb(images, known, options.false_accept_rate, unreadable)
     return model.search(images, known, options.top, unreadable)
 
 
@@ -46,6 +48,11 @@ def table(answer):
         verdict = "same" if answer["same"] else "different"
         said = f"distance {answer['distance']:.3f}  probability {answer['probability']:.1%}"
         return [(answer["a"], f"{verdict:<9}  {said}"), (answer["b"], "")]
+    if "accepted" in answer:
+        verdict = "accepted" if answer["accepted"] else "rejected"
+        said = f"distance {answer['distance']:.3f}, threshold {answer['threshold']:.3f}"
+        stated = f"false-accept rate {answer['false_accept_rate']:g}, {answer['references']} images"
+        return [(answer["query"], f"{verdict}  {said} ({stated})")]
     if "results" in answer:
         found = [(one["path"], f"{one['distance']:.3f}") for one in answer["results"]]
         return [(answer["query"], "query"), *found]
@@ -91,7 +98,7 @@ def expand(arguments, problems):
 
 
 def answer(options):
-    """Runs compare, identify or search; returns the exit status."""
+    """Runs any verb but serve; returns the exit status."""
     problems, least = {}, 2 if options.verb == "compare" else 1
     images = expand(options.images, problems)
     try:
@@ -120,19 +127,20 @@ def parse(args):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    names = ("compare", "identify", "search", "serve")
-    compare, identify, search, serve = (verbs.add_parser(name) for name in names)
-    for verb in (compare, identify, search, serve):
+    names = ("compare", "verify", "identify", "search", "serve")
+    compare, verify, identify, search, serve = (verbs.add_parser(name) for name in names)
+    for verb in (compare, verify, identify, search, serve):
         verb.add_argument("run", help="a finished run directory")
-    for verb in (compare, identify, search):
+    for verb in (compare, verify, identify, search):
         verb.add_argument("images", nargs="+", help="files, folders or globs")
         verb.add_argument("--json", action="store_true", help="one JSON list for programs")
     for verb in (compare, search):
         verb.add_argument("--figure", help="PNG to draw")
-    for verb in (identify, serve):
+    for verb in (verify, identify, serve):
         what = "a folder of images per class, or an image per class"
-        verb.add_argument("--references", required=verb is identify, help=what)
-        what = "share of strangers that may be taken for one of the classes"
+        what = "a folder of genuine images of one class" if verb is verify else what
+        verb.add_argument("--references", required=verb is not serve, help=what)
+        what = "share of images of unknown classes that may be accepted; default: %(default)s"
         verb.add_argument("--false_accept_rate", type=float, default=0.01, help=what)
     for verb in (search, serve):
         verb.add_argument("--gallery", required=verb is search, help="a folder of images")

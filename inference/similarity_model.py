@@ -15,7 +15,7 @@ from evaluation.thresholds import probability, unknown_threshold
 from evaluation.verification import all_distances
 from inference.gallery import Gallery, open_gallery
 from networks.embedding import start_keras
-from pipeline.image_index import read_bytes
+from pipeline.image_index import DataError, read_bytes
 from pipeline.reading import BadImage, decode
 from run_directory import RunDirectory
 
@@ -172,6 +172,40 @@ class SimilarityModel:
                 best["class"] = None
             answers.append({"query": name} | best)
         return answers
+
+    def verify(self, images, references, false_accept_rate=0.01, unreadable=None):
+        """Whether questioned images are of the one class that all references are of.
+
+        The score is the distance to the nearest reference.
+
+        Args:
+            references: Folder with the genuine images of one person or thing, without folders in
+                it; or what `open` gives of one.
+            false_accept_rate: Share of images of other classes that may be accepted with so many
+                references. Forgeries of this very class come nearer than that.
+
+        Returns:
+            List of dicts: `query`, `accepted`, `distance`, the `threshold` below which it is
+            accepted, `false_accept_rate`, and the number of `references`.
+        """
+        _check_rate(false_accept_rate)
+        known = self.open(references)
+        if inside := [name for name in known.names if "/" in name]:
+            raise DataError(
+                "verify takes the genuine images of one class, directly in the folder of "
+                f"references. Received: '{inside[0]}'. Name that folder, or use identify."
+            )
+        stated = {"false_accept_rate": false_accept_rate, "references": len(known.names)}
+        threshold = unknown_threshold(
+            self._decision["unknown"], len(known.names), false_accept_rate
+        )
+        names, embeddings = self._embedded(images, unreadable)
+        nearest = all_distances(embeddings, known.embeddings, self.metric).min(axis=1)
+        return [
+            {"query": name, "accepted": bool(distance < threshold), "distance": float(distance)}
+            | {"threshold": threshold, **stated}
+            for name, distance in zip(names, nearest, strict=True)
+        ]
 
     def search(self, images, gallery, top=10, unreadable=None):
         """The most similar images of a folder, or of what `open` gives of one.

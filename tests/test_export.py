@@ -1,9 +1,11 @@
 """Exported files in their own runtimes, against Keras."""
 
 import contextlib
+import runpy
 import shutil
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 
 import export
 from configs import Config
+from inference.similarity_model import SimilarityModel
 from siamese_network_funcs import build_encoder, build_siamese_network
 
 FORMATS = ["onnx", "litert", "tf_saved_model"]
@@ -89,16 +92,72 @@ def test_files_agree_with_keras_on_raw_pixels(here, run):
     assert np.ptp(distances) > 0.01
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_example_prints_the_distance(here, form, tmp_path):
-    paths, _ = images()
+def run_example(here, form, left, right):
+    """Distance and verdict that an example prints, in a folder where no module of ours is found."""
     done = subprocess.run(
-        [sys.executable, here / "out" / f"example_{form}.py", *paths[:2]],
+        [sys.executable, "-I", here / "out" / f"example_{form}.py", left, right],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert len((here / "out" / f"example_{form}.py").read_text().splitlines()) == 10
-    distance = float(done.stdout.split()[1].rstrip(":"))
-    assert distance == pytest.approx(keras_outputs()[1][1], abs=1e-3), done.stderr
+    assert done.returncode == 0, done.stderr
+    _, distance, verdict = done.stdout.split()
+    return float(distance.rstrip(":")), verdict
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_example_prints_the_distance(here, form):
+    paths, _ = images()
+    assert run_example(here, form, *paths[:2])[0] == pytest.approx(keras_outputs()[1][1], abs=1e-3)
+
+
+def write_kinds(folder):
+    """One picture as files of many kinds and sizes; gives their paths."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(256, size=(9, 7, 3), dtype=np.uint8))
+    rgb = small.resize((123, 77), Image.Resampling.BICUBIC)
+    grey, exif = rgb.convert("L"), Image.Exif()
+    exif[0x0112] = 6
+    clear = Image.merge("RGBA", [*rgb.split(), grey])
+    deep = np.asarray(grey).astype(np.uint16) * 16  # 12 bits
+    kinds = {
+        "rgb.png": rgb, "grey.png": grey, "clear.png": clear, "clear.webp": clear,
+        "two.png": grey.convert("1"), "palette.gif": rgb.quantize(9), "grey_clear.png":
+        clear.convert("LA"), "deep.png": Image.fromarray(deep), "deep.tiff": Image.fromarray(deep),
+        "float.tiff": Image.fromarray(np.asarray(grey, np.float32) / 255),
+        "cmyk.jpg": rgb.convert("CMYK"), "small.png": small, "large.jpg": rgb.resize((900, 400)),
+    }  # fmt: skip
+    for name, image in kinds.items():
+        image.save(folder / name)
+    rgb.save(folder / "turned.jpg", exif=exif)
+    return sorted(folder.iterdir())
+
+
+def test_an_example_reads_every_kind_of_file_as_the_product_does(here, tmp_path):
+    """In one process for speed: the example's own `decode`, from the file as written."""
+    paths = write_kinds(tmp_path / "kinds")
+    example = runpy.run_path(str(here / "out" / "example_onnx.py"))
+    model = SimilarityModel("runs/run")
+    config = types.SimpleNamespace(image_shape=model.config.image_shape, fit="stretch", ink=False)
+    for path in paths:
+        pixels, _ = example["decode"](path.read_bytes(), config, model.run.ranges)
+        assert (pixels == model.pixels(path)).all(), path
+    for left, right in [("deep.png", "clear.png"), ("turned.jpg", "cmyk.jpg")]:
+        pair = tmp_path / "kinds" / left, tmp_path / "kinds" / right
+        distance, verdict = run_example(here, "onnx", *pair)
+        [answer] = model.compare(pair)
+        assert distance == pytest.approx(answer["distance"], abs=1e-3)
+        assert verdict == ("same" if answer["same"] else "different")
+
+
+def test_an_example_reads_real_photographs_as_the_product_does(here, real_data):
+    example = runpy.run_path(str(here / "out" / "example_onnx.py"))
+    model, shape = SimilarityModel("runs/run"), types.SimpleNamespace
+    found = [p for kind in ("jpg", "png", "pgm") for p in real_data.rglob(f"*.{kind}")]
+    assert found
+    for path in found[:: len(found) // 100 or 1]:
+        config = shape(image_shape=model.config.image_shape, fit="stretch", ink=False)
+        pixels, _ = example["decode"](path.read_bytes(), config, model.run.ranges)
+        assert (pixels == model.pixels(path)).all(), path
 
 
 def test_the_check_says_on_what_and_fails_on_a_difference(here, capsys, monkeypatch):
