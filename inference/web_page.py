@@ -16,6 +16,7 @@ from pipeline.reading import decode
 from run_directory import need
 
 SIDES = ("first", "second")
+LARGEST_UPLOAD, MOST_WAITING = "50mb", 20  # a file; questions in the queue, others are refused
 THUMBNAIL, LOOK = Config(image_size=160), 320  # pixels
 
 
@@ -33,7 +34,9 @@ def serve(options):
         page = build_page(SimilarityModel.load(options.run), options)
         print(f"http://127.0.0.1:{options.port} until Ctrl-C", flush=True)
         local = {"server_name": "127.0.0.1", "server_port": options.port, "share": False}
-        page.launch(**local, ssr_mode=False, footer_links=[], show_error=True, quiet=True)
+        page.queue(max_size=MOST_WAITING, default_concurrency_limit=1)  # one question at a time
+        plain = {"ssr_mode": False, "footer_links": [], "show_error": True, "quiet": True}
+        page.launch(**local, **plain, max_file_size=LARGEST_UPLOAD)
     return 0
 
 
@@ -83,19 +86,20 @@ def dropped(label):
 
 
 def guarded(function):
-    """A function of paths; a file that cannot be read becomes a message on the page."""
+    """A function of paths; what goes wrong becomes a sentence on the page, not a traceback."""
     import gradio as gr
 
     def call(*paths):
         if not all(paths):
-            raise gr.Error("Drop an image first.")
+            raise gr.Error("Drop an image first.", print_exception=False)
         try:
             return function(*paths)
-        except (ValueError, OSError) as error:  # BadImage, DataError, RunError
-            text = str(error)
+        except Exception as error:  # BadImage, DataError, RunError; of Keras and Gradio anything
+            text = str(error) or repr(error)
             for path in paths:  # the folder that Gradio keeps it in says nothing to anyone
                 text = text.replace(path, Path(path).name)
-            raise gr.Error(html.escape(text)) from error  # it is shown as HTML
+            # It is shown as HTML.
+            raise gr.Error(html.escape(text), print_exception=False) from error
 
     return call
 
