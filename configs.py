@@ -4,7 +4,9 @@ python configs.py              lists the names
 python configs.py plantvillage-recipe prints one config, trains nothing
 """
 
+import ast
 import dataclasses
+import inspect
 import json
 import sys
 import typing
@@ -370,6 +372,39 @@ def read_config(path):
     return config, remarks
 
 
+FIRST = """
+    data_dir epochs max_minutes image_size channels sampling encoder weights learning_rate
+    unseen_share run_name seed
+""".split()  # the options that one uses first
+
+
+def help_text(config, program):
+    """Every option with its comment in `Config` and its value in a config, in its groups."""
+    source = inspect.getsource(Config)
+    lines, groups, title = source.splitlines(), {"First options": []}, ""
+    fields = [node for node in ast.parse(source).body[0].body if isinstance(node, ast.AnnAssign)]
+    for node in fields:
+        name, above = node.target.id, lines[node.lineno - 2].strip()
+        title = above[2:] if above.startswith("# ") else title
+        value = f"--{name} {getattr(config, name)}"
+        line = f"  {value:<34} {lines[node.end_lineno - 1].partition('  # ')[2]}"
+        if choices := [c for c in _choices(HINTS[name]) if c is not None]:
+            line += f" ({', '.join(map(str, choices))})"
+        groups.setdefault("First options" if name in FIRST else title, []).append((name, line))
+    groups["First options"].sort(key=lambda entry: FIRST.index(entry[0]))
+    names = f"names: {' '.join(CONFIGS)}"
+    usage = [f"usage: {program} [name or config.json] [--field value]", names]
+    shown = (f"\n{title}\n" + "\n".join(line for _, line in of) for title, of in groups.items())
+    return "\n".join([*usage, *shown])
+
+
+def _choices(hint):
+    """What a field of named choices takes; nothing for others."""
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    return [choice for option in typing.get_args(hint) for choice in _choices(option)]
+
+
 def parse_command_line(args, program, default=None):
     """Turns `[name or config.json] [--field value]` into a config.
 
@@ -385,8 +420,6 @@ def parse_command_line(args, program, default=None):
         ValueError: If the name is unknown or the file unreadable. A wrong `--field` exits with
             status 2 and a message, as command lines do.
     """
-    import tyro  # here, so that importing configs stays instant
-
     is_named = bool(args) and not args[0].startswith("-")
     name = args[0] if is_named else "leaves"
     if default and not is_named:
@@ -395,6 +428,7 @@ def parse_command_line(args, program, default=None):
         base = CONFIGS[name]
     elif name.endswith(".json"):
         base, remarks = read_config(name)
+        base = dataclasses.replace(base, run_name=None)  # that name is the first run's
         name = Path(name).resolve().parent.name
         print(*remarks, sep="\n", end="\n" if remarks else "")
     else:
@@ -402,6 +436,11 @@ def parse_command_line(args, program, default=None):
             f"Unknown config '{name}'. Expected one of {', '.join(CONFIGS)}, "
             "a config.json or an unfinished run directory."
         )
+    if {"-h", "--help"} & set(args):
+        print(help_text(base, program))
+        sys.exit(0)
+    import tyro  # here, so that importing configs stays instant
+
     without_flags = tyro.conf.configure(tyro.conf.FlagConversionOff)(
         Config
     )  # --horizontal_flip False

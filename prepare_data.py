@@ -73,6 +73,44 @@ def load_data(config, report=print):
     return Dataset(index, cache, splits)
 
 
+def create_pairs(images, labels, rng=None):
+    """Pairs of small arrays, as the `fit` of a two-input model takes them.
+
+    Every image whose class has another one is the left of a genuine and of an impostor pair.
+
+    Args:
+        images: Array (images, height, width, channels).
+        labels: Class of each image, (images,).
+        rng: A NumPy generator; one of seed 0 by default.
+
+    Returns:
+        `((left, right), same)`: images (pairs, height, width, channels) twice, and float32
+        (pairs, 1), 1 for genuine; the genuine pairs come first.
+
+    Raises:
+        ValueError: If there are not two classes, or no class of two images.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
+    rng = np.random.default_rng(0) if rng is None else rng
+    if labels.shape != (len(images),):
+        raise ValueError(
+            f"Each image needs one label. Received: {len(images)} images, labels of shape "
+            f"{labels.shape}."
+        )
+    _, labels, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    left = np.flatnonzero(counts[labels] >= 2)
+    if len(counts) < 2 or not len(left):
+        raise ValueError(
+            "Pairs need two classes or more, and two images of one class. Received: "
+            f"{len(labels)} images in {len(counts)} classes."
+        )
+    others = [np.flatnonzero(labels == labels[row]) for row in left]
+    genuine = [rng.choice(own[own != row]) for row, own in zip(left, others, strict=True)]
+    impostor = [rng.choice(np.flatnonzero(labels != labels[row])) for row in left]
+    same = np.repeat(np.float32([1, 0]), len(left))[:, None]
+    return (images[np.tile(left, 2)], images[np.concatenate([genuine, impostor])]), same
+
+
 def inventory(dataset):
     """What a `Dataset` holds, lines for a person to read."""
     index, cache, splits = dataset.index, dataset.cache, dataset.splits

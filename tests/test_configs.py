@@ -114,6 +114,23 @@ def test_command_line(tmp_path, capsys):
     assert "no 'data_dir'" in capsys.readouterr().out
 
 
+def test_help_names_every_option_the_first_ones_on_top(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_command_line(["koch", "--help"], "train.py")
+    said = capsys.readouterr().out
+    options = [line.split()[0][2:] for line in said.splitlines() if line.startswith("  --")]
+    assert caught.value.code == 0 and sorted(options) == sorted(HINTS)
+    assert options[:2] == ["data_dir", "epochs"]
+    assert "--loss binary_crossentropy" in said and "(pairs, classes)" in said
+
+
+def test_a_runs_config_trains_again_under_a_name_of_its_own(tmp_path):
+    (tmp_path / "config.json").write_text(Config(run_name="first").to_json())
+    again = [str(tmp_path / "config.json")]
+    assert parse_command_line(again, "train.py")[0].run_name is None
+    assert parse_command_line([*again, "--run_name", "x"], "train.py")[0].run_name == "x"
+
+
 def test_command_line_refuses_what_it_does_not_know(capsys):
     with pytest.raises(ValueError, match="Unknown config 'roses'. Expected one of leaves"):
         parse_command_line(["roses"], "train.py")

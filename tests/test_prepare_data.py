@@ -9,7 +9,7 @@ from PIL import Image
 import prepare_data
 from configs import DRAWN_LEAVES, Config
 from pipeline.image_index import DataError
-from prepare_data import contact_sheet, inventory, load_data, main
+from prepare_data import contact_sheet, create_pairs, inventory, load_data, main
 
 
 @pytest.fixture
@@ -144,3 +144,18 @@ def test_real_faces(real_data, prepare):
     lines = inventory(dataset)
     assert has_line(lines, "300 images in 30 classes") and has_line(lines, "92x112 L x 300")
     assert dataset.pixels.shape == (300, 16, 16, 1) and dataset.splits.left_out == {}
+
+
+def test_created_pairs_are_what_their_labels_say():
+    labels = np.array(list("aabbbcd"))
+    images = np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1)  # each says which it is
+    (left, right), same = create_pairs(images, labels)
+    rows = left.ravel(), right.ravel()
+    assert same.shape == (10, 1) and same.sum() == 5
+    for one, other, equal in zip(*rows, same.ravel(), strict=True):
+        assert one != other and (labels[one] == labels[other]) == equal
+    for wrong in (["a"] * 7, list("abcdefg")):
+        with pytest.raises(ValueError, match="Pairs need two classes or more"):
+            create_pairs(images, wrong)
+    with pytest.raises(ValueError, match="Each image needs one label"):
+        create_pairs(images, labels[:3])
