@@ -1,10 +1,5 @@
 """The drawn leaves: the same every time, laid out as promised, whole or absent."""
 
-import importlib.util
-import subprocess
-import sys
-from pathlib import Path
-
 import draw_leaves
 import numpy as np
 import pytest
@@ -31,13 +26,6 @@ def test_a_seed_gives_the_same_bytes_every_time(drawn, tmp_path):
     other = read(tmp_path / "other")
     assert other.keys() < first.keys() and len(other) * 2 == len(first)
     assert all(first[name] != image for name, image in other.items())
-
-
-def test_another_process_draws_the_same():
-    code = "import draw_leaves as d; print(d.draw_image('Yam___spots', 5, 1, 64).tobytes().hex())"
-    folder = Path(draw_leaves.__file__).parent
-    drawn = subprocess.check_output([sys.executable, "-c", code], cwd=folder, text=True)
-    assert drawn.strip() == draw_leaves.draw_image("Yam___spots", 5, 1, 64).tobytes().hex()
 
 
 def test_layout_and_format(drawn):
@@ -91,13 +79,3 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
     with pytest.raises(FileExistsError, match="Remove it or name another"):
         draw_leaves.draw_leaves(tmp_path, images_per_class=1, report=print)
     assert read(tmp_path) == {"mine.txt": b"mine"}
-
-
-def test_loads_by_its_path_alone(drawn):
-    # Without an entry in sys.modules, as a program outside this folder would load it.
-    spec = importlib.util.spec_from_file_location("by_path", draw_leaves.__file__)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    image = module.draw_image("Corn___rust", 1, seed=3, size=128)
-    on_disk = np.asarray(Image.open(drawn[0] / "Corn___rust" / "0001.jpg"), "float32")
-    assert np.abs(image - on_disk).mean() < 6  # no more than JPEG loses
