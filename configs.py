@@ -76,8 +76,7 @@ class Config:
     embedding_dim: Annotated[int, 1, 16384] = 128  # numbers that describe an image
     unit_length: bool = True  # embeddings on the unit sphere: distances lie in 0..2
     distance: Literal["euclidean", "cosine", "l1", "l1_512"] = "euclidean"  # l1: learned
-    whiten: bool = True  # after training, join the embedding with whitened features (whitening.py)
-    whiten_last: bool = False  # of the last map too: where shape tells more than texture
+    whiten: bool = True  # after training, the head is fitted by whitening (networks/whitening.py)
 
     # Loss
     loss: Literal[
@@ -139,7 +138,7 @@ class Config:
             "Set whiten=False.",
         )
         yield (
-            not self.weights or self.encoder in ("vgg16", *APPLICATIONS),
+            not self.weights or self.encoder in ("vgg16", "efficientnet_lite0", *APPLICATIONS),
             f"weights={self.weights!r} need a network that was trained before. Received: "
             f"encoder='{self.encoder}'. Choose vgg16 or a network of keras.applications.",
         )
@@ -167,6 +166,11 @@ class Config:
         return height, width, self.channels
 
     @property
+    def accuracy_distance(self):
+        """The distance below which the curves of a training call a pair the same."""
+        return self.margin / 2 if self.loss == "contrastive" else 0.5
+
+    @property
     def total_steps(self):
         """Training steps of the whole run when no time limit and no early stop ends it."""
         return self.epochs * self.steps_per_epoch
@@ -189,7 +193,9 @@ RANGES = {  # of the numbers, from their types
     if hasattr(kind, "__metadata__")
 }
 
-ENCODERS = "compact spatial drawing leaf_cnn koch alexnet vgg16".split()  # ours, in encoders.py
+ENCODERS = (
+    "compact spatial drawing efficientnet_lite0 leaf_cnn koch alexnet vgg16".split()
+)  # ours, in encoders.py
 APPLICATIONS = """
     ConvNeXtBase ConvNeXtLarge ConvNeXtSmall ConvNeXtTiny ConvNeXtXLarge DenseNet121 DenseNet169
     DenseNet201 EfficientNetB0 EfficientNetB1 EfficientNetB2 EfficientNetB3 EfficientNetB4

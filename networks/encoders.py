@@ -1,7 +1,8 @@
-"""The encoders: raw pixels (0 to 255) -> what describes an image. Knows no files but weights.
+"""The encoders: raw pixels (0 to 255) -> embedding. Knows no files but weights.
 
-Each `build_*` function takes `input_shape`, `(height, width, channels)`, and `embedding_dim`, and
-gives a `keras.Model` from pixels (batch, height, width, channels) to (batch, embedding_dim).
+An encoder is a function from pixels (batch, height, width, channels) and `embedding_dim` to
+(batch, embedding_dim), entered in `ENCODERS` under the name that a config gives. Ours end alike:
+feature maps pooled, each of unit length, concatenated, and one dense layer, the head.
 """
 
 import sys
@@ -10,105 +11,203 @@ import keras
 import numpy as np
 from keras import initializers, layers, ops, regularizers
 
-BACKBONE = "backbone"  # layer that holds pretrained weights
+from networks import pretrained
+from networks.embedding import unit_length
+from networks.pretrained import WeightsError
+
+HEAD = "head"  # the dense layer that `whitening.py` can fit
 SPREAD = 0.23  # of centred ink: root mean square distance from the middle, as a share of the side
 MOST_ZOOM = 1.6  # of ink that is centred, in or out
 
 
-def build_base_network(input_shape, embedding_dim=50):
-    """Recipe 1: three convolutions of 16, 32, 16 filters with dropout, and two dense layers."""
-    parts = []
-    for filters in (16, 32, 16):
-        parts += [layers.Conv2D(filters, 3, activation="relu")]
-        parts += [layers.MaxPooling2D(2), layers.Dropout(0.25)]
-    parts += [layers.Flatten(), layers.Dense(128, activation="relu"), layers.Dropout(0.1)]
-    parts += [layers.Dense(embedding_dim, activation="relu")]
-    return _chain("leaf_cnn", input_shape, parts)
+def build_encoder(config):
+    """The encoder that a config describes.
+
+    Returns:
+        A `keras.Model` from raw pixels (batch, *config.image_shape), 0 to 255, to float32
+        embeddings (batch, embedding_dim). Pretrained networks have no weights yet: `load_weights`.
+    """
+    pixels = keras.Input(config.image_shape, name="pixels")
+    if config.encoder in ENCODERS:
+        embeddings = ENCODERS[config.encoder](pixels, config.embedding_dim)
+    else:
+        embeddings = application(pixels, config)
+    embeddings = ops.cast(embeddings, "float32")
+    if config.unit_length:
+        embeddings = unit_length(embeddings)
+    return keras.Model(pixels, embeddings, name="encoder")
 
 
-def build_compact_network(input_shape, embedding_dim=128):
-    """Ours, for photographs: strided 3x3 convolutions, batch norm, global pooling."""
-    parts = _block(32, strides=2) + _block(64) + _block(128) + _block(256, pooled=False)
-    parts += [layers.GlobalAveragePooling2D(), layers.Dense(embedding_dim)]
-    return _chain("compact", input_shape, parts)
+def compact(pixels, embedding_dim):
+    """Ours, for photographs: strided 3x3 convolutions, batch norm, three maps pooled."""
+    maps = [_block(layers.Rescaling(1 / 255)(pixels), 32, strides=2)]
+    for filters in (64, 128):
+        maps.append(_block(maps[-1], filters))
+    maps.append(_block(maps[-1], 256, pooled=False))
+    return head([spread(each) for each in maps[1:]], embedding_dim)
 
 
-def build_spatial_network(input_shape, embedding_dim=256, name="spatial", before=()):
-    """Ours, for what is centred and upright, as faces: it keeps where things are."""
-    parts = _block(32, strides=2, pooled=False, size=5) + _block(64) + _block(96) + _block(128)
-    parts += [layers.Flatten(), layers.Dense(embedding_dim)]
-    return _chain(name, input_shape, parts, before)
+def spatial(pixels, embedding_dim):
+    """Ours, for what is upright and centred, as faces: its last map keeps where things are."""
+    return _spatial(pixels, embedding_dim)
 
 
-def build_drawing_network(input_shape, embedding_dim=256):
+def drawing(pixels, embedding_dim):
     """Ours, for characters: what is drawn is centred and brought to one size, then as `spatial`.
 
     The network sees three quarters of the pixels along each side.
     """
-    centring = _build_centring(input_shape, 3 * input_shape[0] // 4)
-    return build_spatial_network(input_shape, embedding_dim, "drawing", [centring])
+    return _spatial(_centre(pixels, 3 * pixels.shape[1] // 4), embedding_dim)
 
 
-def _chain(name, input_shape, parts, before=()):
-    """Layers one after another, from raw pixels on."""
-    parts = [keras.Input(input_shape), *before, layers.Rescaling(1 / 255), *parts]
-    return keras.Sequential(parts, name=name)
+def _spatial(pixels, embedding_dim):
+    maps = _block(layers.Rescaling(1 / 255)(pixels), 32, strides=2, pooled=False, size=5)
+    for filters in (64, 96, 128):
+        maps = _block(maps, filters)
+    return head([layers.Flatten()(maps)], embedding_dim)
 
 
-def _block(filters, strides=1, pooled=True, size=3):
-    """Layers of one block; pooling comes early, as what follows has a quarter of the work then."""
-    convolution = layers.Conv2D(filters, size, strides, padding="same", use_bias=False)
-    pooling = [layers.MaxPooling2D(2, padding="same")] if pooled else []
+def head(features, embedding_dim):
+    """Feature vectors, each brought to unit length, concatenated, and one dense layer."""
+    features = [unit_length(each) for each in features]
+    joined = ops.concatenate(features, axis=-1) if len(features) > 1 else features[0]
+    return layers.Dense(embedding_dim, name=HEAD)(joined)
+
+
+def spread(maps):
+    """Mean and standard deviation of maps over their places: (batch, 2 channels)."""
+    mean = ops.mean(maps, axis=(1, 2))
+    variance = ops.mean(ops.square(maps - mean[:, None, None]), axis=(1, 2))
+    return ops.concatenate([mean, ops.sqrt(variance + 1e-6)], axis=-1)
+
+
+def _block(maps, filters, strides=1, pooled=True, size=3):
+    """Pooling comes early, as what follows has a quarter of the work then."""
+    maps = layers.Conv2D(filters, size, strides, padding="same", use_bias=False)(maps)
+    if pooled:
+        maps = layers.MaxPooling2D(2, padding="same")(maps)
     # Keras's momentum of 0.99 lags behind a short training by hundreds of steps.
-    return [convolution, *pooling, layers.BatchNormalization(momentum=0.9), layers.ReLU()]
+    return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(maps))
 
 
-class FusedBatchNormalization(layers.BatchNormalization):
-    """Keras's batch norm, in the one kernel that TensorFlow has for it, while it trains.
+def efficientnet_lite0(pixels, embedding_dim):
+    """Pretrained on ImageNet, its last five maps pooled: 1,984 numbers before the head."""
+    lower = pretrained.build_lower(pixels.shape[1:])
+    upper = pretrained.build_upper(lower.output_shape[1:])
+    maps = upper(lower(pixels))
+    return head([layers.GlobalAveragePooling2D()(each) for each in maps], embedding_dim)
 
-    Keras makes some ten passes in float32 of it; a training step is 15% shorter in bfloat16.
+
+def leaf_cnn(pixels, embedding_dim):
+    """Recipe 1: three convolutions of 16, 32, 16 filters with dropout, and two dense layers."""
+    values = layers.Rescaling(1 / 255)(pixels)
+    for filters in (16, 32, 16):
+        values = layers.Conv2D(filters, 3, activation="relu")(values)
+        values = layers.Dropout(0.25)(layers.MaxPooling2D(2)(values))
+    values = layers.Dense(128, activation="relu")(layers.Flatten()(values))
+    return layers.Dense(embedding_dim, activation="relu")(layers.Dropout(0.1)(values))
+
+
+def koch(pixels, embedding_dim):
+    """Recipe 2: four convolutions of 10, 7, 4 and 4 pixels, one dense sigmoid layer.
+
+    Reference:
+        Koch, Zemel & Salakhutdinov, "Siamese neural networks for one-shot image recognition", 2015.
     """
 
-    def call(self, inputs, training=None):
-        """As Keras's."""
-        if self.synchronized or not (training and self.trainable):
-            return super().call(inputs, training=training)
-        import tensorflow as tf  # keras.ops has no such operation
+    def settings(penalty):
+        return {
+            "kernel_initializer": initializers.RandomNormal(0.0, 0.01),
+            "bias_initializer": initializers.RandomNormal(0.5, 0.01),
+            "kernel_regularizer": regularizers.L2(penalty),
+        }
 
-        outputs, mean, variance, *_ = tf.compat.v1.nn.fused_batch_norm(
-            inputs, self.gamma.value, self.beta.value, epsilon=self.epsilon
-        )
-        count = ops.cast(ops.size(inputs) // inputs.shape[-1], "float32")
-        variance *= (count - 1) / count  # Keras's is the biased one
-        for moving, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moving * self.momentum + new * (1 - self.momentum))
-        return outputs
+    values = layers.Rescaling(1 / 255)(pixels)
+    for filters, size in ((64, 10), (128, 7), (128, 4), (256, 4)):
+        values = layers.Conv2D(filters, size, activation="relu", **settings(2e-4))(values)
+        values = layers.MaxPooling2D(2)(values) if filters < 256 else layers.Flatten()(values)
+    return layers.Dense(embedding_dim, activation="sigmoid", **settings(1e-3))(values)
 
 
-def fuse(encoder):
-    """The same encoder, its layers shared, for training alone: with `FusedBatchNormalization`.
+def alexnet(pixels, embedding_dim):
+    """Recipe 4: three large convolutions and three dense layers with no activation between."""
+    values = layers.Rescaling(1 / 255)(pixels)
+    values = layers.Conv2D(256, 11, strides=4, activation="relu")(values)
+    values = layers.MaxPooling2D(3, strides=2)(values)
+    values = layers.Conv2D(256, 5, activation="relu")(values)
+    values = layers.Conv2D(384, 3, activation="relu")(layers.MaxPooling2D(2)(values))
+    values = layers.Flatten()(values)  # 46,464 at 256 pixels
+    for units in (1024, 256, embedding_dim):
+        values = layers.Dense(units)(values)
+    return values
 
-    On other backends than TensorFlow it stays as it is.
+
+def vgg16(pixels, embedding_dim):
+    """Recipe 3: VGG16's five blocks, flattened: the image decides how many numbers come out."""
+    return layers.Flatten()(_backbone("VGG16", pixels.shape[1:])(pixels))
+
+
+def application(pixels, config):
+    """A network of `keras.applications`, pooled, and the head.
+
+    Its own preprocessing comes before it; grey is repeated to three channels.
     """
-    if keras.backend.backend() != "tensorflow":
-        return encoder
-
-    def of(layer):
-        if type(layer) is not layers.BatchNormalization:
-            return layer
-        return FusedBatchNormalization.from_config(layer.get_config())
-
-    return keras.models.clone_model(encoder, clone_function=of, recursive=True)
+    network = _backbone(config.encoder, config.image_shape)
+    # A few images of a few classes would spoil the batch statistics of pretrained ones.
+    maps = network(pixels, training=False) if config.weights else network(pixels)
+    return head([layers.GlobalAveragePooling2D()(maps)], config.embedding_dim)
 
 
-def _build_centring(input_shape, size):
+def _backbone(name, input_shape, weights=None):
+    """Raw pixels to feature maps, as one layer."""
+    builder = getattr(keras.applications, name)
+    pixels = keras.Input(input_shape)
+    colour = ops.repeat(pixels, 3, axis=-1) if input_shape[2] == 1 else pixels
+    prepared = sys.modules[builder.__module__].preprocess_input(colour)
+    network = builder(include_top=False, weights=weights, input_shape=(*input_shape[:2], 3))
+    return keras.Model(pixels, network(prepared), name="backbone")
+
+
+def pretrained_layers(encoder):
+    """The layers of an encoder that can hold pretrained weights: models within it."""
+    return [layer for layer in encoder.layers if layer.name in ("backbone", "lower", "upper")]
+
+
+def load_weights(encoder, config):
+    """Fills the pretrained part of an encoder with what `config.weights` names.
+
+    Raises:
+        WeightsError: If they cannot be had or do not fit.
+    """
+    parts = pretrained_layers(encoder)
+    if config.encoder == "efficientnet_lite0":
+        pretrained.fill(parts, None if config.weights == "imagenet" else config.weights)
+        return
+    try:
+        filled = _backbone(config.backbone, config.image_shape, config.weights)
+    except Exception as error:  # the net, the disk, h5py: each has its own
+        raise WeightsError(
+            f"{config.backbone} cannot be filled with weights={config.weights!r}: "
+            f"{str(error).splitlines()[0]} Expected 'imagenet' (fetched once from the internet) or "
+            "the weights file of this network without its top."
+        ) from error
+    parts[0].set_weights(filled.get_weights())
+
+
+ENCODERS = {
+    each.__name__: each
+    for each in (compact, spatial, drawing, efficientnet_lite0, leaf_cnn, koch, alexnet, vgg16)
+}
+
+
+def _centre(pixels, size):
     """Raw pixels (batch, height, width, channels) to (batch, size, size, channels).
 
     The ink, all that differs from the corners, comes to the middle and to one spread, its aspect
     half way to a square. Sampling is two products with matrices of triangles, as the attention of
     Gregor et al., "DRAW", 2015.
     """
-    pixels = keras.Input(input_shape)
+    input_shape = pixels.shape[1:]
     corners = pixels[:, :: input_shape[0] - 1, :: input_shape[1] - 1]
     ground = ops.mean(corners, axis=(1, 2), keepdims=True)
     drawn = pixels - ground
@@ -122,7 +221,7 @@ def _build_centring(input_shape, size):
     planes = ops.transpose(drawn, (0, 3, 1, 2))
     planes = ops.matmul(to_rows[:, None], planes)
     planes = ops.matmul(planes, ops.transpose(to_columns, (0, 2, 1))[:, None])
-    return keras.Model(pixels, ops.transpose(planes, (0, 2, 3, 1)) + ground, name="centring")
+    return ops.transpose(planes, (0, 2, 3, 1)) + ground
 
 
 def _mean_and_variance(ink):
@@ -142,103 +241,3 @@ def _sampling(middle, step, side, size):
     width = ops.maximum(step, 1.0)[:, :, None]  # where pixels are merged, all count
     reach = ops.abs(at - np.arange(side, dtype="float32")) / width
     return ops.maximum(1.0 - reach, 0.0) / width
-
-
-def build_koch_network(input_shape, embedding_dim=4096):
-    """Recipe 2: four convolutions of 10, 7, 4 and 4 pixels, one dense sigmoid layer.
-
-    Reference:
-        Koch, Zemel & Salakhutdinov, "Siamese neural networks for one-shot image recognition", 2015.
-    """
-
-    def settings(penalty):
-        return {
-            "kernel_initializer": initializers.RandomNormal(0.0, 0.01),
-            "bias_initializer": initializers.RandomNormal(0.5, 0.01),
-            "kernel_regularizer": regularizers.L2(penalty),
-        }
-
-    parts = []
-    for filters, size in ((64, 10), (128, 7), (128, 4), (256, 4)):
-        parts += [layers.Conv2D(filters, size, activation="relu", **settings(2e-4))]
-        parts += [layers.MaxPooling2D(2)] if filters < 256 else [layers.Flatten()]
-    parts += [layers.Dense(embedding_dim, activation="sigmoid", **settings(1e-3))]
-    return _chain("koch", input_shape, parts)
-
-
-def build_alexnet_network(input_shape, embedding_dim=1):
-    """Recipe 4: three large convolutions and three dense layers with no activation between."""
-    parts = [layers.Conv2D(256, 11, strides=4, activation="relu")]
-    parts += [layers.MaxPooling2D(3, strides=2), layers.Conv2D(256, 5, activation="relu")]
-    parts += [layers.MaxPooling2D(2), layers.Conv2D(384, 3, activation="relu")]
-    parts += [layers.Flatten()]  # 46,464 at 256 pixels
-    parts += [layers.Dense(units) for units in (1024, 256, embedding_dim)]
-    return _chain("alexnet", input_shape, parts)
-
-
-def build_vgg16_network(input_shape, embedding_dim=None):
-    """Recipe 3: VGG16's five blocks, flattened: the image decides how many numbers come out."""
-    pixels = keras.Input(input_shape)
-    maps = _build_backbone("VGG16", input_shape)(pixels)
-    return keras.Model(pixels, layers.Flatten()(maps), name="vgg16")
-
-
-def build_application(name, input_shape, embedding_dim):
-    """A network of `keras.applications`, pooled, and one dense layer.
-
-    Its own preprocessing comes before it; grey is repeated to three channels.
-    """
-    pixels = keras.Input(input_shape)
-    maps = _build_backbone(name, input_shape)(pixels)
-    pooled = layers.GlobalAveragePooling2D()(maps)
-    return keras.Model(pixels, layers.Dense(embedding_dim)(pooled), name=name.lower())
-
-
-def _build_backbone(name, input_shape, weights=None):
-    """Raw pixels to feature maps, as one layer."""
-    builder = getattr(keras.applications, name)
-    pixels = keras.Input(input_shape)
-    colour = ops.repeat(pixels, 3, axis=-1) if input_shape[2] == 1 else pixels
-    prepared = sys.modules[builder.__module__].preprocess_input(colour)
-    network = builder(include_top=False, weights=weights, input_shape=(*input_shape[:2], 3))
-    return keras.Model(pixels, network(prepared), name=BACKBONE)
-
-
-class WeightsError(ValueError):
-    """Pretrained weights cannot be had or do not fit; the message says how to mend it."""
-
-
-def find_backbone(encoder):
-    """The layer of an encoder that can be pretrained, or None."""
-    return next((n for n in encoder._flatten_layers() if n.name == BACKBONE), None)
-
-
-def load_pretrained(encoder, name, weights):
-    """Fills the backbone of an encoder, a network of `keras.applications` named `name`.
-
-    Weights are "imagenet" (fetched by Keras) or the path of a weights file, without the top.
-
-    Raises:
-        WeightsError: If they cannot be had or do not fit.
-    """
-    backbone = find_backbone(encoder)
-    try:
-        filled = _build_backbone(name, backbone.input_shape[1:], weights)
-    except Exception as error:  # the net, the disk, h5py: each has its own
-        raise WeightsError(
-            f"{name} cannot be filled with weights={weights!r}: {str(error).splitlines()[0]} "
-            "Expected 'imagenet' (fetched once from the internet) or the weights file of this "
-            "network without its top."
-        ) from error
-    backbone.set_weights(filled.get_weights())
-
-
-ENCODERS = {
-    "leaf_cnn": build_base_network,
-    "compact": build_compact_network,
-    "spatial": build_spatial_network,
-    "drawing": build_drawing_network,
-    "koch": build_koch_network,
-    "alexnet": build_alexnet_network,
-    "vgg16": build_vgg16_network,
-}

@@ -1,13 +1,15 @@
 """Fetches the public data sets into data/.  python prepare_data.py omniglot"""
 
+import hashlib
 import re
 import shutil
-import socket
+import urllib.request
 import zipfile
 from pathlib import Path
 
 from tqdm import tqdm
 
+SILENCE = 30  # seconds after which a download gives up
 MAX_BYTES = 8 << 30  # one zip may unpack to this much; PlantVillage's colour folders have 1 GB
 
 OMNIGLOT = "https://github.com/brendenlake/omniglot/raw/master/python/"
@@ -50,7 +52,7 @@ def fetch(name, folder="data"):
             if not zipped.exists():
                 _download(url, zipped, md5)
             _unpack(zipped, target, members)
-        except Exception as error:  # Keras raises plain ones.
+        except Exception as error:  # the net, the zip, the disk: each has its own
             raise DownloadError(
                 f"'{name}' cannot be fetched ({error}). Run the command again with a connection "
                 f"and room on the disc, or after bringing {url} to {zipped} by other means; "
@@ -62,16 +64,23 @@ def fetch(name, folder="data"):
 
 def _download(url, path, md5):
     """Downloads a file, which appears when it is whole."""
-    from networks.embedding import start_keras
-
-    start_keras()
-    import keras
-
-    socket.setdefaulttimeout(30)  # seconds of silence; Keras would wait for ever
-    # Keras writes to the name it is given, and would take what a kill left there for whole.
-    place = {"fname": f"{path.name}.part", "cache_subdir": path.parent.resolve()}
-    part = keras.utils.get_file(origin=url, file_hash=md5, force_download=True, **place)
-    Path(part).replace(path)
+    part, digest = path.with_name(f"{path.name}.part"), hashlib.md5()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with urllib.request.urlopen(url, timeout=SILENCE) as answer, open(part, "wb") as file:
+            size = int(answer.headers.get("Content-Length") or 0)
+            with tqdm(total=size or None, desc=path.name, unit="B", unit_scale=True) as progress:
+                while chunk := answer.read1(1 << 20):
+                    file.write(chunk)
+                    digest.update(chunk)
+                    progress.update(len(chunk))
+        if progress.n < size:
+            raise ValueError(f"got only {progress.n} of {size} bytes")
+        if md5 and digest.hexdigest() != md5:
+            raise ValueError(f"its md5 hash is {digest.hexdigest()}, not {md5}")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _unpack(zipped, folder, members):

@@ -96,7 +96,7 @@ class Validator:
         one_shot = scores.few_shot_scores(trial_distances, self.trials.answers)
         metrics = {
             "val_loss": self._loss(embeddings, distances),
-            "val_accuracy": scores.best_threshold(self.same, distances)[0],
+            "val_accuracy": balanced_accuracy(self.same, distances, self.config.accuracy_distance),
             "val_auc": roc_auc_score(self.same, -distances),
             "val_one_shot": one_shot["accuracy"],
         }
@@ -306,3 +306,9 @@ def clock(seconds):
     if not math.isfinite(seconds):
         return "?:??"
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def balanced_accuracy(same, distances, threshold):
+    """Share of pairs on the right side of a distance, genuine and impostor weighing the same."""
+    accepted = distances < threshold
+    return float((accepted[same].mean() + 1 - accepted[~same].mean()) / 2)

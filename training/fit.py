@@ -1,19 +1,23 @@
 """Keras's `fit` around the batches: config and data set -> trained encoder. Needs Keras."""
 
 import dataclasses
+import functools
 import sys
 from pathlib import Path
 
 import keras
+import numpy as np
 
 import siamese_network_funcs as funcs
-from networks.encoders import find_backbone, fuse, load_pretrained
-from networks.whitening import widen_encoder
+from networks.embedding import embed
+from networks.encoders import build_encoder, load_weights, pretrained_layers
+from networks.whitening import features_of, fit_head
 from pipeline.batches import BATCHES
 from training.callbacks import Epochs, Interrupted, Recorder, Schedule, TrainingFailed, interrupts
 from training.devices import over_whole_batch, part
 
 FINISHED, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
+MOST_WHITENED = 10_000  # images; more change nothing
 NEW = {"epoch": 0, "done": False, "time_share": 0.0, "seconds_used": 0.0}  # facts of no state
 
 
@@ -45,7 +49,7 @@ def fit_encoder(run, config, dataset, validator, seconds_used):
         print(f"Continuing after epoch {facts['epoch']}.")
         restore(model.variables, arrays["model"])
     elif config.weights:
-        load_pretrained(encoder, config.backbone, config.weights)
+        load_weights(encoder, config)
     schedule = Schedule(config, seconds_used + facts["seconds_used"], facts)
     stopper = _early_stopping(config)
     status = FINISHED
@@ -99,9 +103,7 @@ def build_training_model(config):
     With `sampling="classes"` they are one and the same; with "pairs" the model has two inputs.
     """
     keras.config.set_dtype_policy(choose_precision(config))
-    encoder = funcs.build_encoder(config)
-    if find_backbone(encoder) is None:
-        encoder = fuse(encoder)
+    encoder = build_encoder(config)
     keras.config.set_dtype_policy("float32")
     if config.sampling == "classes":
         return encoder, encoder
@@ -113,14 +115,10 @@ def compile_model(model, encoder, config, frozen=False):
 
     With `frozen`, pretrained weights stay as they are.
     """
-    backbone = find_backbone(encoder)
-    if backbone:
-        backbone.trainable = not frozen
-        for layer in backbone._flatten_layers():
-            # A few images of a few classes would spoil the statistics of pretrained ones.
-            if config.weights and isinstance(layer, keras.layers.BatchNormalization):
-                layer.trainable = False
+    for layer in pretrained_layers(encoder):
+        layer.trainable = not frozen
     metric = funcs.accuracy if config.sampling == "pairs" else funcs.batch_accuracy
+    metric = functools.partial(metric, threshold=config.accuracy_distance)
     loss, metric = over_whole_batch(model, funcs.build_loss(config), metric)
     metric = keras.metrics.MeanMetricWrapper(metric, name="accuracy")
     model.compile(_optimizer(config), loss=loss, metrics=[metric])
@@ -183,13 +181,20 @@ def _finish(config, dataset, model, encoder, recorder, status):
         model.set_weights(stopper.best_weights)
     elif status != FINISHED:  # in the first epoch: it begins anew
         return Fitted(status, None, None, recorder.history, None)
-    final = funcs.build_encoder(config)
+    final = build_encoder(config)
     final.set_weights(encoder.get_weights())
     if config.whiten:
-        half_turn = config.rotate == 180  # no side is up
-        final = widen_encoder(final, dataset, config.seed, half_turn, config.whiten_last)
+        whiten(final, dataset)
     siamese = funcs.build_siamese_network(final, config.distance)
     if model is not encoder:
         siamese.get_layer("distance").set_weights(model.get_layer("distance").get_weights())
     best_epoch = stopper.best_epoch + 1 if stopper.best_weights else None
     return Fitted(status, siamese, final, recorder.history, best_epoch)
+
+
+def whiten(encoder, dataset):
+    """Fits the head of an encoder to the training images of a data set, a sample of very many."""
+    rows = dataset.splits.train
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_WHITENED)).astype(int)]
+    features = embed(features_of(encoder), dataset.pixels, rows)
+    fit_head(encoder, features, dataset.index.labels[rows])

@@ -1,5 +1,7 @@
 """Encoders against published numbers, layer arithmetic by hand, and Keras's own networks."""
 
+import dataclasses
+
 import cv2
 import keras
 import numpy as np
@@ -10,6 +12,11 @@ from networks import encoders
 from siamese_network_funcs import build_encoder, build_siamese_network
 
 RNG = np.random.default_rng(0)
+
+
+def bare(function, shape, embedding_dim):
+    pixels = keras.Input(shape)
+    return keras.Model(pixels, function(pixels, embedding_dim))
 
 
 def test_configs_name_the_encoders_and_kerass_networks():
@@ -28,18 +35,18 @@ def test_koch_has_the_published_number_of_parameters():
 
 
 def test_leaf_cnn_has_the_published_layers():
-    network = encoders.build_base_network((112, 112, 1))
+    network = bare(encoders.leaf_cnn, (112, 112, 1), 50)
     # 112 -> 110 -> 55 -> 53 -> 26 -> 24 -> 12; 12 x 12 x 16 = 2304 values into 128, then 50.
     expected = (9 * 16 + 16) + (9 * 16 * 32 + 32) + (9 * 32 * 16 + 16)
     assert network.count_params() == expected + (2304 * 128 + 128) + (128 * 50 + 50)
 
 
 def test_alexnet_flattens_to_the_published_number_and_vgg16_to_its_last_map():
-    network = encoders.build_alexnet_network((256, 256, 3))
+    network = bare(encoders.alexnet, (256, 256, 3), 1)
     flat = next(n for n in network.layers if isinstance(n, keras.layers.Flatten))
     assert flat.output.shape == (None, 46_464)
     assert [n.units for n in network.layers if isinstance(n, keras.layers.Dense)] == [1024, 256, 1]
-    assert encoders.build_vgg16_network((105, 105, 3)).output_shape == (None, 3 * 3 * 512)
+    assert bare(encoders.vgg16, (105, 105, 3), None).output_shape == (None, 3 * 3 * 512)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +82,7 @@ def test_centring_samples_where_the_moments_of_the_ink_say():
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     expected = cv2.warpAffine(image.astype(np.float32), warp, (48, 48), flags=flags,
                               borderValue=250)  # fmt: skip
-    centring = encoders._build_centring((64, 64, 1), 48)
-    sampled = centring.predict(image[None, ..., None].astype(np.float32), verbose=0)
+    sampled = np.array(encoders._centre(image[None, ..., None].astype(np.float32), 48))
     # OpenCV rounds places to 1/32 of a pixel.
     np.testing.assert_allclose(sampled[0, ..., 0], expected, atol=8)
     assert 4 * np.abs(sampled[0, ..., 0] - expected).mean() < 1
@@ -86,7 +92,7 @@ def test_centring_takes_place_and_size_away_and_keeps_the_ground():
     images = [draw_ring((32, 32), (16, 12)), draw_ring((25, 38), (16, 12))]
     images += [draw_ring((30, 34), (20, 15)), np.full((64, 64), 90, np.uint8)]
     pixels = np.stack(images)[..., None].astype(np.float32)
-    one, moved, larger, blank = encoders._build_centring((64, 64, 1), 48).predict(pixels, verbose=0)
+    one, moved, larger, blank = np.array(encoders._centre(pixels, 48))
     np.testing.assert_allclose(moved, one, atol=0.5)
     assert np.abs(larger - one).mean() < 0.5 * np.abs(np.roll(one, 2, axis=0) - one).mean()
     np.testing.assert_array_equal(blank, 90)
@@ -97,13 +103,13 @@ def test_kerass_network_preprocesses_raw_pixels_as_keras_says(tmp_path):
     network = keras.applications.MobileNetV2(
         include_top=False, weights=None, input_shape=(64, 64, 3)
     )
-    network.save_weights(tmp_path / "mobile.weights.h5")
+    network.save_weights(path := tmp_path / "mobile.weights.h5")
     config = Config(encoder="MobileNetV2", image_size=64, weights=str(tmp_path / "x"))
     encoder = build_encoder(config)
-    encoders.load_pretrained(encoder, "MobileNetV2", str(tmp_path / "mobile.weights.h5"))
+    encoders.load_weights(encoder, dataclasses.replace(config, weights=str(path)))
     pixels = RNG.integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
     prepared = keras.applications.mobilenet_v2.preprocess_input(pixels.copy())
-    backbone = encoders.find_backbone(encoder)
+    [backbone] = encoders.pretrained_layers(encoder)
     np.testing.assert_allclose(
         backbone.predict(pixels, verbose=0), network.predict(prepared, verbose=0), atol=1e-4
     )
@@ -111,25 +117,7 @@ def test_kerass_network_preprocesses_raw_pixels_as_keras_says(tmp_path):
 
 def test_weights_that_do_not_fit_are_told_in_a_sentence(tmp_path):
     (tmp_path / "bad.weights.h5").write_text("no weights")
-    encoder = build_encoder(Config(encoder="MobileNetV2", image_size=32))
+    path = str(tmp_path / "bad.weights.h5")
+    config = Config(encoder="MobileNetV2", image_size=32, weights=path)
     with pytest.raises(ValueError, match="MobileNetV2 cannot be filled.*Expected 'imagenet'"):
-        encoders.load_pretrained(encoder, "MobileNetV2", str(tmp_path / "bad.weights.h5"))
-
-
-@pytest.mark.parametrize("name", ["compact", "drawing"])
-def test_fused_batch_norm_trains_as_keras_does(name):
-    pixels = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3)).astype("float32")
-    trained = []
-    for change in (lambda encoder: encoder, encoders.fuse):
-        keras.utils.set_random_seed(0)
-        model = change(build_encoder(Config(encoder=name, image_size=32)))
-        model.compile(keras.optimizers.SGD(0.05), loss="mse")
-        model.fit(pixels, np.eye(12, model.output_shape[1]), batch_size=6, shuffle=False, verbose=0)
-        kinds = {type(layer) for layer in model._flatten_layers()}
-        trained.append((model.get_weights(), model.predict(pixels, verbose=0), kinds))
-    (weights, outputs, kinds), (fused_weights, fused_outputs, fused_kinds) = trained
-    assert keras.layers.BatchNormalization in kinds - fused_kinds
-    assert encoders.FusedBatchNormalization in fused_kinds - kinds
-    for one, other in zip(weights, fused_weights, strict=True):
-        np.testing.assert_allclose(one, other, atol=2e-4)
-    np.testing.assert_allclose(outputs, fused_outputs, atol=2e-3)
+        encoders.load_weights(build_encoder(config), config)

@@ -15,8 +15,6 @@ import pytest
 
 from pipeline.download import DATASETS, DownloadError, fetch
 
-set_timeout = socket.setdefaulttimeout  # a test puts another in its place
-
 PNG = b"\x89PNG"
 BACKGROUND = {
     "images_background/": b"",
@@ -76,7 +74,6 @@ def server(monkeypatch):
         yield server
         server.shutdown()
         thread.join()
-    set_timeout(None)
 
 
 def make_zip(members):
@@ -137,7 +134,7 @@ def test_wrong_md5(server, tmp_path):
     "fault, reason", [("cut", "got only"), ("silent", "timed out"), ("busy", "503")]
 )
 def test_broken_connection(server, tmp_path, monkeypatch, fault, reason):
-    monkeypatch.setattr(socket, "setdefaulttimeout", lambda seconds: set_timeout(0.3))
+    monkeypatch.setattr("pipeline.download.SILENCE", 0.3)
     server.faults = [fault]
     with pytest.raises(DownloadError, match=reason):
         fetch("plantvillage", tmp_path)

@@ -1,0 +1,114 @@
+"""Losses over all pairs of a batch: classes and embeddings in, a scalar out.
+
+Everywhere `labels` are classes, (batch,) or (batch, 1), and `embeddings` (batch, embedding_dim).
+"""
+
+from keras import ops
+
+from networks.embedding import SMALLEST_SQUARED_DISTANCE, unit_length
+
+BEYOND = 1e9  # larger than any distance or similarity: what a mask puts out of reach
+
+
+def batch_contrastive_loss(labels, embeddings, margin=1.0):
+    """The contrastive loss over all pairs of a batch, genuine and impostor weighing the same.
+
+    Impostors are averaged over those inside the margin, as most of a batch's are far apart and
+    would water the few hard ones down.
+    """
+    genuine, impostor = pair_masks(labels, embeddings.dtype)
+    squared = squared_distances(embeddings)
+    distance = ops.sqrt(ops.maximum(squared, SMALLEST_SQUARED_DISTANCE))
+    gap = ops.maximum(margin - distance, 0.0)
+    inside = impostor * ops.cast(gap > 0, gap.dtype)
+    return masked_mean(squared, genuine) + masked_mean(ops.square(gap), inside)
+
+
+def supervised_contrastive_loss(labels, embeddings, temperature=0.05):
+    """Softmax over each image's similarities: its class against all others of the batch.
+
+    Embeddings are brought to unit length here; a small temperature looks at the hardest pairs.
+
+    Returns:
+        Scalar, averaged over the images that have a genuine partner in the batch.
+
+    Reference:
+        Khosla et al., "Supervised Contrastive Learning", 2020, equation 2.
+    """
+    genuine, impostor = pair_masks(labels, embeddings.dtype)
+    embeddings = unit_length(embeddings)
+    similarity = ops.matmul(embeddings, ops.transpose(embeddings)) / temperature
+    others = genuine + impostor  # all but the image itself
+    similarity = similarity - (1 - others) * BEYOND
+    log_share = similarity - ops.logsumexp(similarity, axis=1, keepdims=True)
+    partners = ops.sum(genuine, axis=1)  # (batch,)
+    per_image = -ops.sum(genuine * log_share, axis=1) / ops.maximum(partners, 1.0)
+    return masked_mean(per_image, ops.cast(partners > 0, per_image.dtype))
+
+
+def batch_triplet_loss(labels, embeddings, margin=1.0, triplet="hardest"):
+    """For each anchor: negatives should be farther than positives by a margin.
+
+    Args:
+        labels: Tensor (batch,), classes.
+        embeddings: Tensor (batch, embedding_dim).
+        margin: By how much.
+        triplet: Which images stand against an anchor. "hardest": the farthest positive and the
+            nearest negative; "1+2" takes the two nearest negatives, "2+1" the two farthest
+            positives; "semi_hard": every positive, and the nearest negative that is farther
+            (else the farthest of all).
+
+    Returns:
+        Scalar, the mean of `max(0, d+ + margin - d-)`.
+
+    Reference:
+        Hermans, Beyer & Leibe, "In Defense of the Triplet Loss", 2017 (hardest); Schroff,
+        Kalenichenko & Philbin, "FaceNet", 2015 (semi-hard).
+    """
+    genuine, impostor = pair_masks(labels, embeddings.dtype)
+    squared = ops.maximum(squared_distances(embeddings), SMALLEST_SQUARED_DISTANCE)
+    distance = ops.sqrt(squared)
+    to_negatives = distance + (1 - impostor) * BEYOND
+    if triplet == "semi_hard":
+        return _semi_hard_loss(distance, genuine, impostor, margin)
+    num_positives, num_negatives = {"1+2": (1, 2), "2+1": (2, 1)}.get(triplet, (1, 1))
+    farthest = ops.top_k(distance * genuine - (1 - genuine) * BEYOND, num_positives)[0]
+    nearest = -ops.top_k(-to_negatives, num_negatives)[0]
+    hinges = ops.maximum(farthest[:, :, None] + margin - nearest[:, None], 0.0)
+    # An anchor with fewer positives or negatives than that goes without the missing ones.
+    there = ops.cast((farthest[:, :, None] >= 0) & (nearest[:, None] < BEYOND / 2), distance.dtype)
+    return masked_mean(hinges, there)
+
+
+def _semi_hard_loss(distance, genuine, impostor, margin):
+    """Over all genuine pairs; (anchor, positive, negative) is a cube of batch^3."""
+    farther = distance[:, None] > distance[:, :, None]  # negative beyond the positive
+    usable = ops.cast(farther, distance.dtype) * impostor[:, None]
+    nearest_farther = ops.min(distance[:, None] + (1 - usable) * BEYOND, axis=2)  # (batch, batch)
+    farthest = ops.max(distance * impostor, axis=1, keepdims=True)
+    negative = ops.where(nearest_farther < BEYOND / 2, nearest_farther, farthest)
+    able = genuine * ops.max(impostor, axis=1, keepdims=True)
+    return masked_mean(ops.maximum(distance + margin - negative, 0.0), able)
+
+
+def pair_masks(labels, dtype="float32"):
+    """Which pairs of a batch are genuine, and which impostor, from classes (batch,) or (batch, 1).
+
+    Returns:
+        `(genuine, impostor)`, tensors (batch, batch) of 0 and 1; the diagonal is 0 in both.
+    """
+    labels = ops.reshape(labels, (-1,))
+    equal = ops.cast(labels[:, None] == labels[None], dtype)
+    return equal - ops.eye(ops.shape(labels)[0], dtype=dtype), 1 - equal
+
+
+def masked_mean(values, mask):
+    """Mean of the values where a mask of 0 and 1 is 1; 0 where it is nowhere 1."""
+    return ops.sum(values * mask) / ops.maximum(ops.sum(mask), 1.0)
+
+
+def squared_distances(embeddings):
+    """Squared Euclidean distances (batch, batch) between all rows, never negative."""
+    squared = ops.sum(ops.square(embeddings), axis=-1)  # (batch,)
+    products = ops.matmul(embeddings, ops.transpose(embeddings))
+    return ops.maximum(squared[:, None] + squared[None] - 2 * products, 0.0)
