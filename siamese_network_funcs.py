@@ -120,15 +120,15 @@ class PairwiseLoss(keras.losses.Loss):
 
 def build_loss(config):
     """The `keras.losses.Loss` that a config names."""
-    if config.loss == "binary_crossentropy":
+    if config.loss_name == "binary_crossentropy":
         return PairwiseLoss(pair_crossentropy)
-    if config.loss == "contrastive":
+    if config.loss_name == "contrastive":
         of_pairs = config.sampling == "pairs"
         function = contrastive_loss if of_pairs else batch_contrastive_loss
         return PairwiseLoss(function, margin=config.margin)
-    if config.loss == "triplet":
+    if config.loss_name == "triplet":
         return PairwiseLoss(batch_triplet_loss, margin=config.margin, triplet=config.triplet)
-    if config.loss == "circle":
+    if config.loss_name == "circle":
         return keras.losses.Circle()
     return PairwiseLoss(supervised_contrastive_loss, temperature=config.temperature)
 

@@ -7,6 +7,7 @@ python train.py runs/20260101-120000-leaves          continues an unfinished run
 python train.py [name | config.json] [--field value] any field of configs.Config
 """
 
+import dataclasses
 import functools
 import importlib.util
 import sys
@@ -25,6 +26,7 @@ from training import devices
 # is told at once.
 
 FAILED, WRONG_INPUT = 1, 2  # exit statuses
+PAIRS_SHOWN = 8  # of each kind, in pairs.png
 
 
 def main(args=None):
@@ -96,18 +98,17 @@ def train(run, config, dataset, begin):
         Exit status: 0, 1 if the training failed, 2 if pretrained weights do not fit, 130 if it
         was interrupted.
     """
-    from networks.encoders import WeightsError
-    from training.callbacks import Validator
+    from networks.pretrained import WeightsError
     from training.fit import FINISHED, INTERRUPTED, fit_encoder
 
-    validator = Validator(dataset, config)
+    write_pairs(run, config, dataset)
     try:
-        fitted = fit_encoder(run, config, dataset, validator, time.monotonic() - begin)
+        fitted = fit_encoder(run, config, dataset, begin)
     except WeightsError as error:
         print(error, file=sys.stderr)
         return WRONG_INPUT
     if fitted.encoder is not None:
-        write_outputs(run, config, dataset, validator, fitted)
+        write_outputs(run, config, dataset, fitted)
     if fitted.status == FINISHED:
         run.mark_finished()
     if fitted.status == INTERRUPTED:
@@ -116,12 +117,33 @@ def train(run, config, dataset, begin):
     return fitted.status
 
 
-def write_outputs(run, config, dataset, validator, fitted):
+def write_pairs(run, config, dataset):
+    """Writes `pairs.png`: some training pairs, genuine above and impostor below."""
+    from evaluation import figures
+    from pipeline.pairs import PairBatches
+
+    few = {"sampling": "pairs", "loss": "contrastive", "pairs_per_batch": 2 * PAIRS_SHOWN}
+    few |= {"distance": "euclidean", "distillation": 0.0}
+    pairs = dataclasses.replace(config, **few)
+    try:
+        left, right, same = PairBatches(
+            dataset.index, dataset.pixels, dataset.splits.train, pairs
+        ).rows(0)
+    except ValueError:  # no pair of one kind: training will say so
+        return
+    names = dataset.index.class_names, dataset.index.labels
+    shown = figures.plot_training_pairs, dataset.pixels, left, right, same, *names
+    run.write("pairs.png", functools.partial(*shown))
+
+
+def write_outputs(run, config, dataset, fitted):
     """Writes models, threshold and figures of a `fit.Fitted` that has an encoder."""
     from evaluation import figures, thresholds
     from networks.embedding import embed
     from siamese_network_funcs import distance_function
+    from training.validation import Validator
 
+    validator = Validator(dataset, config)
     model, distance = fitted.model, distance_function(fitted.model)
     run.write("encoder.keras", fitted.encoder.save)
     run.write("model.weights.h5", model.save_weights)
@@ -141,16 +163,37 @@ def write_outputs(run, config, dataset, validator, fitted):
             title = f"{name.capitalize()} of pairs, {run.path.name}"
             shown = fitted.history, name, title, fitted.best_epoch
             run.write(f"{name}.png", functools.partial(figures.plot_curves, *shown))
-    rows = validator.rows
-    pairs = rows[validator.left], rows[validator.right], validator.same, distances
     cut = threshold["threshold"]
-    run.write("pairs.png", functools.partial(figures.plot_pairs, dataset.pixels, *pairs, cut))
     run.write("model.keras", model.save)  # last: it says that the rest is there
     shown = ", ".join(f"{name} {best[name]:.4f}" for name in best if name.startswith("val_"))
     print(
         f"Weights of epoch {fitted.best_epoch}: {shown}; same below a distance of {cut:.3f} "
         f"({threshold['chosen_for']})."
     )
+    print_accuracies(config, dataset, fitted.encoder, distance, cut)
+
+
+def print_accuracies(config, dataset, encoder, distance, threshold):
+    """Prints the accuracy on training, validation and test pairs at two distances."""
+    import numpy as np
+
+    from evaluation import verification
+    from networks.embedding import embed
+    from training.validation import MOST_IMAGES, balanced_accuracy
+
+    cuts = config.accuracy_distance, threshold
+    print(f"Accuracy of pairs at a distance of {cuts[0]:g}, and of {threshold:.3f}:")
+    for name, rows in dataset.splits.items():
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST_IMAGES).astype(int))]
+        labels, rng = dataset.index.labels[rows], np.random.default_rng(config.seed)
+        try:
+            pairs = dataset.given_pairs(rows) or verification.draw_verification_pairs(labels, rng)
+        except ValueError:  # too few images for a pair of each kind
+            continue
+        embeddings = embed(encoder, dataset.pixels, rows)
+        distances = verification.pair_distances(embeddings, *pairs[:2], distance)
+        first, second = (balanced_accuracy(pairs[2], distances, cut) for cut in cuts)
+        print(f"  {name.replace('_', ' ') + ':':<13} {first:.1%}  {second:.1%}")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def train(job):
     """In a worker: what `COSTS` names, and images/s in the first and the last third."""
     import keras
 
-    from pipeline.batches import ClassBatches
+    from pipeline.class_batches import ClassBatches
     from pipeline.image_index import ImageIndex
     from pipeline.splits import make_splits
     from training.fit import build_training_model, compile_model

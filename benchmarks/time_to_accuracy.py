@@ -125,7 +125,7 @@ def train_ours(job, watch):
     import keras
 
     from networks.embedding import embed
-    from pipeline.batches import ClassBatches
+    from pipeline.class_batches import ClassBatches
     from pipeline.image_cache import open_cache
     from pipeline.image_index import read_index
     from training.fit import build_training_model, compile_model

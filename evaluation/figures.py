@@ -40,32 +40,29 @@ def plot_curves(history, name, title, best_epoch, path):
     _save(figure, path, axes)
 
 
-def plot_pairs(pixels, left, right, same, distances, threshold, path):
-    """Shows validation pairs with distance and verdict, right ones and the worst wrong ones.
+def plot_training_pairs(pixels, left, right, same, class_names, labels, path):
+    """Shows some pairs of a training, genuine ones above impostor ones, with their classes.
 
     Args:
-        pixels: uint8 array (images, size, size, channels).
+        pixels: uint8 array (images, height, width, channels).
         left, right: Rows of pixels (pairs,).
-        same, distances: Arrays (pairs,), True for genuine.
-        threshold: A pair is called the same below it.
+        same: Boolean array (pairs,), True for genuine.
+        class_names: Of all classes.
+        labels: Class of each row of pixels.
     """
-    rows, titles = [], []
-    for genuine, called in ((True, True), (False, False), (True, False), (False, True)):
-        members = np.flatnonzero((same == genuine) & ((distances < threshold) == called))
-        if genuine != called:  # the worst first
-            members = members[np.argsort(-np.abs(distances[members] - threshold))]
-        _, first = np.unique(left[members], return_index=True)  # no image twice on the left
-        shown = members[np.sort(first)]
-        if genuine == called:
-            shown = shown[:: max(1, len(shown) // PAIRS_A_KIND)]
-        rows.append([])
-        for pair in shown[:PAIRS_A_KIND]:
-            caption = f"distance {distances[pair]:.3f} {'<' if called else '≥'} {threshold:.3f}"
-            rows[-1] += [(pixels[left[pair]], caption), (pixels[right[pair]], "")]
-        kind = "genuine" if genuine else "impostor", "same" if called else "different"
-        title = f"{kind[0]}, called {kind[1]}: {len(members)}"
-        titles.append((title, GREEN if genuine == called else RED))
+    rows = []
+    for kind in (True, False):
+        for pair in np.array_split(np.flatnonzero(same == kind), 2):
+            sides = zip(left[pair], right[pair], strict=True)
+            shown = [row for both in sides for row in both]
+            rows.append([(pixels[row], _short(class_names[labels[row]])) for row in shown])
+    titles = [("genuine: one class", GREEN), ("", GREEN), ("impostor: two classes", RED), ("", RED)]
     plot_rows(rows, path, titles)
+
+
+def _short(name, most=22):
+    """The end of a name, which tells classes of a family apart."""
+    return name if len(name) <= most else "…" + name[1 - most :]
 
 
 def plot_rows(rows, path, titles=()):

@@ -92,9 +92,12 @@ def _block(maps, filters, strides=1, pooled=True, size=3):
 
 def efficientnet_lite0(pixels, embedding_dim):
     """Pretrained on ImageNet, its last five maps pooled: 1,984 numbers before the head."""
-    lower = pretrained.build_lower(pixels.shape[1:])
-    upper = pretrained.build_upper(lower.output_shape[1:])
-    maps = upper(lower(pixels))
+    return upper_half(pretrained.build_lower(pixels.shape[1:])(pixels), embedding_dim)
+
+
+def upper_half(maps, embedding_dim):
+    """What `efficientnet_lite0` makes of the maps of its lower half."""
+    maps = pretrained.build_upper(maps.shape[1:])(maps)
     return head([layers.GlobalAveragePooling2D()(each) for each in maps], embedding_dim)
 
 

@@ -91,6 +91,23 @@ def _semi_hard_loss(distance, genuine, impostor, margin):
     return masked_mean(ops.maximum(distance + margin - negative, 0.0), able)
 
 
+def relational_distillation(teacher, embeddings):
+    """How far the similarities of a batch have moved from those that another network sees.
+
+    Args:
+        teacher: The other network's embeddings, unit length (batch, d).
+        embeddings: Tensor (batch, embedding_dim), unit length.
+
+    Returns:
+        Scalar, the mean squared difference of the cosines of all pairs of two images.
+
+    Reference:
+        Park, Kim, Lu & Cho, "Relational Knowledge Distillation", 2019.
+    """
+    ours, theirs = (ops.matmul(x, ops.transpose(x)) for x in (embeddings, teacher))
+    return masked_mean(ops.square(ours - theirs), 1 - ops.eye(ops.shape(ours)[0]))
+
+
 def pair_masks(labels, dtype="float32"):
     """Which pairs of a batch are genuine, and which impostor, from classes (batch,) or (batch, 1).
 

@@ -11,6 +11,7 @@ from PIL import Image
 from pipeline.image_index import ImageIndex
 
 TINY = (
+    "--sampling classes "
     "--image_size 16 --classes_per_batch 4 --images_per_class 4 --steps_per_epoch 30 --epochs 1 "
     "--embedding_dim 8 --precision float32 --unseen_share 0.25 --run_name run"
 ).split()

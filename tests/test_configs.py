@@ -16,8 +16,10 @@ def bad_values():
     """(field, value) for every field: beyond each end of its range, and of a wrong type."""
     for name, hint in HINTS.items():
         options = [option for option in typing.get_args(hint) if option is not type(None)]
-        if typing.get_origin(hint) is typing.Literal:
-            yield from [(name, "no such choice"), (name, 2), (name, None), (name, True)]
+        if name == "image_size":
+            yield from [(name, "wide"), (name, 2), (name, "112x"), (name, "1x2x3")]
+        elif typing.Literal in map(typing.get_origin, (hint, *options)):
+            yield from [(name, "no such choice"), (name, 2), (name, True)]
         elif hint is bool:
             yield from [(name, 1), (name, "False")]
         elif str in (hint, *options):

@@ -22,6 +22,7 @@ from evaluation.report import occlusion_map
 from run_directory import RunDirectory
 
 TINY = (
+    "--sampling classes "
     "--image_size 16 --classes_per_batch 4 --images_per_class 4 --steps_per_epoch 4 --epochs 2 "
     "--embedding_dim 8 --precision float32 --unseen_share 0.25"
 ).split()

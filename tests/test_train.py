@@ -18,19 +18,20 @@ from PIL import Image
 
 import train
 from configs import Config
-from networks.encoders import find_backbone
+from networks.encoders import pretrained_layers
 from run_directory import STATE, RunDirectory
 from training import callbacks, fit
 
 ROOT = Path(__file__).parent.parent
 TINY = (
+    "--sampling classes "
     "--image_size 16 --classes_per_batch 4 --images_per_class 4 --steps_per_epoch 4 --epochs 4 "
     "--embedding_dim 8 --deterministic True --precision float32 --unseen_share 0.25 "
     "--max_minutes 1000"  # far off: a slow machine must not change the schedule
 ).split()
 PAIRS_WITH_DROPOUT = (
     "--sampling pairs --loss contrastive --encoder leaf_cnn --pairs_per_batch 8 "
-    "--unit_length False --whiten False --image_size 24 --optimizer rmsprop"
+    "--unit_length False --image_size 24 --optimizer rmsprop"
 ).split()
 
 
@@ -95,7 +96,7 @@ def test_the_whole_command(workplace, capsys):
 
 
 def test_best_epochs_weights_are_kept(workplace):
-    assert run_train("best", "--monitor", "val_loss", "--whiten", "False") == 0
+    assert run_train("best", "--monitor", "val_loss") == 0
     rows = history("best")
     best = min(float(row["val_loss"]) for row in rows)
     run = RunDirectory(workplace / "runs" / "best")
@@ -118,9 +119,9 @@ def save_backbone():
 def test_pretrained_weights_stay_while_frozen_and_move_afterwards(workplace):
     saved = save_backbone()
     for name, frozen, equal in (("still", "4", True), ("moved", "1", False)):
-        assert run_train(name, *PRETRAINED, "--whiten", "False", "--frozen_epochs", frozen) == 0
+        assert run_train(name, *PRETRAINED, "--frozen_epochs", frozen) == 0
         encoder = RunDirectory(Path("runs") / name).load_encoder()
-        kept = find_backbone(encoder).get_weights()
+        kept = pretrained_layers(encoder)[0].get_weights()
         same = [np.array_equal(*both) for both in zip(kept, saved, strict=True)]
         assert all(same) == equal
     rates = [float(row["learning_rate"]) for row in history("moved")]
@@ -218,7 +219,7 @@ def test_collapse_is_noticed(workplace, capsys):
     # Steps so large that every last ReLU dies: each image's embedding is zero.
     settings = (
         "--sampling pairs --loss contrastive --encoder leaf_cnn --image_size 24 "
-        "--unit_length False --whiten False --optimizer sgd --learning_rate 1.5 --schedule constant"
+        "--unit_length False --optimizer sgd --learning_rate 1.5 --schedule constant"
     )
     assert run_train("flat", *settings.split()) == fit.FAILED
     message = capsys.readouterr().err
@@ -227,9 +228,7 @@ def test_collapse_is_noticed(workplace, capsys):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(workplace, capsys):
-    settings = (
-        "--optimizer sgd --learning_rate 10 --unit_length False --whiten False --loss contrastive"
-    )
+    settings = "--optimizer sgd --learning_rate 10 --unit_length False --loss contrastive"
     status = run_train(
         "diverged", *settings.split(), "--margin", "1000000", "--schedule", "constant"
     )

@@ -1,38 +1,24 @@
-"""What happens around the training steps: schedule, validation, progress, state, stopping."""
+"""What happens around the training steps: validation, progress, state on disk, stopping."""
 
 import contextlib
 import math
 import signal
+import sys
 import threading
 import time
 from collections import deque
 
 import keras
 import numpy as np
-from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
-from evaluation import scores
 from networks.embedding import embed
-from pipeline.batches import BATCHES
-from siamese_network_funcs import build_loss, distance_function
+from siamese_network_funcs import distance_function
 from training.devices import agreed
+from training.validation import COLLAPSED, TrainingFailed
 
-VAL_BATCHES = 8  # over which val_loss is averaged when classes are sampled
-VAL_WAYS, VAL_TRIALS = 20, 1000  # of val_one_shot
-CLOSING_SECONDS = 20.0  # of max_minutes, for what comes after the last step
-HAIR = 1e-3  # embeddings that all lie this close together have collapsed
 STOPPER = "best", "wait", "best_epoch", "stopped_epoch"  # the early stopping's state
-
-
-class TrainingFailed(RuntimeError):
-    """The training cannot go on; the message says what happened and what to try."""
-
-    def __init__(self, what):
-        super().__init__(
-            f"{what}. Try a lower learning_rate, a larger warmup_share, unit_length=True, or "
-            "another loss or seed. The last good weights are in the run directory."
-        )
+IMAGES_PER_CLASS, MOST_IMAGES = 8, 2000  # from which the distances of classes are taken
 
 
 class Interrupted(Exception):
@@ -46,8 +32,12 @@ def interrupts():
 
     def receive(number, frame):
         received.append(number)
+        print("\nStopping after this step, then saving. Again to end at once.", file=sys.stderr)
         signal.signal(number, signal.SIG_DFL)
 
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield received
+        return
     before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
@@ -56,137 +46,46 @@ def interrupts():
             signal.signal(number, handler)
 
 
-class Validator:
-    """Scores an encoder on the validation images: each embedded once, the rest is arithmetic."""
-
-    def __init__(self, dataset, config):
-        self.dataset, self.config = dataset, config
-        self.rows = dataset.splits.val
-        self.labels = dataset.index.labels[self.rows]
-        rng = np.random.default_rng([config.seed, 2])
-        pairs = dataset.given_pairs(self.rows) or scores.draw_verification_pairs(self.labels, rng)
-        self.left, self.right, self.same = pairs
-        self.trials = scores.draw_trials(self.labels, VAL_WAYS, 1, VAL_TRIALS, rng)
-        self.loss = build_loss(config)
-        if config.sampling == "classes":
-            batches = BATCHES["classes"](dataset.index, None, self.rows, config)
-            drawn = [batches.rows(step) for step in range(VAL_BATCHES)]
-            self.batches = [np.searchsorted(self.rows, rows) for rows in drawn]
-
-    def distances(self, encoder, distance=None):
-        """Distances of the validation pairs, (pairs,)."""
-        embeddings = embed(encoder, self.dataset.pixels, self.rows)
-        return scores.pair_distances(embeddings, self.left, self.right, distance)
-
-    def score(self, encoder, distance=None):
-        """Validation metrics of an encoder, with a distance as from `distance_function`.
-
-        Returns:
-            `(metrics, spread)`: a dict of val_loss, val_accuracy, val_auc, val_one_shot, and
-            the mean distance of the pairs.
-
-        Raises:
-            TrainingFailed: If an embedding is not finite.
-        """
-        embeddings = embed(encoder, self.dataset.pixels, self.rows)
-        if not np.isfinite(embeddings).all():
-            raise TrainingFailed("Embeddings are not finite")
-        distances = scores.pair_distances(embeddings, self.left, self.right, distance)
-        trial_distances = scores.trial_distances(embeddings, self.trials, distance)
-        one_shot = scores.few_shot_scores(trial_distances, self.trials.answers)
-        metrics = {
-            "val_loss": self._loss(embeddings, distances),
-            "val_accuracy": balanced_accuracy(self.same, distances, self.config.accuracy_distance),
-            "val_auc": roc_auc_score(self.same, -distances),
-            "val_one_shot": one_shot["accuracy"],
-        }
-        return metrics, float(distances.mean())
-
-    def _loss(self, embeddings, distances):
-        if self.config.sampling == "pairs":
-            same = self.same.astype(np.float32)[:, None]
-            return float(self.loss(same, distances.astype(np.float32)[:, None]))
-        losses = [self.loss(self.labels[rows], embeddings[rows]) for rows in self.batches]
-        return float(np.mean([float(loss) for loss in losses]))
-
-
-class Schedule(keras.callbacks.Callback):
-    """Sets the learning rate from the share of the training that is done; keeps the time limit.
-
-    The share is that of the steps or of the minutes, whichever is further, so that a run told
-    10 minutes ends annealed at 10 minutes.
+class Feed(keras.utils.PyDataset):
+    """The batches of one epoch after another, as Keras's `fit` takes them.
 
     Args:
-        config: A `Config`.
-        seconds_used: Of `max_minutes`, before the first step.
-        facts: Done before, when continuing: `time_share` (of the training's time) and `epoch`s.
+        batches: `batches[step]`, a pair of inputs and targets.
+        steps_per_epoch: How many make an epoch.
+
+    Attributes:
+        epoch: The epoch that is fed.
+        ready: When each batch was ready, of those not trained on yet.
     """
 
-    def __init__(self, config, seconds_used, facts):
+    def __init__(self, batches, steps_per_epoch):
         super().__init__()
-        self.config = config
-        self.time_share = self.first_time_share = facts["time_share"]
-        self.progress = max(self.time_share, facts["epoch"] / config.epochs)
-        self.first_progress = self.progress
-        self.begin, self.seconds_before = time.monotonic(), seconds_used
-        self.seconds = math.inf
-        if config.max_minutes is not None:
-            budget = 60 * config.max_minutes
-            self.seconds = max(1.0, budget - seconds_used - min(CLOSING_SECONDS, 0.3 * budget))
+        self.batches, self.steps_per_epoch = batches, steps_per_epoch
+        self.epoch, self.ready, self.ahead = 0, deque(), False
 
-    def on_epoch_begin(self, epoch, logs=None):
-        """Remembers where the epoch's steps start, and how fast pretrained weights move."""
-        config = self.config
-        self.first_step = epoch * config.steps_per_epoch
-        fine_tuned = 0 < config.frozen_epochs <= epoch
-        self.highest = config.learning_rate * (config.fine_tune_rate if fine_tuned else 1.0)
+    def __len__(self):
+        return self.steps_per_epoch
 
-    def on_train_batch_begin(self, batch, logs=None):
-        """Sets this step's learning rate."""
-        self._advance(batch)
-        self.model.optimizer.learning_rate = self.learning_rate()
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Ends the training when its time is over."""
-        self._advance(batch + 1)
-        if self.progress >= 1.0:
-            self.model.stop_training = True
-
-    def _advance(self, batch):
-        elapsed = (time.monotonic() - self.begin) / self.seconds
-        # On its own, so that a run within its limit continues as if never stopped.
-        self.time_share = agreed(self.first_time_share + (1 - self.first_time_share) * elapsed)
-        by_steps = (self.first_step + batch) / self.config.total_steps
-        self.progress = min(1.0, max(self.progress, self.time_share, by_steps))
-
-    def learning_rate(self):
-        """The rate at the present share: linear warm-up, then a half cosine down to zero."""
-        config = self.config
-        if self.progress < config.warmup_share:
-            # Never zero, or the first step would be lost.
-            return self.highest * max(self.progress / config.warmup_share, 0.01)
-        if config.schedule == "constant":
-            return self.highest
-        share = (self.progress - config.warmup_share) / (1 - config.warmup_share)
-        return self.highest * (1 + math.cos(math.pi * share)) / 2
-
-    def seconds_used(self):
-        """Of the whole command and those that it continues."""
-        return self.seconds_before + time.monotonic() - self.begin
-
-    def seconds_left(self):
-        """Estimate from the share done since the beginning."""
-        elapsed = time.monotonic() - self.begin
-        done = self.progress - self.first_progress
-        return elapsed * (1 - self.progress) / done if done > 0 else math.inf
+    def __getitem__(self, number):
+        batch = self.batches[self.epoch * self.steps_per_epoch + number]
+        self.ahead = threading.current_thread() is not threading.main_thread()
+        self.ready.append(time.monotonic())
+        return batch
 
 
 class Epochs(keras.callbacks.Callback):
-    """At the end of each epoch: validation into the logs, before any callback that reads them."""
+    """At the end of each epoch: validation into the logs, before any callback that reads them.
 
-    def __init__(self, validator, model, encoder):
+    Args:
+        validator: A `Validator`.
+        model: What is trained, two-input model or encoder.
+        encoder: The encoder in it.
+        batches: What it is trained on; pairs learn which classes lie near each other.
+    """
+
+    def __init__(self, validator, model, encoder, batches):
         super().__init__()
-        self.validator, self.encoder = validator, encoder
+        self.validator, self.encoder, self.batches = validator, encoder, batches
         self.distance = None if model is encoder else distance_function(model)
         self.collapsed_before = False
 
@@ -199,30 +98,45 @@ class Epochs(keras.callbacks.Callback):
         """Adds val_* to the logs; stops a training whose embeddings have collapsed twice."""
         metrics, spread = self.validator.score(self.encoder, self.distance)
         logs.update(metrics)
-        collapsed = spread < HAIR
+        collapsed = spread < COLLAPSED
         if collapsed and self.collapsed_before:
-            what = f"validation pairs are {spread:.1e} apart on average"
-            raise TrainingFailed(f"The embeddings have collapsed: {what}")
+            raise TrainingFailed(
+                "The embeddings have collapsed: validation pairs are on average "
+                f"{spread:.1%} as far apart as unrelated embeddings"
+            )
         self.collapsed_before = collapsed
+        if getattr(self.batches, "given", True) is None:
+            self.batches.distances = self._class_distances()
+
+    def _class_distances(self):
+        """Distances between the mean embeddings of the training classes, (classes, classes)."""
+        table = self.batches.table
+        per_class = max(1, min(IMAGES_PER_CLASS, MOST_IMAGES // len(table.counts)))
+        counts = np.minimum(table.counts, per_class)
+        places = np.concatenate([np.arange(count) for count in counts])
+        rows = table.rows[np.repeat(table.starts, counts) + places]
+        embeddings = embed(self.encoder, self.batches.pixels, rows)
+        means = np.add.reduceat(embeddings, np.cumsum(counts) - counts) / counts[:, None]
+        return np.linalg.norm(means[:, None] - means, axis=2)
 
 
 class Recorder(keras.callbacks.Callback):
     """After each epoch: history and state on disk, a line for the user. Comes last.
 
     Args:
-        run, config: The `RunDirectory` and its `Config`.
-        schedule: The `Schedule`, which knows the time.
+        run: The `RunDirectory`.
+        config: Its `Config`.
+        schedule: The `Schedule`, which knows the steps.
         stopper: The `EarlyStopping`, whose state is saved and restored with the weights.
-        images_per_step: For the images/s shown.
+        feed: The `Feed`.
         state: What `RunDirectory.load_state` gave, or None.
         asked_to_end: What `interrupts` gives.
     """
 
-    def __init__(self, run, config, schedule, stopper, images_per_step, state, asked_to_end):
+    def __init__(self, run, config, schedule, stopper, feed, state, asked_to_end):
         super().__init__()
         self.run, self.config, self.schedule, self.stopper = run, config, schedule, stopper
-        self.images_per_step, self.asked_to_end = images_per_step, asked_to_end
-        self.ready = deque()  # when each batch was, of those not trained on yet
+        self.feed, self.asked_to_end = feed, asked_to_end
         self.history = state[1]["history"] if state else []
         self.best = (state[0].get("best"), state[1]["stopper"]) if state else None
         self.on_train_begin()
@@ -234,26 +148,20 @@ class Recorder(keras.callbacks.Callback):
             for name, value in values.items():
                 setattr(self.stopper, name, value)
 
-    def watched(self, batches):
-        """The same batches; what the training waits for them is shown after each epoch."""
-        self.ready.clear()
-        for batch in batches:
-            self.ahead = threading.current_thread() is not threading.main_thread()
-            self.ready.append(time.monotonic())
-            yield batch
-
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the epoch's clock and bar."""
+        self.feed.epoch = epoch
+        self.feed.ready.clear()
         self.begin = self.step_end = time.monotonic()
         self.waited = 0.0
         self.bar = tqdm(total=self.config.steps_per_epoch, leave=False, disable=None, unit="step")
 
     def on_train_batch_end(self, batch, logs=None):
         """Moves the bar; ends cleanly when asked to."""
-        self.steps = batch + 1
-        latest, ready = self.ready[-1], self.ready.popleft()
+        self.steps, ready = batch + 1, self.feed.ready
+        latest, own = ready[-1], ready.popleft()
         # TensorFlow makes batches while it trains; elsewhere the training waits for any of them.
-        self.waited += max(0.0, (ready if self.ahead else latest) - self.step_end)
+        self.waited += max(0.0, (own if self.feed.ahead else latest) - self.step_end)
         shown = f"loss {logs['loss']:.4f}, {clock(self.schedule.seconds_left())} left"
         self.bar.set_postfix_str(shown, refresh=False)
         self.bar.update()
@@ -267,34 +175,39 @@ class Recorder(keras.callbacks.Callback):
         self.bar.close()
         seconds = time.monotonic() - self.begin
         numbers = {name: round(float(value), 6) for name, value in logs.items()}
-        rate = self.steps * self.images_per_step / seconds
+        rate = self.steps * self.feed.batches.images_per_step / seconds
         extra = {"learning_rate": self.schedule.learning_rate(), "seconds": round(seconds, 2)}
         self.history.append({"epoch": epoch + 1, **numbers, **extra})
         self.run.write_history(self.history)
         self._save_state(epoch)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
         waited = self.waited / (self.step_end - self.begin)
+        steps = self.schedule.total_steps or self.config.total_steps
         print(
-            f"epoch {epoch + 1}/{self.config.epochs}  {shown}  {rate:,.0f} images/s  "
-            f"{waited:.1%} waiting for data  {clock(self.schedule.seconds_left())} left",
+            f"epoch {epoch + 1}/{math.ceil(steps / self.config.steps_per_epoch)}  {shown}  "
+            f"{rate:,.0f} images/s  {waited:.1%} waiting for data  "
+            f"{clock(self.schedule.seconds_left())} left",
             flush=True,
         )
+        if self.schedule.cut_at:
+            print(f"Cut at step {self.schedule.cut_at} of {steps}: the time is over.", flush=True)
 
     def _save_state(self, epoch):
         stopper = {name: getattr(self.stopper, name) for name in STOPPER}
         stopper = {k: v if v is None else np.asarray(v).item() for k, v in stopper.items()}
         self.best = self.stopper.best_weights, stopper
+        distances = getattr(self.feed.batches, "distances", None)
         self.run.save_state(
             {
                 "model": [np.array(v) for v in self.model.variables],
                 "optimizer": [np.array(v) for v in self.model.optimizer.variables],
                 "best": self.stopper.best_weights or [],
+                "distances": [] if distances is None else [distances],
             },
             {
                 "epoch": epoch + 1,
                 "done": bool(self.model.stop_training) or epoch + 1 >= self.config.epochs,
-                "time_share": self.schedule.time_share,
-                "seconds_used": self.schedule.seconds_used(),
+                "total_steps": self.schedule.total_steps,
                 "history": self.history,
                 "stopper": stopper,
             },
@@ -306,9 +219,3 @@ def clock(seconds):
     if not math.isfinite(seconds):
         return "?:??"
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-def balanced_accuracy(same, distances, threshold):
-    """Share of pairs on the right side of a distance, genuine and impostor weighing the same."""
-    accepted = distances < threshold
-    return float((accepted[same].mean() + 1 - accepted[~same].mean()) / 2)

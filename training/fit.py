@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import sys
+import time
 from pathlib import Path
 
 import keras
@@ -10,15 +11,21 @@ import numpy as np
 
 import siamese_network_funcs as funcs
 from networks.embedding import embed
-from networks.encoders import build_encoder, load_weights, pretrained_layers
+from networks.encoders import HEAD, build_encoder, load_weights, pretrained_layers
+from networks.losses import relational_distillation
 from networks.whitening import features_of, fit_head
-from pipeline.batches import BATCHES
-from training.callbacks import Epochs, Interrupted, Recorder, Schedule, TrainingFailed, interrupts
+from pipeline.class_batches import ClassBatches
+from pipeline.pairs import PairBatches
+from training.callbacks import Epochs, Feed, Interrupted, Recorder, interrupts
 from training.devices import over_whole_batch, part
+from training.fine_tuning import UpperHalf
+from training.schedule import Schedule
+from training.validation import TrainingFailed, Validator
 
 FINISHED, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
 MOST_WHITENED = 10_000  # images; more change nothing
-NEW = {"epoch": 0, "done": False, "time_share": 0.0, "seconds_used": 0.0}  # facts of no state
+SAVING_SECONDS = 4.0  # of max_minutes, for models and figures at the end
+NO_STATE = {"epoch": 0, "done": False, "total_steps": None}
 
 
 @dataclasses.dataclass
@@ -32,49 +39,118 @@ class Fitted:
     best_epoch: int | None  # whose weights these are, from 1; None before the first is over
 
 
-def fit_encoder(run, config, dataset, validator, seconds_used):
+class WholeEncoder:
+    """A whole encoder trained from pixels, as `fine_tuning.UpperHalf` is an upper half from maps.
+
+    Attributes:
+        encoder: From pixels to embeddings.
+        model: What is trained: the encoder, or the two-input model around it.
+        pixels: What it takes of each row.
+        batches: What it is trained on.
+    """
+
+    def __init__(self, dataset, config, continues=False):
+        self.config, self.pixels = config, dataset.pixels
+        self.encoder, self.model = build_training_model(config)
+        given = dataset.index, dataset.pixels, dataset.splits.train, config
+        batches = PairBatches if config.sampling == "pairs" else ClassBatches
+        self.batches = batches(*given)
+        self.batches.part = part(
+            2 * self.batches.half if config.sampling == "pairs" else self.batches.images_per_step
+        )
+        if config.weights and not continues:
+            load_weights(self.encoder, config)
+            whiten(self.encoder, dataset)
+
+    def finished(self):
+        """The encoder rebuilt in float32, so that it runs anywhere."""
+        encoder = build_encoder(self.config)
+        encoder.set_weights(self.encoder.get_weights())
+        return encoder
+
+
+def whiten(encoder, dataset):
+    """Fits the head of a pretrained encoder to training images, a sample of very many."""
+    if HEAD not in [layer.name for layer in encoder.layers]:
+        return
+    rows = dataset.splits.train
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST_WHITENED).astype(int))]
+    features = embed(features_of(encoder), dataset.pixels, rows)
+    fit_head(encoder, features, dataset.index.labels[rows])
+
+
+def fit_encoder(run, config, dataset, begin):
     """Trains an encoder, going on from the run's last state where it has one: a `Fitted`.
 
-    `seconds_used` are those of `max_minutes` that are gone.
+    `begin` is `time.monotonic()` at the start of the command, from which `max_minutes` count.
 
     Raises:
         WeightsError: If pretrained weights cannot be had or do not fit.
     """
-    encoder, model = build_training_model(config)
-    batches = BATCHES[config.sampling](dataset.index, dataset.pixels, dataset.splits.train, config)
-    batches.part = part(len(batches[0][1]))
     state = run.load_state()
-    arrays, facts = state or ({}, NEW)
+    arrays, facts = state or ({}, NO_STATE)
+    if config.weights and config.encoder == "efficientnet_lite0" and config.epochs:
+        task = UpperHalf(dataset, config)
+        task.model = task.encoder
+    else:
+        task = WholeEncoder(dataset, config, continues=bool(state))
+    run.write("model.txt", lambda path: path.write_text(_summary(task.model)))
     if state:
         print(f"Continuing after epoch {facts['epoch']}.")
-        restore(model.variables, arrays["model"])
-    elif config.weights:
-        load_weights(encoder, config)
-    schedule = Schedule(config, seconds_used + facts["seconds_used"], facts)
+        restore(task.model.variables, arrays["model"])
+        task.batches.distances = arrays.get("distances", [None])[0]
+    validator = Validator(dataset, config, task.pixels)
     stopper = _early_stopping(config)
-    status = FINISHED
+    schedule = _schedule(config, task, validator, begin, facts)
+    feed, status = Feed(task.batches, config.steps_per_epoch), FINISHED
     with interrupts() as asked_to_end:
-        per_step = batches.images_per_step
-        recorder = Recorder(run, config, schedule, stopper, per_step, state, asked_to_end)
-        callbacks = [schedule, Epochs(validator, model, encoder), stopper, recorder]
+        recorder = Recorder(run, config, schedule, stopper, feed, state, asked_to_end)
+        epochs = Epochs(validator, task.model, task.encoder, task.batches)
+        callbacks = [schedule, epochs, stopper, recorder]
         if config.tensorboard:
             callbacks.append(keras.callbacks.TensorBoard(str(run / "tensorboard")))
         try:
             for first, last, frozen in _phases(config, facts):
-                compile_model(model, encoder, config, frozen)
+                compile_model(task.model, task.encoder, config, frozen)
                 if first not in (0, config.frozen_epochs):
-                    restore(model.optimizer.variables, arrays["optimizer"])
-                steps = range(first * config.steps_per_epoch, last * config.steps_per_epoch)
-                stream = recorder.watched(batches[step] for step in steps)
-                _fit(model, stream, config, first, last, callbacks)
-                if model.stop_training:
+                    restore(task.model.optimizer.variables, arrays["optimizer"])
+                feed.epoch = first
+                _fit(task.model, feed, first, last, callbacks)
+                if task.model.stop_training:
                     break
         except Interrupted:
             status = INTERRUPTED
         except TrainingFailed as error:
-            print(error, file=sys.stderr)
+            saved = "The last good weights are in the run directory." if recorder.history else ""
+            print(f"{error}. {ADVICE} {saved}".rstrip(), file=sys.stderr)
             status = FAILED
-    return _finish(config, dataset, model, encoder, recorder, status)
+    return _finish(config, task, recorder, status)
+
+
+ADVICE = (
+    "Try a lower learning_rate, a larger warmup_share, unit_length=True, or another loss or seed."
+)
+
+
+def _summary(model):
+    """Keras's own summary of a model, as text."""
+    lines = []
+    model.summary(
+        100, print_fn=lambda line, line_break=None: lines.append(line), expand_nested=True
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _schedule(config, task, validator, begin, facts):
+    """The `Schedule`; with a time limit, a first validation tells what one takes."""
+    deadline, seconds = float("inf"), 0.0
+    if config.max_minutes is not None and config.epochs:
+        start = time.monotonic()
+        validator.embed(task.encoder)
+        seconds = time.monotonic() - start
+        closing = SAVING_SECONDS + 4 * seconds
+        deadline = begin + 60 * config.max_minutes - min(closing, 30 * config.max_minutes)
+    return Schedule(config, deadline, seconds, facts["total_steps"])
 
 
 def _phases(config, facts):
@@ -85,10 +161,9 @@ def _phases(config, facts):
     return [phase for phase in phases if phase[0] < phase[1]]
 
 
-def _fit(model, stream, config, first_epoch, last_epoch, callbacks):
+def _fit(model, feed, first_epoch, last_epoch, callbacks):
     model.fit(
-        stream,
-        steps_per_epoch=config.steps_per_epoch,
+        feed,
         initial_epoch=first_epoch,
         epochs=last_epoch,
         callbacks=callbacks,
@@ -119,7 +194,10 @@ def compile_model(model, encoder, config, frozen=False):
         layer.trainable = not frozen
     metric = funcs.accuracy if config.sampling == "pairs" else funcs.batch_accuracy
     metric = functools.partial(metric, threshold=config.accuracy_distance)
-    loss, metric = over_whole_batch(model, funcs.build_loss(config), metric)
+    loss = funcs.build_loss(config)
+    if config.distillation and model.input.name == "maps":
+        loss, metric = _distilled(loss, config.distillation), _of_classes(metric)
+    loss, metric = over_whole_batch(model, loss, metric)
     metric = keras.metrics.MeanMetricWrapper(metric, name="accuracy")
     model.compile(_optimizer(config), loss=loss, metrics=[metric])
     model.optimizer.build(model.trainable_variables)
@@ -174,27 +252,30 @@ def restore(variables, arrays):
         variable.assign(array)
 
 
-def _finish(config, dataset, model, encoder, recorder, status):
-    """The best epoch's model, rebuilt in float32 so that it runs anywhere and can be exported."""
+def _distilled(loss, weight):
+    """A loss on targets (batch, 1 + d): the class, and the embedding of the pretrained network."""
+
+    def total(targets, embeddings):
+        known = relational_distillation(targets[:, 1:], embeddings)
+        return loss(targets[:, 0], embeddings) + weight * known
+
+    return total
+
+
+def _of_classes(metric):
+    return lambda targets, embeddings: metric(targets[:, 0], embeddings)
+
+
+def _finish(config, task, recorder, status):
+    """The best epoch's encoder, finished, and the two-input model around it."""
     stopper = recorder.stopper
     if stopper.best_weights:
-        model.set_weights(stopper.best_weights)
+        task.model.set_weights(stopper.best_weights)
     elif status != FINISHED:  # in the first epoch: it begins anew
         return Fitted(status, None, None, recorder.history, None)
-    final = build_encoder(config)
-    final.set_weights(encoder.get_weights())
-    if config.whiten:
-        whiten(final, dataset)
+    final = task.finished()
     siamese = funcs.build_siamese_network(final, config.distance)
-    if model is not encoder:
-        siamese.get_layer("distance").set_weights(model.get_layer("distance").get_weights())
+    if task.model is not task.encoder:
+        siamese.get_layer("distance").set_weights(task.model.get_layer("distance").get_weights())
     best_epoch = stopper.best_epoch + 1 if stopper.best_weights else None
     return Fitted(status, siamese, final, recorder.history, best_epoch)
-
-
-def whiten(encoder, dataset):
-    """Fits the head of an encoder to the training images of a data set, a sample of very many."""
-    rows = dataset.splits.train
-    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_WHITENED)).astype(int)]
-    features = embed(features_of(encoder), dataset.pixels, rows)
-    fit_head(encoder, features, dataset.index.labels[rows])

@@ -28,7 +28,7 @@ def test_configs_name_the_encoders_and_kerass_networks():
 def test_koch_has_the_published_number_of_parameters():
     config = Config(
         encoder="koch", image_size=105, channels=1, embedding_dim=4096, unit_length=False,
-        distance="l1", sampling="pairs", loss="binary_crossentropy", whiten=False,
+        distance="l1", sampling="pairs", loss="binary_crossentropy",
     )  # fmt: skip
     network = build_siamese_network(build_encoder(config), config.distance)
     assert network.count_params() == 38_951_745

@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from configs import RANGES, Config
-from pipeline.batches import BATCHES
+from pipeline.class_batches import ClassBatches
+from pipeline.pairs import PairBatches
 
+BATCHES = {"pairs": PairBatches, "classes": ClassBatches}
 ROOT = Path(__file__).parents[2]
-PLAIN = {"unit_length": False, "whiten": False}
+PLAIN = {"unit_length": False}
 MARGINS = [1e-6, 1.0, 1e6]
 assert MARGINS[::2] == list(RANGES["margin"])
 CLASS_LOSSES = [
@@ -178,10 +180,10 @@ print(json.dumps(found))
 STEPS = [
     {"loss": "supervised_contrastive"},
     {"loss": "contrastive"},
-    {"loss": "triplet", "whiten": False},
+    {"loss": "triplet"},
     {"loss": "circle"},
     {"sampling": "pairs", "loss": "contrastive"},
-    {"sampling": "pairs", "loss": "binary_crossentropy", "distance": "l1_512", "whiten": False},
+    {"sampling": "pairs", "loss": "binary_crossentropy", "distance": "l1_512"},
     {"encoder": "spatial", "loss": "supervised_contrastive"},
 ]
 

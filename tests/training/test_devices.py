@@ -16,16 +16,18 @@ import pytest
 from PIL import Image
 
 from configs import Config
-from pipeline.batches import BATCHES
+from pipeline.class_batches import ClassBatches
+from pipeline.pairs import PairBatches
 from run_directory import STATE, RunError
 from training import devices
 
+BATCHES = {"pairs": PairBatches, "classes": ClassBatches}
 ROOT = Path(__file__).parents[2]
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 KINDS = {
     "supervised_contrastive": {},
     "circle": {"loss": "circle"},
-    "pairs": {"sampling": "pairs", "loss": "contrastive", "whiten": False},
+    "pairs": {"sampling": "pairs", "loss": "contrastive"},
 }
 TINY = (
     "leaves --data_dir images --image_size 16 --classes_per_batch 4 --images_per_class 4 "

@@ -9,8 +9,11 @@ import pytest
 
 from configs import Config
 from pipeline.augmentation import augment, recolor, swap_surroundings
-from pipeline.batches import BATCHES, ClassBatches, ClassTable, PairBatches
+from pipeline.class_batches import ClassBatches
 from pipeline.image_index import DataError
+from pipeline.pairs import PairBatches
+
+BATCHES = {"pairs": PairBatches, "classes": ClassBatches}
 
 STILL = dict.fromkeys(["rotate", "zoom", "shift", "shear", "brightness", "color_jitter"], 0.0)
 SEEN_AS_IS = Config(**STILL, horizontal_flip=False)
@@ -25,6 +28,13 @@ def all_rows(index):
     return np.arange(len(index))
 
 
+def draw_pairs(index, genuine, pairs=6000, **settings):
+    """Rows (left, right) of one kind, many at once."""
+    config = Config(pairs_per_batch=2 * pairs, **settings)
+    left, right, same = PairBatches(index, None, all_rows(index), config).rows(0)
+    return left[same == genuine], right[same == genuine]
+
+
 @pytest.fixture
 def untidy(build_index):
     """Seven classes of three families, 1 to 60 images, in groups of 1 to 4, rows shuffled."""
@@ -35,7 +45,7 @@ def untidy(build_index):
 
 
 def test_genuine_pairs(untidy):
-    left, right = ClassTable(untidy, all_rows(untidy)).draw_genuine(6000, np.random.default_rng(0))
+    left, right = draw_pairs(untidy, True)
     assert (left != right).all()
     assert (untidy.labels[left] == untidy.labels[right]).all()
     for label in range(7):
@@ -53,8 +63,7 @@ def test_genuine_pairs(untidy):
 
 def test_impostors_are_uniform_over_class_pairs(build_index):
     index = build_index(np.repeat(np.arange(4), [5000, 50, 2, 1]))
-    table = ClassTable(index, all_rows(index))
-    left, right = table.draw_impostors(6000, np.random.default_rng(0), within_family=False)
+    left, right = draw_pairs(index, False)
     pairs = Counter(zip(index.labels[left].tolist(), index.labels[right].tolist(), strict=True))
     assert set(pairs) == {(one, other) for one in range(4) for other in range(4) if one != other}
     assert max(abs(count - 500) for count in pairs.values()) < 110  # five standard deviations
@@ -62,14 +71,43 @@ def test_impostors_are_uniform_over_class_pairs(build_index):
 
 
 def test_impostors_within_a_family(untidy, build_index):
-    rng = np.random.default_rng(0)
-    left, right = ClassTable(untidy, all_rows(untidy)).draw_impostors(2000, rng, within_family=True)
+    left, right = draw_pairs(untidy, False, 2000, family_batches=1.0)
     assert (untidy.families[left] == untidy.families[right]).all()
     assert (untidy.labels[left] != untidy.labels[right]).all()
     assert set(untidy.labels[left]) == set(range(7))
-    alone = build_index([0, 1, 2], families=[0, 1, 2])  # no family has two classes
-    left, right = ClassTable(alone, all_rows(alone)).draw_impostors(100, rng, within_family=True)
-    assert (left != right).all() and set(left) == {0, 1, 2}
+    alone = build_index([0, 0, 1, 2], families=[0, 1, 2])  # no family has two classes
+    left, right = draw_pairs(alone, False, 100, family_batches=1.0)
+    assert (alone.labels[left] != alone.labels[right]).all()
+    assert set(alone.labels[left]) == {0, 1, 2}
+
+
+def test_near_classes_are_drawn_more_often(build_index):
+    """Half of the impostors as always; of the others, more where the matrix says near."""
+    index = build_index(np.repeat(np.arange(4), 5))
+    batches = PairBatches(index, None, all_rows(index), Config(pairs_per_batch=8000))
+    batches.distances = np.array([[0, 0.1, 2, 2], [0.1, 0, 2, 2], [2, 2, 0, 2], [2, 2, 2, 0.0]])
+    left, right, same = batches.rows(0)
+    one, other = index.labels[left[~same]], index.labels[right[~same]]
+    assert (one != other).all()
+    from_first = np.bincount(other[one == 0], minlength=4) / (one == 0).sum()
+    gaps = np.exp(-(np.array([0.1, 2, 2]) - 0.1) / np.array([0.1, 2, 2]).std())
+    expected = 0.5 / 3 + 0.5 * gaps / gaps.sum()
+    np.testing.assert_allclose(from_first[1:], expected, atol=0.05)
+
+
+def test_forgeries_are_skilled_impostors_of_their_class_and_never_genuine(build_index):
+    labels = np.repeat(np.arange(3), 8)
+    index = build_index(labels, forged=np.arange(24) % 8 >= 5)
+    config = Config(pairs_per_batch=4000, skilled_share=0.25)
+    left, right, same = PairBatches(index, None, all_rows(index), config).rows(0)
+    assert not index.forged[left].any() and not index.forged[right[same]].any()
+    skilled = index.forged[right]
+    assert skilled[~same].mean() == 0.25
+    assert (labels[left[skilled]] == labels[right[skilled]]).all()
+    assert set(labels[left[skilled]]) == {0, 1, 2}
+    images, own = ClassBatches(index, pixels_of(index), all_rows(index), config)[0]
+    rows = ClassBatches(index, None, all_rows(index), config).rows(0)
+    assert (np.bincount(own)[own[index.forged[rows]]] == 1).all()
 
 
 def test_only_the_given_rows_are_drawn(untidy):
@@ -180,7 +218,7 @@ def test_given_pairs_are_the_only_ones(build_index):
     inside = PairBatches(index, pixels_of(index), np.array([0, 1, 2, 3, 6]), config)
     left, right, same = inside.rows(0)
     assert set(left[~same]) == {2} and set(right[~same]) == {3}
-    with pytest.raises(DataError, match="No dissimilar pair"):
+    with pytest.raises(DataError, match="2 genuine and 0 impostor|1 genuine and 0 impostor"):
         PairBatches(index, pixels_of(index), np.array([0, 1, 2, 6]), config)
 
 

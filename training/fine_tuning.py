@@ -1,0 +1,138 @@
+"""Fine-tunes the upper half of a pretrained network on maps of its lower half, computed once."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from networks.embedding import embed, unit_length
+from networks.encoders import build_encoder, load_weights, upper_half
+from networks.whitening import features_of, fit_head
+from pipeline.augmentation import augment
+from pipeline.class_batches import ClassBatches
+
+VIEWS = 3  # of each image: as it is, mirrored, and as the augmentation makes it
+MOST_BYTES = 8_000_000_000  # of maps on disk; past them fewer views are kept
+VIEW_FIELDS = """
+    image_size channels fit ink seed rotate zoom shift shear horizontal_flip brightness contrast
+    color_jitter affine_probability background_swap
+""".split()  # what the views depend on
+BATCH = 64  # images whose maps are computed at once
+
+
+class LowerMaps:
+    """Maps of the lower half, float16 (images, height, width, channels), in several views.
+
+    `maps[rows]` are those of the images as they are. Computed once for some rows, and kept in the
+    cache for the next run on the same images.
+
+    Args:
+        lower: The model that makes them.
+        dataset: A `Dataset`.
+        config: A `Config`.
+    """
+
+    def __init__(self, lower, dataset, config):
+        self.rows = np.union1d(dataset.splits.train, dataset.splits.val)
+        shape = lower.output_shape[1:]
+        views = MOST_BYTES // (2 * int(np.prod(shape)) * len(self.rows))
+        self.shape = (len(self.rows), int(np.clip(views, 1, VIEWS)), *shape)
+        folder = Path(config.cache_dir) / "maps"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self._key(lower, dataset, config)}.npy"
+        if not path.exists():
+            self._compute(lower, dataset.pixels, config, path)
+        self.maps = np.load(path, mmap_mode="r")
+
+    def _key(self, lower, dataset, config):
+        digest = hashlib.blake2b(dataset.index.stamps[self.rows].tobytes(), digest_size=12)
+        views = {name: getattr(config, name) for name in VIEW_FIELDS}
+        digest.update(json.dumps([views, self.shape]).encode())
+        for weights in lower.get_weights():
+            digest.update(weights.tobytes())
+        return digest.hexdigest()
+
+    def _compute(self, lower, pixels, config, path):
+        partial = path.with_suffix(".partial.npy")
+        maps = np.lib.format.open_memmap(partial, "w+", np.float16, self.shape)
+        with tqdm(total=len(self.rows), desc="lower half", unit="image", delay=0.5) as progress:
+            for start in range(0, len(self.rows), BATCH):
+                images = pixels[self.rows[start : start + BATCH]]
+                rng = np.random.default_rng([config.seed, 4, start])
+                others = [images[:, :, ::-1], *(augment(images, config, rng) for _ in range(VIEWS))]
+                for view, seen in zip(range(self.shape[1]), [images, *others], strict=False):
+                    maps[start : start + BATCH, view] = lower.predict_on_batch(seen)
+                progress.update(len(images))
+        maps.flush()
+        partial.replace(path)
+
+    def __getitem__(self, rows):
+        return self.views(rows, 0)
+
+    def views(self, rows, numbers):
+        """Maps of some rows, each in the view of its number."""
+        return self.maps[np.searchsorted(self.rows, rows), numbers]
+
+
+class MapBatches:
+    """Batches of classes for the upper half.
+
+    `batches[step]` is `(maps, targets)`: float16 (batch, height, width, channels), and float32
+    (batch, 1 + embedding_dim): the class, and what the pretrained network says of the image.
+
+    Args:
+        index: An `ImageIndex`.
+        maps: `LowerMaps`.
+        rows: The rows to draw from.
+        config: A `Config`.
+        teacher: Embeddings of `rows`, (rows, embedding_dim).
+    """
+
+    def __init__(self, index, maps, rows, config, teacher):
+        self.batches = ClassBatches(index, None, rows, config)
+        self.maps, self.train_rows, self.teacher, self.seed = maps, rows, teacher, config.seed
+        self.images_per_step = self.batches.images_per_step
+
+    def __getitem__(self, step):
+        rows, rng = self.batches.rows(step), np.random.default_rng([self.seed, 1, step])
+        maps = self.maps.views(rows, rng.integers(self.maps.shape[1], size=len(rows)))
+        teacher = self.teacher[np.searchsorted(self.train_rows, rows)]
+        labels = self.batches.labels[rows, None]
+        return maps, np.concatenate([labels, teacher], axis=1).astype(np.float32)
+
+
+class UpperHalf:
+    """What `fit.fit_encoder` trains in place of a whole encoder.
+
+    Attributes:
+        encoder: From maps to embeddings; its head is fitted by whitening already.
+        pixels: `LowerMaps`, what it takes of each row.
+        batches: What it is trained on.
+    """
+
+    def __init__(self, dataset, config):
+        self.whole, self.config = build_encoder(config), config
+        load_weights(self.whole, config)
+        self.pixels = LowerMaps(self.whole.get_layer("lower"), dataset, config)
+        maps = keras.Input(self.pixels.shape[2:], name="maps")
+        outputs = unit_length(upper_half(maps, config.embedding_dim))
+        self.encoder = keras.Model(maps, outputs, name="encoder")
+        self._copy(self.whole, self.encoder, ["upper"])
+        rows, labels = dataset.splits.train, dataset.index.labels
+        features = embed(features_of(self.encoder), self.pixels, rows)
+        fit_head(self.encoder, features, labels[rows])
+        teacher = embed(self.encoder, self.pixels, rows)
+        self.batches = MapBatches(dataset.index, self.pixels, rows, config, teacher)
+
+    def finished(self):
+        """The whole encoder, from raw pixels, with what was trained in it."""
+        self._copy(self.encoder, self.whole, ["upper", "head"])
+        return self.whole
+
+    @staticmethod
+    def _copy(source, target, names):
+        for name in names:
+            target.get_layer(name).set_weights(source.get_layer(name).get_weights())

@@ -1,0 +1,96 @@
+"""Scores an encoder on the validation images, each embedded once."""
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from evaluation import few_shot, verification
+from networks.embedding import embed
+from pipeline.class_batches import ClassBatches
+from siamese_network_funcs import build_loss
+
+BATCHES = 8  # over which val_loss is averaged when classes are sampled
+WAYS, TRIALS = 20, 1000  # of val_one_shot
+MOST_IMAGES = 2000  # more make a validation slower, not surer
+COLLAPSED = 0.03  # mean distance of pairs, as a share of that of unrelated embeddings
+
+
+class TrainingFailed(RuntimeError):
+    """The training cannot go on; the message says what happened and what to try."""
+
+
+class Validator:
+    """What an encoder is scored on after each epoch.
+
+    Args:
+        dataset: A `Dataset`.
+        config: A `Config`.
+        pixels: What the encoder takes of each row; the data set's pixels by default.
+    """
+
+    def __init__(self, dataset, config, pixels=None):
+        self.config, self.pixels = config, dataset.pixels if pixels is None else pixels
+        rows = dataset.splits.val
+        self.rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST_IMAGES).astype(int))]
+        self.labels = dataset.index.labels[self.rows]
+        rng = np.random.default_rng([config.seed, 2])
+        pairs = dataset.given_pairs(self.rows) or verification.draw_verification_pairs(
+            self.labels, rng
+        )
+        self.left, self.right, self.same = pairs
+        self.trials = few_shot.draw_trials(self.labels, WAYS, 1, TRIALS, rng)
+        self.loss = build_loss(config)
+        if config.sampling == "classes":
+            batches = ClassBatches(dataset.index, None, self.rows, config)
+            drawn = [batches.rows(step) for step in range(BATCHES)]
+            self.batches = [np.searchsorted(self.rows, rows) for rows in drawn]
+
+    def embed(self, encoder):
+        """Embeddings of the validation images, (images, embedding_dim)."""
+        return embed(encoder, self.pixels, self.rows)
+
+    def distances(self, encoder, distance=None):
+        """Distances of the validation pairs, (pairs,)."""
+        return verification.pair_distances(self.embed(encoder), self.left, self.right, distance)
+
+    def score(self, encoder, distance=None):
+        """Validation metrics of an encoder, with a distance as from `distance_function`.
+
+        Returns:
+            `(metrics, spread)`: a dict of val_loss, val_accuracy, val_auc, val_one_shot, and the
+            mean distance of the pairs as a share of that of unrelated embeddings.
+
+        Raises:
+            TrainingFailed: If an embedding is not finite.
+        """
+        embeddings = self.embed(encoder)
+        if not np.isfinite(embeddings).all():
+            raise TrainingFailed("Embeddings are not finite")
+        distances = verification.pair_distances(embeddings, self.left, self.right, distance)
+        trial_distances = few_shot.trial_distances(embeddings, self.trials, distance)
+        one_shot = few_shot.few_shot_scores(trial_distances, self.trials.answers)
+        metrics = {
+            "val_loss": self._loss(embeddings, distances),
+            "val_accuracy": balanced_accuracy(self.same, distances, self.config.accuracy_distance),
+            "val_auc": roc_auc_score(self.same, -distances),
+            "val_one_shot": one_shot["accuracy"],
+        }
+        return metrics, float(distances.mean() / self._scale(embeddings))
+
+    def _scale(self, embeddings):
+        """Distance of unrelated embeddings: at a right angle, and as long as these are."""
+        if not self.config.unit_length:  # nothing says where such a network puts its embeddings
+            return 30.0
+        return np.sqrt(2 * np.square(embeddings).sum(axis=1).mean()) + 1e-12
+
+    def _loss(self, embeddings, distances):
+        if self.config.sampling == "pairs":
+            same = self.same.astype(np.float32)[:, None]
+            return float(self.loss(same, distances.astype(np.float32)[:, None]))
+        losses = [self.loss(self.labels[rows], embeddings[rows]) for rows in self.batches]
+        return float(np.mean([float(loss) for loss in losses]))
+
+
+def balanced_accuracy(same, distances, threshold):
+    """Share of pairs on the right side of a distance, genuine and impostor weighing the same."""
+    accepted = distances < threshold
+    return float((accepted[same].mean() + 1 - accepted[~same].mean()) / 2)
