@@ -21,6 +21,7 @@ from configs import Config
 from networks.encoders import pretrained_layers
 from run_directory import STATE, RunDirectory
 from training import callbacks, fit
+from training.validation import Validator
 
 ROOT = Path(__file__).parent.parent
 TINY = (
@@ -102,7 +103,7 @@ def test_best_epochs_weights_are_kept(workplace):
     run = RunDirectory(workplace / "runs" / "best")
     config = run.config
     dataset = train.load_data(config)
-    validator = callbacks.Validator(dataset, config)
+    validator = Validator(dataset, config)
     metrics, _ = validator.score(run.load_encoder())
     assert metrics["val_loss"] == pytest.approx(best, abs=1e-4)
 

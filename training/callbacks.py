@@ -161,7 +161,8 @@ class Recorder(keras.callbacks.Callback):
         self.steps, ready = batch + 1, self.feed.ready
         latest, own = ready[-1], ready.popleft()
         # TensorFlow makes batches while it trains; elsewhere the training waits for any of them.
-        self.waited += max(0.0, (own if self.feed.ahead else latest) - self.step_end)
+        if batch:  # the first waits for TensorFlow to compile
+            self.waited += max(0.0, (own if self.feed.ahead else latest) - self.step_end)
         shown = f"loss {logs['loss']:.4f}, {clock(self.schedule.seconds_left())} left"
         self.bar.set_postfix_str(shown, refresh=False)
         self.bar.update()

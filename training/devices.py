@@ -173,11 +173,11 @@ def over_whole_batch(model, loss, metric):
             layer.synchronized = True
 
     def gathered(function):
-        def of_all(labels, outputs):
+        def of_all(labels, outputs, **settings):
             replica = tensorflow.distribute.get_replica_context()
             if replica:  # none while Keras only tries the shapes
                 labels, outputs = (replica.all_gather(v, axis=0) for v in (labels, outputs))
-            value = keras.ops.mean(function(labels, outputs))
+            value = keras.ops.mean(function(labels, outputs, **settings))
             return keras.ops.reshape(value, (1,))  # a scalar would be summed over the replicas
 
         return of_all

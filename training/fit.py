@@ -1,7 +1,6 @@
 """Keras's `fit` around the batches: config and data set -> trained encoder. Needs Keras."""
 
 import dataclasses
-import functools
 import sys
 import time
 from pathlib import Path
@@ -193,12 +192,12 @@ def compile_model(model, encoder, config, frozen=False):
     for layer in pretrained_layers(encoder):
         layer.trainable = not frozen
     metric = funcs.accuracy if config.sampling == "pairs" else funcs.batch_accuracy
-    metric = functools.partial(metric, threshold=config.accuracy_distance)
     loss = funcs.build_loss(config)
     if config.distillation and model.input.name == "maps":
         loss, metric = _distilled(loss, config.distillation), _of_classes(metric)
     loss, metric = over_whole_batch(model, loss, metric)
-    metric = keras.metrics.MeanMetricWrapper(metric, name="accuracy")
+    at = {"threshold": config.accuracy_distance}
+    metric = keras.metrics.MeanMetricWrapper(metric, name="accuracy", **at)
     model.compile(_optimizer(config), loss=loss, metrics=[metric])
     model.optimizer.build(model.trainable_variables)
 
@@ -263,7 +262,7 @@ def _distilled(loss, weight):
 
 
 def _of_classes(metric):
-    return lambda targets, embeddings: metric(targets[:, 0], embeddings)
+    return lambda targets, embeddings, **settings: metric(targets[:, 0], embeddings, **settings)
 
 
 def _finish(config, task, recorder, status):

@@ -63,7 +63,7 @@ def assert_finite(loss, labels, embeddings, to_outputs):
 def test_losses_of_a_batch(fields, unit_length, embeddings, labels, kind):
     import siamese_network_funcs as funcs
 
-    loss = funcs.build_loss(Config(**PLAIN, **fields))
+    loss = funcs.build_loss(Config(sampling="classes", **PLAIN, **fields))
     labels = {"a class each": np.arange(6), "one class": np.zeros(6)}.get(kind, labels)
     embeddings = embeddings * (kind != "zero")
     if kind == "identical":
@@ -110,7 +110,8 @@ def test_training_on_images_without_content(encoder, precision):
     """Black, white or identical ones, of one class, or of a class each: weights stay finite."""
     from training import fit
 
-    config = Config(image_size=24, embedding_dim=8, encoder=encoder, precision=precision)
+    shape = {"image_size": 24, "embedding_dim": 8, "sampling": "classes"}
+    config = Config(encoder=encoder, precision=precision, **shape)
     network, model = fit.build_training_model(config)
     fit.compile_model(model, network, config)
     noise = np.random.default_rng(0).integers(0, 256, (24, 24, 3))
@@ -161,6 +162,7 @@ from siamese_network_funcs import build_encoder, build_loss, build_siamese_netwo
 rng, found = np.random.default_rng(0), {}
 images = rng.integers(0, 256, (2, 16, 32, 32, 3)).astype(np.float32)
 for fields in json.loads(sys.argv[1]):
+    fields = {"sampling": "classes"} | fields
     config = Config(image_size=32, embedding_dim=16, precision="float32", **fields)
     encoder = build_encoder(config)
     pairs = config.sampling == "pairs"
@@ -172,7 +174,7 @@ for fields in json.loads(sys.argv[1]):
     batch = [images[0], images[1]] if pairs else images[0]
     labels = np.arange(16) // 4
     labels = (labels < 2).astype("float32")[:, None] if pairs else labels
-    found["-".join(map(str, fields.values()))] = [
+    found["-".join(map(str, list(fields.values())))] = [
         float(model.train_on_batch(batch, labels)) for _ in range(2)
     ]
 print(json.dumps(found))
