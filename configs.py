@@ -114,6 +114,8 @@ class Config:
     tensorboard: bool = False  # event files in the run directory
 
     def __post_init__(self):
+        if self.weights == "none":  # as the command line says it
+            object.__setattr__(self, "weights", None)
         for field in dataclasses.fields(self):
             _check_field(field.name, getattr(self, field.name), HINTS[field.name])
         for makes_sense, sentence in self._combinations():
@@ -414,13 +416,12 @@ def _choices(hint):
     return [choice for option in typing.get_args(hint) for choice in _choices(option)]
 
 
-def parse_command_line(args, program, default=None):
+def parse_command_line(args, program):
     """Turns `[name or config.json] [--field value]` into a config.
 
     Args:
         args: List of strings, `sys.argv[1:]`.
         program: Name shown in the help.
-        default: `(config, name)` where no name is given; the drawn leaves if None.
 
     Returns:
         `(config, name)`; `name` is the named config's, or the file's folder's.
@@ -431,9 +432,7 @@ def parse_command_line(args, program, default=None):
     """
     is_named = bool(args) and not args[0].startswith("-")
     name = args[0] if is_named else "leaves"
-    if default and not is_named:
-        base, name = default
-    elif name in CONFIGS:
+    if name in CONFIGS:
         base = CONFIGS[name]
     elif name.endswith(".json"):
         base, remarks = read_config(name)
@@ -450,9 +449,7 @@ def parse_command_line(args, program, default=None):
         sys.exit(0)
     import tyro  # here, so that importing configs stays instant
 
-    without_flags = tyro.conf.configure(tyro.conf.FlagConversionOff)(
-        Config
-    )  # --horizontal_flip False
+    without_flags = tyro.conf.configure(tyro.conf.FlagConversionOff)(Config)  # --ink False
     config = tyro.cli(without_flags, args=args[is_named:], default=base, prog=f"{program} [name]")
     return config, name
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from configs import DRAWN_LEAVES, parse_command_line
 from networks.embedding import start_keras
 from pipeline.image_index import read_index
-from pipeline.suggest import suggest_config
+from pipeline.suggest import advice
 from prepare_data import inventory, load_data
 from run_directory import STATE, RunDirectory, RunError
 from training import devices
@@ -83,9 +83,7 @@ def _resolve(args):
         return run, run.config, run.path.name
     config, name = parse_command_line(args, "train.py")
     if config.data_dir != DRAWN_LEAVES and (not args or args[0].startswith("-")):
-        *suggested, reason = suggest_config(read_index(config.data_dir))
-        print(reason)
-        config, name = parse_command_line(args, "train.py", suggested)
+        print(advice(read_index(config.data_dir)))
     return None, config, name
 
 

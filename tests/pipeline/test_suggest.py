@@ -1,12 +1,11 @@
-"""What a folder's pictures are decides the config."""
+"""What a folder's pictures are decides which config is named."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from configs import CONFIGS
 from pipeline.image_index import DataError, read_index
-from pipeline.suggest import suggest_config
+from pipeline.suggest import advice
 
 
 def write_folder(folder, draw, per_class=4):
@@ -48,12 +47,12 @@ def thing_on_a_table(rng):
     ],
 )
 def test_kind_of_images_decides(draw, name, tmp_path):
-    config, chosen, reason = suggest_config(write_folder(tmp_path / "images", draw))
-    assert chosen == name and name in reason
-    assert config.image_size == CONFIGS[name].image_size
-    assert config.data_dir == str(tmp_path / "images")
-    # 12 images need few steps: none is looked at more than 200 times, give or take an epoch.
-    assert config.epochs < CONFIGS[name].epochs or config.epochs == 1
+    found = advice(write_folder(tmp_path / "my images", draw))
+    assert f"python train.py {name} --data_dir '{tmp_path / 'my images'}'" in found
+
+
+def test_black_pictures_are_no_drawings(tmp_path):
+    assert advice(write_folder(tmp_path, lambda rng: np.zeros((40, 40), np.uint8))) == ""
 
 
 def test_unreadable_images_are_refused_in_a_sentence(tmp_path):
@@ -61,7 +60,7 @@ def test_unreadable_images_are_refused_in_a_sentence(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.png").write_text("no image")
     with pytest.raises(DataError, match="None of the images"):
-        suggest_config(read_index(tmp_path))
+        advice(read_index(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -74,4 +73,4 @@ def test_unreadable_images_are_refused_in_a_sentence(tmp_path):
     ],
 )
 def test_real_images_get_the_config_made_for_them(real_data, part, name):
-    assert suggest_config(read_index(real_data / part))[1] == name
+    assert f"train.py {name} " in advice(read_index(real_data / part))
