@@ -202,7 +202,7 @@ RANGES = {  # of the numbers, from their types
 }
 
 ENCODERS = (
-    "compact spatial drawing efficientnet_lite0 leaf_cnn koch alexnet vgg16".split()
+    "compact spatial drawing efficientnet_lite0 leaf_cnn koch signet alexnet vgg16".split()
 )  # ours, in encoders.py
 APPLICATIONS = """
     ConvNeXtBase ConvNeXtLarge ConvNeXtSmall ConvNeXtTiny ConvNeXtXLarge DenseNet121 DenseNet169
@@ -215,7 +215,7 @@ APPLICATIONS = """
 """.split()  # named here, so that a wrong one is told before Keras is imported
 
 SMALLEST_IMAGES = {  # pixels; below, a network's last map would be empty
-    **{"leaf_cnn": 22, "koch": 65, "alexnet": 91, "vgg16": 32},
+    **{"leaf_cnn": 22, "koch": 65, "signet": 41, "alexnet": 91, "vgg16": 32},
     **{"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75},  # Keras's others take 32
 }
 
@@ -276,6 +276,8 @@ CLASSES = {"sampling": "classes"}
 PUBLISHED = {"sampling": "pairs", "schedule": "constant", "warmup_share": 0.0}
 PUBLISHED |= {"unit_length": False}  # plain embeddings
 LEAVES = {"data_dir": "data/plantvillage", "unseen_share": 0.0}
+SIGNATURES = {"data_dir": "data/signatures", "image_size": "155x220", "channels": 1}
+SIGNATURES |= {"fit": "pad", "ink": True, "unseen_share": 0.3}
 CHARACTERS = {"data_dir": "data/omniglot/images_background", "channels": 1}
 CHARACTERS |= {"unseen_share": 0.2, "hold_out_by": "family", "test_share": 0.1}
 CHARACTERS |= {"rotate": 10.0, "zoom": 0.2, "horizontal_flip": False, "brightness": 0.0}
@@ -327,6 +329,19 @@ CONFIGS = {  # a line for each of: data, batches, augmentation, network and loss
         rotate=5.0, zoom=0.08, shift=0.03,
         encoder="spatial", embedding_dim=256,
         epochs=4, max_minutes=10.0,
+    ),
+    # Ours for signatures, as data/draw_signatures.py draws: ink alone, small turns, no flips.
+    "signatures": Config(
+        **SIGNATURES | CLASSES, classes_per_batch=12, images_per_class=6,
+        rotate=5.0, zoom=0.1, shift=0.04, shear=0.1, horizontal_flip=False, brightness=0.0,
+        encoder="spatial", embedding_dim=256, temperature=0.1,
+        learning_rate=1e-3, epochs=6, max_minutes=5.0,
+    ),
+    # Recipe 6, Dey et al. 2017 (without RMSprop's momentum): writers are split, ink alone is seen.
+    "signet": Config(
+        **SIGNATURES | UNCHANGED | PUBLISHED, pairs_per_batch=128,
+        encoder="signet", embedding_dim=128, loss="contrastive",
+        optimizer="rmsprop", learning_rate=1e-4, epochs=20,
     ),
     # Recipe 3: VGG16 with a learned L1 similarity. 120 images/s on two cores; after 2 minutes
     # known AUC 0.70.

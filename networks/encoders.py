@@ -132,6 +132,28 @@ def koch(pixels, embedding_dim):
     return layers.Dense(embedding_dim, activation="sigmoid", **settings(1e-3))(values)
 
 
+def signet(pixels, embedding_dim):
+    """Recipe 6: four convolutions and two dense layers; paper is 0, ink 1.
+
+    Batch normalisation stands where the paper has local response normalisation.
+
+    Reference:
+        Dey et al., "SigNet: Convolutional Siamese network for writer independent offline signature
+        verification", 2017.
+    """
+    values = layers.Rescaling(-1 / 255, offset=1)(pixels)
+    for filters, size, last in ((96, 11, 0.0), (256, 5, 0.3), (384, 3, None), (256, 3, 0.3)):
+        padding = "valid" if size == 11 else "same"
+        values = layers.Conv2D(filters, size, padding=padding, activation="relu")(values)
+        if size > 3:
+            values = layers.BatchNormalization(momentum=0.9)(values)
+        if last is not None:
+            values = layers.Dropout(last)(layers.MaxPooling2D(3, strides=2)(values))
+    values = layers.Flatten()(values)  # 108,800 at 155 x 220
+    values = layers.Dropout(0.5)(layers.Dense(1024, activation="relu")(values))
+    return layers.Dense(embedding_dim, activation="relu")(values)
+
+
 def alexnet(pixels, embedding_dim):
     """Recipe 4: three large convolutions and three dense layers with no activation between."""
     values = layers.Rescaling(1 / 255)(pixels)
@@ -199,7 +221,17 @@ def load_weights(encoder, config):
 
 ENCODERS = {
     each.__name__: each
-    for each in (compact, spatial, drawing, efficientnet_lite0, leaf_cnn, koch, alexnet, vgg16)
+    for each in (
+        compact,
+        spatial,
+        drawing,
+        efficientnet_lite0,
+        leaf_cnn,
+        koch,
+        signet,
+        alexnet,
+        vgg16,
+    )
 }
 
 

@@ -49,6 +49,12 @@ def test_alexnet_flattens_to_the_published_number_and_vgg16_to_its_last_map():
     assert bare(encoders.vgg16, (105, 105, 3), None).output_shape == (None, 3 * 3 * 512)
 
 
+def test_signet_has_the_published_maps():
+    network = bare(encoders.signet, (155, 220, 1), 128)
+    sizes = [n.output.shape[1:] for n in network.layers if isinstance(n, keras.layers.MaxPooling2D)]
+    assert sizes == [(72, 104, 96), (35, 51, 256), (17, 25, 256)]
+
+
 @pytest.mark.parametrize(
     ("name", "channels"), [("compact", 1), ("leaf_cnn", 3), ("koch", 1), ("drawing", 3)]
 )
