@@ -2,8 +2,8 @@
 
 Folders are `NAME` (genuine) beside `NAME_forg` (forgeries of that writer). A signature is a chain
 of smooth strokes that moves the pen to and fro while it travels. A writer's own images differ
-little; a forger follows the shape he sees, slower and less surely, with habits and a pen of his
-own. Paper grey and pen are drawn alike for both kinds, so that neither tells a forgery.
+little; a forger follows the shape he sees less surely, with habits and a pen of his own. Paper and
+pen are drawn alike for both kinds, so that neither tells a forgery.
 """
 
 import argparse
