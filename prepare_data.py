@@ -19,6 +19,7 @@ from configs import DRAWN_LEAVES, Config
 from pipeline import download
 from pipeline.image_cache import ImageCache, one_at_a_time, open_cache
 from pipeline.image_index import ImageIndex, read_index
+from pipeline.near_duplicates import near_duplicates
 from pipeline.splits import Splits, equal_files, make_splits
 
 SHEET_COLUMNS, SHEET_CLASSES, SHEET_IMAGE = 8, 40, 96  # images a class, classes, pixels
@@ -69,7 +70,7 @@ def load_data(config, report=print):
                 runpy.run_path(str(script))["draw_leaves"](DRAWN_LEAVES, report=report)
     index = read_index(config.data_dir)
     cache = open_cache(index, config)
-    splits = make_splits(index, cache.digests, cache.unreadable, config)
+    splits = make_splits(index, cache.digests, cache.unreadable, config, near_duplicates(cache))
     return Dataset(index, cache, splits)
 
 

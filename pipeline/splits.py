@@ -26,11 +26,12 @@ class Splits:
         return [(name, getattr(self, name)) for name in SPLITS]
 
 
-def make_splits(index, digests, unreadable, config):
+def make_splits(index, digests, unreadable, config, copies=()):
     """`Splits` by image (whole groups) within known classes, and by class for the unseen ones.
 
     A file that lies in two classes is left out, as nobody knows what it shows. Digests (images,)
-    are equal for equal files, which become one group in the index; `unreadable` is row -> reason.
+    are equal for equal files, which become one group in the index; `unreadable` is row -> reason;
+    `copies` are the `near_duplicates`, (n, 2), which become one group too.
 
     Raises:
         DataError: If fewer than two classes, or none with two images, would be left to train on.
@@ -38,6 +39,13 @@ def make_splits(index, digests, unreadable, config):
     left_out, remarks = unusable(index, digests, unreadable), []
     # Copies of one file are one thing: a genuine pair of them would teach nothing.
     index.groups = groups = merge_equal_files(index.groups, digests, skip=unreadable)
+    if len(copies):
+        index.groups = groups = join_groups(groups, np.asarray(copies))
+        across = (index.labels[copies[:, 0]] != index.labels[copies[:, 1]]).sum()
+        remarks.append(
+            f"{len(copies)} pairs of images are copies of one picture, {across} of them across "
+            "classes: each stays on one side of the splits."
+        )
     usable = np.setdiff1d(np.arange(len(index)), list(left_out))
     if index.splits is not None:
         sides = _given_sides(index, usable, groups, config, left_out, remarks)
@@ -55,12 +63,15 @@ def make_splits(index, digests, unreadable, config):
 def merge_equal_files(groups, digests, skip=()):
     """Group of each row after joining the groups that share a file of equal content."""
     links = [(rows[0], row) for rows in equal_files(digests, skip) for row in rows[1:]]
-    if not links:
-        return groups
+    return join_groups(groups, np.array(links)) if links else groups
+
+
+def join_groups(groups, links):
+    """Group of each row after joining those of linked rows, (n, 2)."""
     from scipy.sparse import coo_array  # late: few data sets need what takes half a second
     from scipy.sparse.csgraph import connected_components
 
-    first, other = groups[np.array(links)].T
+    first, other = groups[links].T
     joined = coo_array((np.ones(len(links)), (first, other)), shape=[groups.max() + 1] * 2)
     return connected_components(joined, directed=False)[1][groups]
 
