@@ -6,9 +6,13 @@ python prepare_data.py plantvillage  downloads into data/plantvillage
 """
 
 import argparse
+import csv
 import dataclasses
+import hashlib
+import io
 import runpy
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -110,6 +114,57 @@ def create_pairs(images, labels, rng=None):
     impostor = [rng.choice(np.flatnonzero(labels != labels[row])) for row in left]
     same = np.repeat(np.float32([1, 0]), len(left))[:, None]
     return (images[np.tile(left, 2)], images[np.concatenate([genuine, impostor])]), same
+
+
+def keep_data(images, labels, folder):
+    """Writes images and labels where `load_data` reads them, under a name of their content.
+
+    Args:
+        images: uint8 array (images, height, width[, 1 or 3]), kept as a zip of PNGs; or a list of
+            paths, kept as a table of them.
+        labels: Class of each image.
+        folder: Where it is written.
+
+    Returns:
+        The path: the `data_dir` of a config.
+
+    Raises:
+        ValueError: If the images are no such array, or labels are missing.
+    """
+    labels = [str(label) for label in labels]
+    if len(images) != len(labels):
+        raise ValueError(f"Received: {len(images)} images, {len(labels)} labels. Expected as many.")
+    if not isinstance(images, np.ndarray):
+        text = io.StringIO()
+        paths = [str(Path(path).resolve()) for path in images]
+        csv.writer(text).writerows([("path", "label"), *zip(paths, labels, strict=True)])
+        return _keep(text.getvalue().encode(), folder, ".csv")
+    grey = images.ndim == 3 or images.shape[-1:] == (1,)
+    if images.dtype != np.uint8 or not (grey or images.shape[3:] == (3,)):
+        raise ValueError(
+            "Expected uint8 images (images, height, width, 1 or 3), 0 to 255. "
+            f"Received: {images.dtype} {images.shape}."
+        )
+    if wrong := [label for label in labels if "/" in label or label.startswith(".")]:
+        raise ValueError(f"A label names a folder: no / in it. Received: {wrong[0]!r}.")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            png = io.BytesIO()
+            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(png, "PNG")
+            name = zipfile.ZipInfo(f"{label}/{number:06d}.png")  # dated 1980: same bytes each time
+            archive.writestr(name, png.getvalue())
+    return _keep(packed.getvalue(), folder, ".zip")
+
+
+def _keep(data, folder, suffix):
+    path = Path(folder) / f"given-{hashlib.blake2b(data, digest_size=6).hexdigest()}{suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(data)
+        partial.replace(path)
+    return path
 
 
 def inventory(dataset):

@@ -7,9 +7,11 @@ python train.py runs/20260101-120000-leaves          continues an unfinished run
 python train.py [name | config.json] [--field value] any field of configs.Config
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
+import os
 import sys
 import time
 from pathlib import Path
@@ -18,7 +20,7 @@ from configs import DRAWN_LEAVES, parse_command_line
 from networks.embedding import start_keras
 from pipeline.image_index import read_index
 from pipeline.suggest import advice
-from prepare_data import inventory, load_data
+from prepare_data import Dataset, inventory, keep_data, load_data
 from run_directory import STATE, RunDirectory, RunError
 from training import devices
 
@@ -26,6 +28,7 @@ from training import devices
 # is told at once.
 
 FAILED, WRONG_INPUT = 1, 2  # exit statuses
+OWN_PARTS = "own_parts.json"  # names of parts that were given in Python
 PAIRS_SHOWN = 8  # of each kind, in pairs.png
 
 
@@ -34,28 +37,110 @@ def main(args=None):
     args, begin = sys.argv[1:] if args is None else args, time.monotonic()
     try:
         run, config, name = _resolve(args)
-        _check_needs(config, run)
-        dataset = load_data(config)
-        if dataset.index.pairs is not None and config.sampling == "classes":
-            raise RunError(
-                f"'{config.data_dir}' gives pairs, not classes. "
-                "Use --sampling pairs --loss contrastive."
-            )
-        print(*inventory(dataset), sep="\n")
-        run = devices.open_run(run, config, name)
-        run.write_splits(dataset.index, dataset.splits)
-        run.write_json("reading.json", dataset.cache.ranges)
+        run, dataset = _open(run, config, name)
     except (ValueError, OSError) as error:  # DataError and RunError are ValueErrors
         print(error, file=sys.stderr)
         return WRONG_INPUT
     print(f"Run directory: {run.path}", flush=True)
     start_keras(config.seed, config.deterministic)
+    from networks.pretrained import WeightsError
+
     try:
         with devices.scope(config, run):
-            return train(run, config, dataset, begin)
+            return _train(run, config, dataset, begin).status
+    except WeightsError as error:
+        print(error, file=sys.stderr)
+        return WRONG_INPUT
     except RunError as error:  # a full disk, a folder that vanished, a damaged state
         print(error, file=sys.stderr)
         return FAILED
+
+
+@dataclasses.dataclass
+class TrainedRun:
+    """What `train` returns."""
+
+    path: Path  # the run directory
+    history: dict  # name -> list, a number an epoch
+    threshold: float  # below this distance a pair is the same
+    encoder: "keras.Model"  # noqa: F821  pixels -> embeddings
+    model: "keras.Model"  # noqa: F821  two images -> distance
+
+
+def train(config, data=None, *, encoder=None, loss=None, callbacks=(), verbose=1):
+    """Trains from Python what the command line trains: a `TrainedRun`.
+
+    Args:
+        config: A `Config`.
+        data: `(images, labels)`: a uint8 array or a list of paths, and classes; or a `Dataset`.
+            None: `config.data_dir`. The size and channels of an array take the config's place.
+        encoder: Any `keras.Model` from raw pixels to (batch, d), used as it is; its d takes the
+            place of `embedding_dim`.
+        loss: Any Keras loss on (same, distance), or on (labels, embeddings) with
+            `sampling="classes"`.
+        callbacks: Keras callbacks.
+        verbose: 0 prints nothing.
+
+    Raises:
+        ValueError: If config or data cannot be used.
+        TrainingFailed: If the loss or the embeddings went astray.
+        KeyboardInterrupt: If Ctrl-C ended it.
+    """
+    begin, own = time.monotonic(), {"encoder": encoder, "loss": loss}
+    own = {part: getattr(given, "name", str(given)) for part, given in own.items() if given}
+    parts = {"encoder": encoder, "loss": loss, "callbacks": callbacks}
+    with contextlib.ExitStack() as stack:
+        if not verbose:
+            nothing = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nothing))
+            stack.enter_context(contextlib.redirect_stderr(nothing))
+        config, dataset = _given(config, data, encoder)
+        run, dataset = _open(None, config, "python", dataset)
+        if own:
+            run.write_json(OWN_PARTS, own)
+        start_keras(config.seed, config.deterministic)
+        with devices.scope(config, run):
+            fitted = _train(run, config, dataset, begin, **parts)
+    if fitted.status == 130:
+        raise KeyboardInterrupt(f"Interrupted. What is there lies in {run.path}.")
+    if fitted.status:
+        from training.validation import TrainingFailed
+
+        raise TrainingFailed(fitted.reason)
+    history = {name: [row[name] for row in fitted.history] for name in fitted.history[0]}
+    threshold = run.read_json("threshold.json")["threshold"]
+    return TrainedRun(run.path, history, threshold, fitted.encoder, fitted.model)
+
+
+def _given(config, data, encoder):
+    """`(config, Dataset or None)` with what is given from Python in the config's place."""
+    if encoder is not None:
+        config = dataclasses.replace(config, embedding_dim=encoder.output_shape[-1])
+    if data is None or isinstance(data, Dataset):
+        return config, data
+    images, labels = data
+    if hasattr(images, "ndim") and images.ndim in (3, 4):
+        size, channels = images.shape[1:3], images.shape[3] if images.ndim == 4 else 1
+        shape = {"image_size": "x".join(map(str, size)), "channels": channels}
+        config = dataclasses.replace(config, **shape)
+    source = keep_data(images, labels, config.cache_dir)
+    return dataclasses.replace(config, data_dir=str(source)), None
+
+
+def _open(run, config, name, dataset=None):
+    """`(RunDirectory, Dataset)`, with all that is known before Keras is needed."""
+    _check_needs(config, run)
+    dataset = dataset or load_data(config)
+    if dataset.index.pairs is not None and config.sampling == "classes":
+        raise RunError(
+            f"'{config.data_dir}' gives pairs, not classes. "
+            "Use --sampling pairs --loss contrastive."
+        )
+    print(*inventory(dataset), sep="\n")
+    run = devices.open_run(run, config, name)
+    run.write_splits(dataset.index, dataset.splits)
+    run.write_json("reading.json", dataset.cache.ranges)
+    return run, dataset
 
 
 def _check_needs(config, run):
@@ -78,6 +163,9 @@ def _resolve(args):
         run = RunDirectory(args[0])
         if run.is_finished:
             raise RunError(f"'{run.path}' is finished. Start a new run, or continue another.")
+        if (run / OWN_PARTS).exists():
+            own = ", ".join(run.read_json(OWN_PARTS).values())
+            raise RunError(f"'{run.path}' has parts of its own ({own}): train it from Python.")
         if len(args) > 1:
             raise RunError(f"A run continues with its own config. Received: {args[1:]}.")
         return run, run.config, run.path.name
@@ -87,24 +175,21 @@ def _resolve(args):
     return None, config, name
 
 
-def train(run, config, dataset, begin):
+def _train(run, config, dataset, begin, **parts):
     """Trains, and leaves weights, threshold and plots in the run directory.
 
     `max_minutes` count from `begin` (`time.monotonic`).
 
     Returns:
-        Exit status: 0, 1 if the training failed, 2 if pretrained weights do not fit, 130 if it
-        was interrupted.
+        A `fit.Fitted`; its status is 0, 1 if the training failed, 130 if it was interrupted.
+
+    Raises:
+        WeightsError: If pretrained weights do not fit.
     """
-    from networks.pretrained import WeightsError
     from training.fit import FINISHED, INTERRUPTED, fit_encoder
 
     write_pairs(run, config, dataset)
-    try:
-        fitted = fit_encoder(run, config, dataset, begin)
-    except WeightsError as error:
-        print(error, file=sys.stderr)
-        return WRONG_INPUT
+    fitted = fit_encoder(run, config, dataset, begin, **parts)
     if fitted.encoder is not None:
         write_outputs(run, config, dataset, fitted)
     if fitted.status == FINISHED:
@@ -112,7 +197,18 @@ def train(run, config, dataset, begin):
     if fitted.status == INTERRUPTED:
         print(f"Interrupted. Continue with: python train.py {run.path}")
     print(f"{(time.monotonic() - begin) / 60:.1f} minutes in all. Run directory: {run.path}")
-    return fitted.status
+    if fitted.status == FINISHED:
+        print("Next:", *(f"  python {command}" for command in next_commands(run)), sep="\n")
+    return fitted
+
+
+def next_commands(run):
+    """What one types after a training."""
+    return [
+        f"evaluate.py {run.path}",
+        f"predict.py compare {run.path} ONE.jpg OTHER.jpg",
+        f"export.py {run.path}",
+    ]
 
 
 def write_pairs(run, config, dataset):

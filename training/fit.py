@@ -36,6 +36,7 @@ class Fitted:
     encoder: keras.Model | None  # the encoder in it
     history: list  # of dicts, one an epoch
     best_epoch: int | None  # whose weights these are, from 1; None before the first is over
+    reason: str = ""  # why it failed
 
 
 class WholeEncoder:
@@ -48,21 +49,23 @@ class WholeEncoder:
         batches: What it is trained on.
     """
 
-    def __init__(self, dataset, config, continues=False):
-        self.config, self.pixels = config, dataset.pixels
-        self.encoder, self.model = build_training_model(config)
+    def __init__(self, dataset, config, continues=False, own=None):
+        self.config, self.pixels, self.own = config, dataset.pixels, own
+        self.encoder, self.model = build_training_model(config, own)
         given = dataset.index, dataset.pixels, dataset.splits.train, config
         batches = PairBatches if config.sampling == "pairs" else ClassBatches
         self.batches = batches(*given)
         self.batches.part = part(
             2 * self.batches.half if config.sampling == "pairs" else self.batches.images_per_step
         )
-        if config.weights and not continues:
+        if config.weights and not continues and own is None:
             load_weights(self.encoder, config)
             whiten(self.encoder, dataset)
 
     def finished(self):
         """The encoder rebuilt in float32, so that it runs anywhere."""
+        if self.own is not None:
+            return self.own
         encoder = build_encoder(self.config)
         encoder.set_weights(self.encoder.get_weights())
         return encoder
@@ -78,39 +81,41 @@ def whiten(encoder, dataset):
     fit_head(encoder, features, dataset.index.labels[rows])
 
 
-def fit_encoder(run, config, dataset, begin):
+def fit_encoder(run, config, dataset, begin, *, encoder=None, loss=None, callbacks=()):
     """Trains an encoder, going on from the run's last state where it has one: a `Fitted`.
 
     `begin` is `time.monotonic()` at the start of the command, from which `max_minutes` count.
+    `encoder`, `loss` and `callbacks` are own parts, as `train.train` takes them.
 
     Raises:
         WeightsError: If pretrained weights cannot be had or do not fit.
     """
     state = run.load_state()
     arrays, facts = state or ({}, NO_STATE)
-    if config.weights and config.encoder == "efficientnet_lite0" and config.epochs:
+    pretrained = config.weights and config.encoder == "efficientnet_lite0"
+    if pretrained and config.epochs and encoder is None:
         task = UpperHalf(dataset, config)
         task.model = task.encoder
     else:
-        task = WholeEncoder(dataset, config, continues=bool(state))
+        task = WholeEncoder(dataset, config, continues=bool(state), own=encoder)
     run.write("model.txt", lambda path: path.write_text(_summary(task.model)))
     if state:
         print(f"Continuing after epoch {facts['epoch']}.")
         restore(task.model.variables, arrays["model"])
         task.batches.distances = arrays.get("distances", [None])[0]
-    validator = Validator(dataset, config, task.pixels)
+    validator = Validator(dataset, config, task.pixels, loss)
     stopper = _early_stopping(config)
     schedule = _schedule(config, task, validator, begin, facts)
-    feed, status = Feed(task.batches, config.steps_per_epoch), FINISHED
+    feed, status, reason = Feed(task.batches, config.steps_per_epoch), FINISHED, ""
     with interrupts() as asked_to_end:
         recorder = Recorder(run, config, schedule, stopper, feed, state, asked_to_end)
         epochs = Epochs(validator, task.model, task.encoder, task.batches)
-        callbacks = [schedule, epochs, stopper, recorder]
+        callbacks = [schedule, epochs, stopper, recorder, *callbacks]
         if config.tensorboard:
             callbacks.append(keras.callbacks.TensorBoard(str(run / "tensorboard")))
         try:
             for first, last, frozen in _phases(config, facts):
-                compile_model(task.model, task.encoder, config, frozen)
+                compile_model(task.model, task.encoder, config, frozen, loss)
                 if first not in (0, config.frozen_epochs):
                     restore(task.model.optimizer.variables, arrays["optimizer"])
                 feed.epoch = first
@@ -121,9 +126,10 @@ def fit_encoder(run, config, dataset, begin):
             status = INTERRUPTED
         except TrainingFailed as error:
             saved = "The last good weights are in the run directory." if recorder.history else ""
-            print(f"{error}. {ADVICE} {saved}".rstrip(), file=sys.stderr)
+            reason = f"{error}. {ADVICE} {saved}".rstrip()
+            print(reason, file=sys.stderr)
             status = FAILED
-    return _finish(config, task, recorder, status)
+    return dataclasses.replace(_finish(config, task, recorder, status), reason=reason)
 
 
 ADVICE = (
@@ -171,20 +177,20 @@ def _fit(model, feed, first_epoch, last_epoch, callbacks):
     )
 
 
-def build_training_model(config):
-    """The encoder of a config, and the model that trains it.
+def build_training_model(config, encoder=None):
+    """The encoder of a config, or one's own, and the model that trains it.
 
     With `sampling="classes"` they are one and the same; with "pairs" the model has two inputs.
     """
     keras.config.set_dtype_policy(choose_precision(config))
-    encoder = build_encoder(config)
+    encoder = build_encoder(config) if encoder is None else encoder
     keras.config.set_dtype_policy("float32")
     if config.sampling == "classes":
         return encoder, encoder
     return encoder, funcs.build_siamese_network(encoder, config.distance)
 
 
-def compile_model(model, encoder, config, frozen=False):
+def compile_model(model, encoder, config, frozen=False, loss=None):
     """Compiles what `build_training_model` gave for a phase of its training, optimizer and all.
 
     With `frozen`, pretrained weights stay as they are.
@@ -192,7 +198,7 @@ def compile_model(model, encoder, config, frozen=False):
     for layer in pretrained_layers(encoder):
         layer.trainable = not frozen
     metric = funcs.accuracy if config.sampling == "pairs" else funcs.batch_accuracy
-    loss = funcs.build_loss(config)
+    loss = loss or funcs.build_loss(config)
     if config.distillation and model.input.name == "maps":
         loss, metric = _distilled(loss, config.distillation), _of_classes(metric)
     loss, metric = over_whole_batch(model, loss, metric)

@@ -25,9 +25,10 @@ class Validator:
         dataset: A `Dataset`.
         config: A `Config`.
         pixels: What the encoder takes of each row; the data set's pixels by default.
+        loss: A `keras.losses.Loss`; the config's by default.
     """
 
-    def __init__(self, dataset, config, pixels=None):
+    def __init__(self, dataset, config, pixels=None, loss=None):
         self.config, self.pixels = config, dataset.pixels if pixels is None else pixels
         rows = dataset.splits.val
         self.rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST_IMAGES).astype(int))]
@@ -38,7 +39,7 @@ class Validator:
         )
         self.left, self.right, self.same = pairs
         self.trials = few_shot.draw_trials(self.labels, WAYS, 1, TRIALS, rng)
-        self.loss = build_loss(config)
+        self.loss = loss or build_loss(config)
         if config.sampling == "classes":
             batches = ClassBatches(dataset.index, None, self.rows, config)
             drawn = [batches.rows(step) for step in range(BATCHES)]
