@@ -1,6 +1,7 @@
 """Who trains and who tests: every image on one side only, some classes kept out whole."""
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 
@@ -230,9 +231,13 @@ def _check_enough(index, splits):
         labels = index.labels[getattr(splits, name)]
         if not _is_enough(labels):
             counts = np.bincount(labels, minlength=1)
+            found = np.bincount(np.delete(index.labels, list(splits.left_out)), minlength=1)
+            why = Counter(str(one) for one in splits.left_out.values()).most_common(1)
             raise DataError(
-                f"Too little data for the {name} split of '{index.source}'. Received: "
-                f"{(counts > 0).sum()} classes with at most {counts.max()} images there. Expected "
-                "at least 2 classes, one with 2 images. Add images, or lower unseen_share, "
-                "val_share or test_share."
+                f"Too little data for the {name} split of '{index.source}'. Found in it: "
+                f"{found.sum()} usable images in {(found > 0).sum()} classes, at most "
+                f"{found.max()} in one; {len(splits.left_out)} left out"
+                f"{f' (first: {why[0][0]})' if why else ''}. This split would have "
+                f"{(counts > 0).sum()} classes with at most {counts.max()} images. Needed: 2 "
+                "classes, and 2 images of one of them, in training and in validation."
             )
