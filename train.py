@@ -29,6 +29,7 @@ from training import devices
 
 FAILED, WRONG_INPUT = 1, 2  # exit statuses
 OWN_PARTS = "own_parts.json"  # names of parts that were given in Python
+MOST_SCORED = 400  # images of each split that the accuracies at the end are taken from
 PAIRS_SHOWN = 8  # of each kind, in pairs.png
 
 
@@ -232,8 +233,7 @@ def write_pairs(run, config, dataset):
 
 def write_outputs(run, config, dataset, fitted):
     """Writes models, threshold and figures of a `fit.Fitted` that has an encoder."""
-    from evaluation import figures, thresholds
-    from networks.embedding import embed
+    from evaluation import figures, thresholds, verification
     from siamese_network_funcs import distance_function
     from training.validation import Validator
 
@@ -242,10 +242,11 @@ def write_outputs(run, config, dataset, fitted):
     run.write("encoder.keras", fitted.encoder.save)
     run.write("model.weights.h5", model.save_weights)
     run.write("architecture.json", lambda path: path.write_text(model.to_json()))
-    distances = validator.distances(fitted.encoder, distance)
+    embeddings = validator.embed(fitted.encoder)
+    pairs = validator.left, validator.right
+    distances = verification.pair_distances(embeddings, *pairs, distance)
     threshold = thresholds.choose_threshold(validator.same, distances, config.false_accept_rate)
     if dataset.index.pairs is None:
-        embeddings = embed(fitted.encoder, dataset.pixels, validator.rows)
         unknown = thresholds.unknown_thresholds(embeddings, validator.labels, distance)
     else:  # of images of two pairs nobody knows whether they show the same
         unknown = thresholds.unknown_thresholds_of_pairs(distances[~validator.same])
@@ -260,10 +261,9 @@ def write_outputs(run, config, dataset, fitted):
     cut = threshold["threshold"]
     run.write("model.keras", model.save)  # last: it says that the rest is there
     shown = ", ".join(f"{name} {best[name]:.4f}" for name in best if name.startswith("val_"))
-    print(
-        f"Weights of epoch {fitted.best_epoch}: {shown}; same below a distance of {cut:.3f} "
-        f"({threshold['chosen_for']})."
-    )
+    if best:
+        print(f"Weights of epoch {fitted.best_epoch}: {shown}.")
+    print(f"Same below a distance of {cut:.3f} ({threshold['chosen_for']}).")
     print_accuracies(config, dataset, fitted.encoder, distance, cut)
 
 
@@ -273,12 +273,12 @@ def print_accuracies(config, dataset, encoder, distance, threshold):
 
     from evaluation import verification
     from networks.embedding import embed
-    from training.validation import MOST_IMAGES, balanced_accuracy
+    from training.validation import balanced_accuracy
 
     cuts = config.accuracy_distance, threshold
     print(f"Accuracy of pairs at a distance of {cuts[0]:g}, and of {threshold:.3f}:")
     for name, rows in dataset.splits.items():
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST_IMAGES).astype(int))]
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST_SCORED).astype(int))]
         labels, rng = dataset.index.labels[rows], np.random.default_rng(config.seed)
         try:
             pairs = dataset.given_pairs(rows) or verification.draw_verification_pairs(labels, rng)
