@@ -263,6 +263,7 @@ def write_outputs(run, config, dataset, fitted):
     shown = ", ".join(f"{name} {best[name]:.4f}" for name in best if name.startswith("val_"))
     if best:
         print(f"Weights of epoch {fitted.best_epoch}: {shown}.")
+    print(*threshold["warnings"], sep="\n", end="\n" if threshold["warnings"] else "")
     print(f"Same below a distance of {cut:.3f} ({threshold['chosen_for']}).")
     print_accuracies(config, dataset, fitted.encoder, distance, cut)
 

@@ -18,11 +18,11 @@ def test_heat_turns_its_part_red():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pairs_of_every_kind_or_of_one_only(tmp_path, channels):
+def test_training_pairs_are_drawn_with_the_ends_of_their_names(tmp_path, channels):
     pixels = np.zeros((4, 8, 8, channels), np.uint8)
     pixels[1] = 255
-    left, right = np.array([0, 1, 2, 3]), np.array([1, 0, 3, 2])
-    same, near = np.array([True, True, False, False]), np.array([0.1, 0.9, 0.2, 0.8])
-    for distances in (near, np.where(same, 0.1, 0.9)):
-        figures.plot_pairs(pixels, left, right, same, distances, 0.5, tmp_path / "pairs.png")
-        assert np.asarray(Image.open(tmp_path / "pairs.png")).std() > 10
+    rows = np.array([0, 1, 2, 3]), np.array([1, 0, 3, 2])
+    names = ["a very long family of plants___rust", "b"], np.array([0, 0, 1, 1])
+    figures.plot_training_pairs(pixels, *rows, np.arange(4) < 2, *names, tmp_path / "pairs.png")
+    assert np.asarray(Image.open(tmp_path / "pairs.png")).std() > 10
+    assert figures._short(names[0][0]).endswith("plants___rust") and figures._short("b") == "b"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from sklearn import metrics
 
-from evaluation import scores
+from evaluation import few_shot, thresholds, verification
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def pairs():
     rng = np.random.default_rng(1)
     labels = np.repeat(np.arange(30), 12)
     embeddings = rng.normal(size=(360, 8)) + rng.normal(size=(30, 8))[labels]
-    left, right, same = scores.draw_verification_pairs(labels, rng, 1_500)
-    distances = scores.pair_distances(embeddings, left, right).round(1)
+    left, right, same = verification.draw_verification_pairs(labels, rng, 1_500)
+    distances = verification.pair_distances(embeddings, left, right).round(1)
     return same, distances, labels[left], labels[right]
 
 
@@ -58,9 +58,9 @@ def test_pairs_are_right_different_and_as_many_as_there_are(labels, max_pairs, s
     rng = np.random.default_rng(seed)
     if not genuine or not impostors:
         with pytest.raises(ValueError, match="at least 2 classes"):
-            scores.draw_verification_pairs(labels, rng, max_pairs)
+            verification.draw_verification_pairs(labels, rng, max_pairs)
         return
-    left, right, same = scores.draw_verification_pairs(labels, rng, max_pairs)
+    left, right, same = verification.draw_verification_pairs(labels, rng, max_pairs)
     assert as_set(left[same], right[same]) <= genuine
     assert as_set(left[~same], right[~same]) <= impostors
     assert same.sum() == min(max_pairs, len(genuine))
@@ -69,7 +69,7 @@ def test_pairs_are_right_different_and_as_many_as_there_are(labels, max_pairs, s
 
 def test_big_classes_do_not_drown_small_ones(rng):
     labels = np.repeat(np.arange(6), [2000, 40, 40, 40, 40, 40])
-    left, right, same = scores.draw_verification_pairs(labels, rng, 900)
+    left, right, same = verification.draw_verification_pairs(labels, rng, 900)
     assert np.bincount(labels[left[same]]).tolist() == [150] * 6
     class_pairs = np.sort([labels[left[~same]], labels[right[~same]]], axis=0)
     _, times = np.unique(class_pairs, axis=1, return_counts=True)
@@ -78,7 +78,7 @@ def test_big_classes_do_not_drown_small_ones(rng):
 
 def test_every_pair_within_a_class_is_as_likely(rng):
     labels = np.array([0, 0, 0, 0, 1])
-    drawn = [scores.draw_verification_pairs(labels, rng, 2) for _ in range(3_000)]
+    drawn = [verification.draw_verification_pairs(labels, rng, 2) for _ in range(3_000)]
     times = np.zeros((5, 5), int)
     for left, right, same in drawn:
         np.add.at(times, (left[same], right[same]), 1)
@@ -94,7 +94,7 @@ def test_pairs_among_a_hundred_thousand_images_need_little_memory(rng):
         np.arange(100_000) % 2,
         rng.integers(30_000, size=100_000),
     ):
-        left, right, same = scores.draw_verification_pairs(labels, rng)
+        left, right, same = verification.draw_verification_pairs(labels, rng)
         assert same.sum() == np.sum(~same) == 20_000
         assert np.array_equal(labels[left] == labels[right], same)
         assert np.all(left != right)
@@ -105,18 +105,20 @@ def test_pairs_among_a_hundred_thousand_images_need_little_memory(rng):
 @pytest.mark.parametrize("labels", [[], [3, 3, 3], [0, 1, 2]])
 def test_pairs_that_cannot_be_drawn_are_an_error(labels, rng):
     with pytest.raises(ValueError, match="Received: .* Add images"):
-        scores.draw_verification_pairs(np.array(labels, int), rng)
+        verification.draw_verification_pairs(np.array(labels, int), rng)
 
 
 def test_pair_distances_are_those_of_a_loop(rng, monkeypatch):
-    monkeypatch.setattr(scores, "CHUNK", 16)
+    monkeypatch.setattr(verification, "CHUNK", 16)
     embeddings = rng.normal(size=(20, 5)).astype(np.float32)
     left, right = rng.integers(20, size=(2, 33))
     expected = [
         np.linalg.norm(np.float64(embeddings[i]) - embeddings[j])
         for i, j in zip(left, right, strict=True)
     ]
-    np.testing.assert_allclose(scores.pair_distances(embeddings, left, right), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        verification.pair_distances(embeddings, left, right), expected, rtol=1e-12
+    )
 
     def city_block(left, right):
         assert left.dtype == right.dtype == np.float32 and left.size <= 16
@@ -125,18 +127,18 @@ def test_pair_distances_are_those_of_a_loop(rng, monkeypatch):
     expected = [
         np.abs(embeddings[i] - embeddings[j]).sum() for i, j in zip(left, right, strict=True)
     ]
-    found = scores.pair_distances(embeddings, left, right, city_block)
+    found = verification.pair_distances(embeddings, left, right, city_block)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_all_distances_are_those_of_scipy(rng, monkeypatch):
-    monkeypatch.setattr(scores, "CHUNK", 16)
+    monkeypatch.setattr(verification, "CHUNK", 16)
     left, right = rng.normal(size=(6, 5)).astype(np.float32), rng.normal(size=(9, 5))
-    found, others = scores.all_distances(left, right), right.astype(np.float32)
+    found, others = verification.all_distances(left, right), right.astype(np.float32)
     np.testing.assert_allclose(found, cdist(left, right), atol=1e-6)
-    assert (np.diag(scores.all_distances(left, left)) == 0).all()
-    assert scores.all_distances(left[:0], right).shape == (0, 9)
-    learned = scores.all_distances(left, others, lambda a, b: np.abs(a - b).sum(axis=1))
+    assert (np.diag(verification.all_distances(left, left)) == 0).all()
+    assert verification.all_distances(left[:0], right).shape == (0, 9)
+    learned = verification.all_distances(left, others, lambda a, b: np.abs(a - b).sum(axis=1))
     np.testing.assert_allclose(learned, cdist(left, others, "cityblock"), rtol=1e-6)
 
 
@@ -164,16 +166,18 @@ def test_thresholds_hold_what_they_promise(pairs, rate):
     every = [-1.0, *(np.unique(distances) + 0.01)]
     rates = [accept_rates(same, distances, threshold) for threshold in every]
 
-    threshold = scores.threshold_at_false_accept(same, distances, rate)
+    threshold = thresholds.threshold_at_false_accept(same, distances, rate)
     best_true = max(true for false, true in rates if false <= rate)
     assert accept_rates(same, distances, threshold)[0] <= rate
     assert accept_rates(same, distances, threshold)[1] == best_true
 
-    accuracy, threshold = scores.best_threshold(same, distances)
-    assert accuracy == pytest.approx(max(np.mean((distances < t) == same) for t in every))
-    assert accuracy == pytest.approx(np.mean((distances < threshold) == same))
+    accuracy, threshold = thresholds.best_threshold(same, distances)
+    balanced = [(1 - false + true) / 2 for false, true in rates]
+    assert accuracy == pytest.approx(max(balanced))
+    false, true = accept_rates(same, distances, threshold)
+    assert accuracy == pytest.approx((1 - false + true) / 2)
 
-    error, threshold = scores.equal_error_rate(same, distances)
+    error, threshold = thresholds.equal_error_rate(same, distances)
     gaps = [abs(false - (1 - true)) for false, true in rates]
     false, true = accept_rates(same, distances, threshold)
     assert abs(false - (1 - true)) == pytest.approx(min(gaps))
@@ -183,17 +187,17 @@ def test_thresholds_hold_what_they_promise(pairs, rate):
 def test_equal_error_by_hand():
     same = np.array([1, 1, 1, 1, 0, 0, 0, 0], bool)
     distances = np.array([1.0, 2, 3, 6, 4, 7, 8, 9])
-    rate, threshold = scores.equal_error_rate(same, distances)
+    rate, threshold = thresholds.equal_error_rate(same, distances)
     assert rate == 0.25 and 4 < threshold < 6  # 6 is rejected, 4 accepted
     # Between the points (0, 1/2) and (1/2, 1) the curve meets the diagonal half way.
-    rate, _ = scores.equal_error_rate([1, 1, 0, 0], [1.0, 2.0, 2.0, 3.0])
+    rate, _ = thresholds.equal_error_rate([1, 1, 0, 0], [1.0, 2.0, 2.0, 3.0])
     assert rate == 0.25
 
 
 def test_neighbouring_floats_are_still_parted():
     low = 1.0
     high = np.nextafter(low, 2)
-    assert scores.best_threshold(np.array([True, False]), [low, high]) == (1.0, high)
+    assert thresholds.best_threshold(np.array([True, False]), [low, high]) == (1.0, high)
 
 
 @pytest.mark.parametrize(
@@ -206,47 +210,49 @@ def test_neighbouring_floats_are_still_parted():
 )
 def test_pairs_that_cannot_be_scored_are_an_error(same, distances, message):
     with pytest.raises(ValueError, match=message):
-        scores.equal_error_rate(same, distances)
+        thresholds.equal_error_rate(same, distances)
 
 
 def test_calibration_finds_the_probability_that_made_the_pairs(rng):
     distances = rng.uniform(0, 4, 40_000)
     same = rng.random(40_000) < 1 / (1 + np.exp(3 * distances - 6))
-    slope, intercept = calibration = scores.calibrate(same, distances)
+    slope, intercept = calibration = thresholds.calibrate(same, distances, 2.0)
     assert type(slope) is type(intercept) is float
     assert slope == pytest.approx(-3, rel=0.05) and intercept == pytest.approx(6, rel=0.05)
-    assert scores.probability(2.0, calibration) == pytest.approx(0.5, abs=0.02)
+    assert thresholds.probability(2.0, calibration) == pytest.approx(0.5, abs=0.02)
 
 
 def test_calibration_means_even_odds_whatever_was_drawn(rng):
     genuine, impostor = rng.normal(1, 1, 20_000), rng.normal(3, 1, 20_000)
     distances = np.concatenate([genuine, impostor[:2_000]])
-    calibration = scores.calibrate(np.arange(22_000) < 20_000, distances)
-    assert scores.probability(2.0, calibration) == pytest.approx(0.5, abs=0.02)
+    calibration = thresholds.calibrate(np.arange(22_000) < 20_000, distances, 2.0)
+    assert thresholds.probability(2.0, calibration) == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("impostor", [2.0, 0.0])
 def test_calibration_survives_perfect_and_constant_distances(impostor):
     same, distances = np.arange(40) < 20, np.repeat([0.0, impostor], 20)
-    calibration = scores.calibrate(same, distances)
+    calibration = thresholds.calibrate(same, distances, impostor / 2)
     assert np.isfinite(calibration).all()
-    near, far = scores.probability([0.0, 2.0], calibration)
+    near, far = thresholds.probability([0.0, 2.0], calibration)
     assert (near > 0.9 and far < 0.1) if impostor else near == pytest.approx(0.5)
 
 
 def test_verification_scores_are_those_of_scikit_learn(pairs):
     same, distances, *_ = pairs
-    calibration = scores.calibrate(same, distances)
-    found = scores.verification_scores(same, distances, 3.5, calibration)
+    threshold = thresholds.equal_error_rate(same, distances)[1]
+    calibration = thresholds.calibrate(same, distances, threshold)
+    chances = thresholds.probability(distances, calibration)
+    found = verification.verification_scores(same, distances, 3.5, chances)
     accepted = distances < 3.5
     assert found["auc"] == pytest.approx(metrics.roc_auc_score(same, -distances), abs=1e-12)
     assert found["accuracy"] == np.mean(accepted == same)
     assert found["precision"] == np.mean(same[accepted])
     assert found["recall"] == np.mean(accepted[same])
-    expected = np.mean((scores.probability(distances, calibration) - same) ** 2)
+    expected = np.mean((thresholds.probability(distances, calibration) - same) ** 2)
     assert found["brier"] == pytest.approx(expected)
     for name, rate in (("1", 0.01), ("0.1", 0.001)):
-        threshold = scores.threshold_at_false_accept(same, distances, rate)
+        threshold = thresholds.threshold_at_false_accept(same, distances, rate)
         assert found[f"true_accept_at_{name}_percent"] == np.mean(distances[same] < threshold)
     assert found["num_genuine"] == same.sum() and found["num_impostors"] == np.sum(~same)
     predicted, observed = found["reliability"].values()
@@ -256,14 +262,21 @@ def test_verification_scores_are_those_of_scikit_learn(pairs):
 
 def test_accuracy_is_not_precision():
     same, distances = np.array([1, 1, 1, 0], bool), np.array([0.1, 2.0, 2.0, 3.0])
-    found = scores.verification_scores(same, distances, 0.5, (-1.0, 1.0))
+    found = verification.verification_scores(
+        same, distances, 0.5, thresholds.probability(distances, (-1.0, 1.0))
+    )
     assert (found["precision"], found["accuracy"], found["recall"]) == (1.0, 0.5, 1 / 3)
-    assert scores.verification_scores(same, distances, 0.0, (-1.0, 1.0))["precision"] == 0
+    assert (
+        verification.verification_scores(
+            same, distances, 0.0, thresholds.probability(distances, (-1.0, 1.0))
+        )["precision"]
+        == 0
+    )
 
 
 def test_bootstrap_agrees_with_scikit_learn_sample_weights(pairs):
     same, distances, left, right = pairs
-    found = scores.bootstrap_intervals(
+    found = verification.bootstrap_intervals(
         same, distances, left, right, 3.5, np.random.default_rng(5), 40
     )
     draws = np.random.default_rng(5).multinomial(30, np.full(30, 1 / 30), 40)
@@ -299,12 +312,14 @@ def test_bootstrap_agrees_with_scikit_learn_sample_weights(pairs):
 def test_bootstrap_surrounds_the_score_and_narrows_with_classes(pairs):
     same, distances, left, right = pairs
     rng = np.random.default_rng(0)
-    found = scores.bootstrap_intervals(same, distances, left, right, 3.5, rng)
-    exact = scores.verification_scores(same, distances, 3.5, (-1.0, 3.5))
+    found = verification.bootstrap_intervals(same, distances, left, right, 3.5, rng)
+    exact = verification.verification_scores(
+        same, distances, 3.5, thresholds.probability(distances, (-1.0, 3.5))
+    )
     for name, (low, high) in found.items():
         assert low <= exact[name] <= high
     fewer = (left < 6) & (right < 6)
-    wide = scores.bootstrap_intervals(
+    wide = verification.bootstrap_intervals(
         same[fewer], distances[fewer], left[fewer], right[fewer], 3.5, rng
     )
     assert np.diff(wide["auc"]) > np.diff(found["auc"])
@@ -313,7 +328,7 @@ def test_bootstrap_surrounds_the_score_and_narrows_with_classes(pairs):
 def test_bootstrap_of_a_constant_network_is_chance_without_doubt(pairs):
     same, _, left, right = pairs
     rng = np.random.default_rng(0)
-    found = scores.bootstrap_intervals(same, np.ones(len(same)), left, right, 0.5, rng)
+    found = verification.bootstrap_intervals(same, np.ones(len(same)), left, right, 0.5, rng)
     assert found["auc"] == found["equal_error_rate"] == [0.5, 0.5]
     assert found["true_accept_at_1_percent"] == [0, 0]
 
@@ -338,9 +353,9 @@ def test_trials_keep_their_rules(sizes, ways, shots, within, seed):
     largest = max(map(len, pools))
     if largest < 2:
         with pytest.raises(ValueError, match="at least 2 classes"):
-            scores.draw_trials(labels, ways, shots, 50, rng, families if within else None)
+            few_shot.draw_trials(labels, ways, shots, 50, rng, families if within else None)
         return
-    trials = scores.draw_trials(labels, ways, shots, 50, rng, families if within else None)
+    trials = few_shot.draw_trials(labels, ways, shots, 50, rng, families if within else None)
     assert trials.references.shape == (50, min(ways, largest), shots)
     for query, references, answer in zip(*trials, strict=True):
         classes = labels[references]
@@ -355,7 +370,7 @@ def test_trials_keep_their_rules(sizes, ways, shots, within, seed):
 
 def test_trials_draw_every_image_and_place_as_often(rng):
     labels = np.repeat(np.arange(4), 3)
-    queries, references, answers = scores.draw_trials(labels, 3, 2, 24_000, rng)
+    queries, references, answers = few_shot.draw_trials(labels, 3, 2, 24_000, rng)
     for drawn, size, places in ((queries, 12, 1), (references, 12, 6), (answers, 3, 1)):
         expected = 24_000 * places / size
         assert np.all(np.abs(np.bincount(drawn.ravel()) - expected) < 5 * np.sqrt(expected))
@@ -369,7 +384,7 @@ def test_trials_within_families_use_those_that_have_enough_classes(rng):
     labels = np.repeat(np.arange(12), 2)
     families = np.repeat([0, 1, 2], [4, 12, 8])  # 2, 6 and 4 classes
     for ways, used, possible in ((2, [0, 1, 2], 2), (4, [1, 2], 4), (20, [1], 6)):
-        trials = scores.draw_trials(labels, ways, 1, 600, rng, families)
+        trials = few_shot.draw_trials(labels, ways, 1, 600, rng, families)
         assert trials.references.shape[1] == possible
         found, times = np.unique(families[trials.queries], return_counts=True)
         assert found.tolist() == used
@@ -388,27 +403,27 @@ def test_trials_within_families_use_those_that_have_enough_classes(rng):
 )
 def test_trials_that_cannot_be_drawn_are_an_error(labels, ways, shots, message, rng):
     with pytest.raises(ValueError, match=message):
-        scores.draw_trials(np.array(labels), ways, shots, 10, rng)
+        few_shot.draw_trials(np.array(labels), ways, shots, 10, rng)
 
 
 @pytest.mark.parametrize("shots", [1, 3])
 @pytest.mark.parametrize("ways", [2, 3, 5, 7, 13, 20])
 def test_a_constant_network_scores_one_in_n_and_a_perfect_one_all(ways, shots, rng):
     labels = np.repeat(np.arange(25), 5)
-    trials = scores.draw_trials(labels, ways, shots, 500, rng)
+    trials = few_shot.draw_trials(labels, ways, shots, 500, rng)
     for constant in (np.full((125, 16), 0.1, np.float32), np.full((125, 3), 1e6)):
-        found = scores.few_shot_scores(scores.trial_distances(constant, trials), trials.answers)
+        found = few_shot.few_shot_scores(few_shot.trial_distances(constant, trials), trials.answers)
         assert found["accuracy"] == pytest.approx(1 / ways, abs=1e-12)
-    perfect = scores.trial_distances(np.eye(25, dtype=np.float32)[labels], trials)
-    found = scores.few_shot_scores(perfect, trials.answers)
+    perfect = few_shot.trial_distances(np.eye(25, dtype=np.float32)[labels], trials)
+    found = few_shot.few_shot_scores(perfect, trials.answers)
     assert found["accuracy"] == 1 and found["interval"] == pytest.approx([0.9924, 1], abs=1e-4)
 
 
 def test_trial_distances_are_those_of_a_loop_over_prototypes(rng, monkeypatch):
-    monkeypatch.setattr(scores, "CHUNK", 200)
+    monkeypatch.setattr(verification, "CHUNK", 200)
     labels = np.repeat(np.arange(6), 5)
     embeddings = rng.normal(size=(30, 4)).astype(np.float32)
-    trials = scores.draw_trials(labels, 4, 3, 40, rng)
+    trials = few_shot.draw_trials(labels, 4, 3, 40, rng)
     expected = [
         [
             np.linalg.norm(embeddings[query] - np.mean(embeddings[images], axis=0))
@@ -416,10 +431,10 @@ def test_trial_distances_are_those_of_a_loop_over_prototypes(rng, monkeypatch):
         ]
         for query, references, _ in zip(*trials, strict=True)
     ]
-    found = scores.trial_distances(embeddings, trials)
+    found = few_shot.trial_distances(embeddings, trials)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     right = np.mean(np.argmin(expected, axis=1) == trials.answers)
-    assert scores.few_shot_scores(found, trials.answers)["accuracy"] == pytest.approx(right)
+    assert few_shot.few_shot_scores(found, trials.answers)["accuracy"] == pytest.approx(right)
 
     def city_block(left, right):
         assert left.dtype == right.dtype == np.float32 and left.shape == right.shape
@@ -432,29 +447,29 @@ def test_trial_distances_are_those_of_a_loop_over_prototypes(rng, monkeypatch):
         ]
         for query, references, _ in zip(*trials, strict=True)
     ]
-    found = scores.trial_distances(embeddings, trials, city_block)
+    found = few_shot.trial_distances(embeddings, trials, city_block)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_pixels_as_bytes_neither_wrap_nor_truncate(rng):
     pixels = np.array([[0], [3], [4], [255], [250], [251]], np.uint8)
-    trials = scores.Trials(np.array([0]), np.array([[[1, 2], [3, 4]]]), np.array([0]))
-    assert scores.trial_distances(pixels, trials).tolist() == [[3.5, 252.5]]
-    assert scores.pair_distances(pixels, np.array([0]), np.array([3])).tolist() == [255]
+    trials = few_shot.Trials(np.array([0]), np.array([[[1, 2], [3, 4]]]), np.array([0]))
+    assert few_shot.trial_distances(pixels, trials).tolist() == [[3.5, 252.5]]
+    assert verification.pair_distances(pixels, np.array([0]), np.array([3])).tolist() == [255]
 
 
 def test_ties_share_their_credit():
     distances = np.array([[1, 1, 2, 3], [1, 2, 2, 3], [5, 5, 5, 5], [2, 1, 1, 1]])
-    credit = scores.trial_credit(distances, np.array([1, 1, 3, 2]))
+    credit = few_shot.trial_credit(distances, np.array([1, 1, 3, 2]))
     assert credit.tolist() == [1 / 2, 0, 1 / 4, 1 / 3]
     with pytest.raises(ValueError, match="1 of 2 NaN"):
-        scores.trial_credit(np.array([[1, np.nan]]), np.array([0]))
+        few_shot.trial_credit(np.array([[1, np.nan]]), np.array([0]))
 
 
 def test_interval_by_hand():
     # Wilson (1927) for 8 of 10: 0.490 to 0.943.
     distances = np.tile([0.0, 1.0], (10, 1))
-    found = scores.few_shot_scores(distances, np.array([0] * 8 + [1] * 2))
+    found = few_shot.few_shot_scores(distances, np.array([0] * 8 + [1] * 2))
     assert found["interval"] == pytest.approx([0.490, 0.943], abs=1e-3)
 
 
@@ -478,12 +493,12 @@ def retrieval_by_loop(embeddings, labels):
 
 @pytest.mark.parametrize("grid", [False, True])
 def test_retrieval_is_that_of_a_loop(grid, rng, monkeypatch):
-    monkeypatch.setattr(scores, "CHUNK", 700)
+    monkeypatch.setattr(verification, "CHUNK", 700)
     labels = rng.permutation(np.repeat(np.arange(14), [1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5]))
     embeddings = rng.normal(size=(60, 3)) + rng.normal(size=(14, 3))[labels]
     if grid:  # many ties
         embeddings = embeddings.round()
-    found = scores.retrieval_scores(embeddings, labels)
+    found = few_shot.retrieval_scores(embeddings, labels)
     hits, mean_precision, nearest = retrieval_by_loop(embeddings, labels)
     for k in (1, 5, 10):
         assert found[f"recall_at_{k}"] == pytest.approx(np.mean(hits < k))
@@ -500,13 +515,13 @@ def test_retrieval_is_that_of_a_loop(grid, rng, monkeypatch):
 def test_retrieval_with_a_learned_distance(rng, monkeypatch):
     labels = np.repeat(np.arange(10), 6)
     embeddings = rng.normal(size=(60, 3)) + rng.normal(size=(10, 3))[labels]
-    plain = scores.retrieval_scores(embeddings, labels)
-    warped = scores.retrieval_scores(embeddings, labels, grows_with_euclidean)
+    plain = few_shot.retrieval_scores(embeddings, labels)
+    warped = few_shot.retrieval_scores(embeddings, labels, grows_with_euclidean)
     assert warped == plain  # the same order, whatever the scale
-    monkeypatch.setattr(scores, "MOST_LEARNED", 25)
-    some = scores.retrieval_scores(embeddings, labels, grows_with_euclidean)
+    monkeypatch.setattr(few_shot, "MOST_LEARNED", 25)
+    some = few_shot.retrieval_scores(embeddings, labels, grows_with_euclidean)
     assert some["num_queries"] == 25
-    assert some == scores.retrieval_scores(embeddings, labels, grows_with_euclidean)
+    assert some == few_shot.retrieval_scores(embeddings, labels, grows_with_euclidean)
     assert abs(some["mean_average_precision"] - plain["mean_average_precision"]) < 0.15
 
 
@@ -517,7 +532,7 @@ def grows_with_euclidean(left, right):
 def test_retrieval_names_the_confused_classes_first():
     labels = np.array([0, 0, 1, 1, 2, 2, 2])
     embeddings = np.array([[0.0], [9.0], [0.1], [60.2], [50.0], [50.1], [60.0]])
-    found = scores.retrieval_scores(embeddings, labels)
+    found = few_shot.retrieval_scores(embeddings, labels)
     assert found["most_confused"] == [[0, 1, 2], [1, 0, 1], [1, 2, 1], [2, 1, 1]]
     assert found["class_recall_at_1"] == {0: 0, 1: 0, 2: 2 / 3}
 
@@ -527,9 +542,9 @@ def test_retrieval_gives_a_constant_network_nothing_for_its_ties():
     rng = np.random.default_rng(0)
     constant = np.tile(rng.normal(size=(1, 130)), (120, 1))
     constant *= 1 + 3e-15 * rng.normal(size=(120, 1))  # as other orders of summing leave it
-    found = scores.retrieval_scores(constant, labels)
+    found = few_shot.retrieval_scores(constant, labels)
     assert found["recall_at_1"] == found["recall_at_10"] == 0
-    perfect = scores.retrieval_scores(np.eye(20)[labels], labels)
+    perfect = few_shot.retrieval_scores(np.eye(20)[labels], labels)
     assert perfect["recall_at_1"] == perfect["mean_average_precision"] == 1
     with pytest.raises(ValueError, match="at least 2 images"):
-        scores.retrieval_scores(np.eye(3), np.arange(3))
+        few_shot.retrieval_scores(np.eye(3), np.arange(3))
