@@ -279,6 +279,8 @@ def print_accuracies(config, dataset, encoder, distance, threshold):
     cuts = config.accuracy_distance, threshold
     print(f"Accuracy of pairs at a distance of {cuts[0]:g}, and of {threshold:.3f}:")
     for name, rows in dataset.splits.items():
+        if not len(rows):
+            continue
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST_SCORED).astype(int))]
         labels, rng = dataset.index.labels[rows], np.random.default_rng(config.seed)
         try:

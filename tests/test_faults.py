@@ -483,7 +483,8 @@ def test_smallest_images_are_those_that_the_network_takes(encoder):
     with pytest.raises(ValueError, match=f"encoder='{encoder}'. Expected at least"):
         dataclasses.replace(config, **smaller)
     with pytest.raises(ValueError):
-        build_encoder(SimpleNamespace(**dataclasses.asdict(config) | smaller))
+        shape = {"image_shape": (*[smaller["image_size"]] * 2, 3)}
+        build_encoder(SimpleNamespace(**dataclasses.asdict(config) | shape))
 
 
 # An hour
