@@ -11,6 +11,7 @@ from siamese_network_funcs import build_loss
 BATCHES = 8  # over which val_loss is averaged when classes are sampled
 WAYS, TRIALS = 20, 1000  # of val_one_shot
 MOST_IMAGES = 2000  # more make a validation slower, not surer
+UNKNOWN_SCALE = 1 / 30  # so that a mean distance below 0.001 has collapsed
 COLLAPSED = 0.03  # mean distance of pairs, as a share of that of unrelated embeddings
 
 
@@ -79,8 +80,8 @@ class Validator:
 
     def _scale(self, embeddings):
         """Distance of unrelated embeddings: at a right angle, and as long as these are."""
-        if not self.config.unit_length:  # nothing says where such a network puts its embeddings
-            return 30.0
+        if not self.config.unit_length:  # nothing says how far apart such a network puts them
+            return UNKNOWN_SCALE
         return np.sqrt(2 * np.square(embeddings).sum(axis=1).mean()) + 1e-12
 
     def _loss(self, embeddings, distances):
