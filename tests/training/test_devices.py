@@ -25,12 +25,13 @@ BATCHES = {"pairs": PairBatches, "classes": ClassBatches}
 ROOT = Path(__file__).parents[2]
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 KINDS = {
-    "supervised_contrastive": {},
-    "circle": {"loss": "circle"},
+    "supervised_contrastive": {"sampling": "classes"},
+    "circle": {"sampling": "classes", "loss": "circle"},
     "pairs": {"sampling": "pairs", "loss": "contrastive"},
 }
 TINY = (
-    "leaves --data_dir images --image_size 16 --classes_per_batch 4 --images_per_class 4 "
+    "leaves --sampling classes --data_dir images "
+    "--image_size 16 --classes_per_batch 4 --images_per_class 4 "
     "--steps_per_epoch 30 --epochs 3 --embedding_dim 8 --precision float32 --unseen_share 0.25 "
     "--max_minutes 1000 --distribution data_parallel --run_name"
 ).split()
@@ -44,7 +45,7 @@ def one_step(kind, num_devices, path):
     import keras
 
     from networks.embedding import embed
-    from training import fit
+    from training import callbacks, fit
 
     if BACKEND == "tensorflow":
         import tensorflow
@@ -68,7 +69,7 @@ def one_step(kind, num_devices, path):
             encoder, model = fit.build_training_model(config)
             fit.compile_model(model, encoder, config)
             before = model.get_weights()
-            fit._fit(model, (b for b in [batch]), config, 0, 1, [])
+            fit._fit(model, callbacks.Feed({0: batch}, 1), 0, 1, [])
             moved = [a - b for a, b in zip(model.get_weights(), before, strict=True)]
             arrays[f"{choice}-gradients"] = np.concatenate([m.ravel() for m in moved])
             arrays[f"{choice}-embeddings"] = embed(encoder, left, np.arange(16))
