@@ -73,6 +73,9 @@ def load_data(config, report=print):
                 script = Path(__file__).parent / "data" / "draw_leaves.py"
                 runpy.run_path(str(script))["draw_leaves"](DRAWN_LEAVES, report=report)
     index = read_index(config.data_dir)
+    if index.pairs is None and (config.max_classes or config.max_images_per_class):
+        limits = config.max_classes, config.max_images_per_class
+        index = index.limited(*limits, np.random.default_rng([config.seed, 5]))
     cache = open_cache(index, config)
     splits = make_splits(index, cache.digests, cache.unreadable, config, near_duplicates(cache))
     return Dataset(index, cache, splits)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import lzma
 import os
@@ -17,15 +18,20 @@ import numpy as np
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
-    *(".pgm", ".ppm", ".pbm", ".pnm"),
+    *(".pgm", ".ppm", ".pbm", ".pnm", ".jpe", ".jp2", ".avif", ".heic", ".heif"),
 )
-SPLIT_FOLDERS = {
+SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+}
+SYSTEM_FOLDERS = {  # that systems make: thumbnails, recycle bins, what a disk check found
+    *("@eadir", "#recycle", "$recycle.bin", "lost+found", "__macosx", "system volume information"),
+    *(".thumbnails", "thumbs", "@tmp"),
 }
 PAIR_FOLDERS = {"similar_all_images", "dissimilar_all_images"}
 PAIR_NAME = re.compile(r".*/(similar|dissimilar)_(\d+)_(first|second)\.\w+")
+SPLIT_SUFFIX = re.compile(r"[ _-]?(set|data)$")  # train_set, test-data
 MAX_FILE_BYTES = 200_000_000  # a larger file is no photograph; it is skipped, and said
 TOO_LARGE = f"larger than {MAX_FILE_BYTES // 10**6} MB"
 
@@ -72,6 +78,28 @@ class ImageIndex:
 
     def __len__(self):
         return len(self.names)
+
+    def limited(self, max_classes, max_images_per_class, rng):
+        """The first classes by name, and a random choice of images of each; None: all of them."""
+        kept = np.arange(len(self))
+        if max_classes is not None:
+            kept = kept[self.labels < max_classes]
+        if max_images_per_class is not None:
+            by_class = [kept[self.labels[kept] == label] for label in np.unique(self.labels[kept])]
+            kept = np.concatenate([rng.permutation(r)[:max_images_per_class] for r in by_class])
+        kept = np.sort(kept)
+        some = {name: getattr(self, name) for name in ("splits", "forged")}
+        some = {name: None if rows is None else rows[kept] for name, rows in some.items()}
+        whole = {
+            name: getattr(self, name)[kept] for name in ("names", "stamps", "labels", "groups")
+        }
+        return dataclasses.replace(
+            self,
+            class_names=self.class_names[:max_classes],
+            class_families=self.class_families[:max_classes],
+            **some,
+            **whole,
+        )
 
     @property
     def families(self):
@@ -179,8 +207,10 @@ def _walk(source, skipped):
             f"data_dir must be a folder, a .zip or a .csv. Received: '{source}'."
         ) from error
     for name, member in members.items():
-        if not member.is_dir() and not re.search(r"(^|/)(\.|__MACOSX)", name):
-            yield name, member.file_size, member.CRC
+        hidden = re.search(r"(^|/)\.[^/.]", name)
+        if member.is_dir() or hidden or SYSTEM_FOLDERS & {*name.lower().split("/")[:-1]}:
+            continue
+        yield name, member.file_size, member.CRC
 
 
 def _walk_folder(root, skipped):
@@ -197,7 +227,15 @@ def _walk_folder(root, skipped):
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if {"config.json", "environment.json"} <= {*files}:
+            skipped[folder] = "a run directory of this package"
+            folders.clear()
+            continue
+        systems = [name for name in folders if name.lower() in SYSTEM_FOLDERS]
+        skipped |= {f"{folder}/{name}".removeprefix("./"): "made by the system" for name in systems}
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and name not in systems
+        )
         if not folders and not any(name.lower().endswith(IMAGE_SUFFIXES) for name in files):
             skipped[folder] = "a folder without images"
         for file in files:
@@ -221,6 +259,11 @@ def _stat(root, name, skipped):
         reason = "its name is not UTF-8"
     skipped[name.encode(errors="backslashreplace").decode()] = reason
     return None
+
+
+def split_of(name):
+    """ "train", "val" or "test" if a folder or a cell is named so, else None."""
+    return SPLIT_NAMES.get(SPLIT_SUFFIX.sub("", name.strip().lower()))
 
 
 def _leaves(source, others):
@@ -260,7 +303,7 @@ def _class_rows(source, images, leaves, skipped):
     """The folder of an image is its class, below train/ and test/ where there are such."""
     folders = {name.rpartition("/")[0] for name, _ in images}
     folders = _without_shared_start({folder: folder.split("/") for folder in folders})
-    splits = {folder: SPLIT_FOLDERS.get(parts[0].lower()) for folder, parts in folders.items()}
+    splits = {folder: split_of(parts[0]) for folder, parts in folders.items()}
     if len({*splits.values()} - {None}) < 2:  # one alone may be a class of that name
         splits = dict.fromkeys(folders)
     else:
@@ -298,29 +341,67 @@ def _pair_rows(images, skipped):
 
 
 def _csv_rows(source, skipped):
-    """`path,label[,group][,split]`, paths relative to the CSV."""
-    with open(source, newline="", encoding="utf-8-sig", errors="replace") as file:
-        lines = csv.DictReader(file)
-        if not {"path", "label"} <= set(lines.fieldnames or []):
+    """`path,label[,group][,split]`, paths relative to the CSV; a file named twice counts once."""
+    rows, doubtful = {}, set()
+    for number, line in _csv_lines(source):
+        name, label = line["path"].strip().replace("\\", "/"), line["label"].strip()
+        split = line.get("split") or ""
+        if split.strip() and not split_of(split):
+            raise DataError(
+                f"{source}, line {number}: split must be one of {sorted(SPLIT_NAMES)}. "
+                f"Received: '{split}'."
+            )
+        if not label:
+            skipped[name] = "no label in its line"
+        elif name not in rows:
+            rows[name] = label, line.get("group") or name, split_of(split)
+        elif rows[name][0] != label:  # the same label again, to balance classes, is one image
+            skipped[name] = f"named with two labels, '{rows[name][0]}' and '{label}'"
+            doubtful.add(name)
+    for name, (label, group, split) in rows.items():
+        found = None if name in doubtful else _stat(source.parent, name, skipped)
+        if found and found[0] > MAX_FILE_BYTES:
+            skipped[name] = TOO_LARGE
+        elif found:
+            yield name, _stamp(name, *found), label, group, split
+
+
+def _csv_lines(source):
+    """Yields line number and cells by column: any usual separator and encoding, read strictly."""
+    text = _text(source)
+    head = text.partition("\n")[0]
+    separator = max(",;\t", key=head.count)
+    lines = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        columns = {(name or "").strip().lower(): name for name in lines.fieldnames or []}
+        if not {"path", "label"} <= set(columns):
             raise DataError(
                 f"{source} needs a header with the columns path and label. "
                 f"Received the columns: {lines.fieldnames}."
             )
         for line in lines:
-            name, label = line["path"] or "", (line["label"] or "").strip()
-            split = (line.get("split") or "").strip().lower()
-            if split and split not in SPLIT_FOLDERS:
+            cells = {name: line[column] or "" for name, column in columns.items() if name}
+            if "\n" in cells["path"] + cells["label"]:
                 raise DataError(
-                    f"{source}: split must be one of {sorted(SPLIT_FOLDERS)}. Received: '{split}'."
+                    f"{source}, line {lines.line_num}: a quote is not closed before it."
                 )
-            found = _stat(source.parent, name, skipped)
-            if found and not label:
-                skipped[name] = "no label in its line"
-            elif found and found[0] > MAX_FILE_BYTES:
-                skipped[name] = TOO_LARGE
-            elif found:
-                group = line.get("group") or name
-                yield name, _stamp(name, *found), label, group, SPLIT_FOLDERS.get(split)
+            yield lines.line_num, cells
+    except csv.Error as error:
+        raise DataError(
+            f"{source}, line {lines.line_num}: {error}. Is a quote not closed?"
+        ) from error
+
+
+def _text(source):
+    """A text file in UTF-8, UTF-16 with its mark, or cp1252."""
+    content = source.read_bytes()
+    marked = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+    for encoding in ("utf-16",) if marked else ("utf-8-sig", "cp1252"):
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError as error:
+            reason = error
+    raise DataError(f"{source} is neither UTF-8, UTF-16 nor cp1252: {reason}.")
 
 
 def _assemble(source, rows, skipped, others=()):

@@ -159,3 +159,16 @@ def test_created_pairs_are_what_their_labels_say():
             create_pairs(images, wrong)
     with pytest.raises(ValueError, match="Each image needs one label"):
         create_pairs(images, labels[:3])
+
+
+def test_a_data_set_can_be_cut(write_images, tmp_path):
+    folder = write_images(
+        *(f"class{label}/{number}.png" for label in range(4) for number in range(6))
+    )
+    limits = {"max_classes": 3, "max_images_per_class": 5, "unseen_share": 0.0}
+    config = Config(data_dir=str(folder), cache_dir=str(tmp_path / "cache"), **limits)
+    index = prepare_data.load_data(config).index
+    assert index.class_names == ["class0", "class1", "class2"]
+    assert np.bincount(index.labels).tolist() == [5, 5, 5]
+    again = prepare_data.load_data(config).index
+    assert list(index.names) == list(again.names)

@@ -184,15 +184,57 @@ def test_csv_with_group_and_split(write_images):
     [
         ("", "needs a header"),
         ("path,label\n", "No images.*0 files"),
-        ("file;label\n1.png;a\n", "file;label"),
+        ("file;label\n1.png;a\n", "'file', 'label'"),
+        ('path,label\n"1.png,a\n2.png,b\n', "quote not closed"),
         ("path,label\ngone.png,a\n", "gone.png: No such file"),
         ("path,label,split\n1.png,a,exam\n", "Received: 'exam'"),
-        ("path,label,split\n1.png,a,train\n1.png,a,\n", "every line a split, or none"),
+        ("path,label,split\n1.png,a,train\n2.png,a,\n", "every line a split, or none"),
     ],
 )
 def test_csv_that_does_not_load(text, message, write_images):
     with pytest.raises(DataError, match=message):
-        read_index(write_csv(write_images("1.png"), text))
+        read_index(write_csv(write_images("1.png", "2.png"), text))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_tables_as_programs_write_them(encoding, separator, write_images):
+    folder = write_images("1.png", "2.png", "sub/3.png")
+    rows = [("path", "label"), ("1.png", "Zoë"), ("2.png", "Zoé"), (r"sub\3.png", "Zoé")]
+    text = "\n".join(separator.join(row) for row in rows)
+    (folder / "list.csv").write_bytes(text.encode(encoding))
+    found = classes(read_index(folder / "list.csv"))
+    assert found == {"1.png": "Zoë", "2.png": "Zoé", "sub/3.png": "Zoé"}
+
+
+def test_a_file_named_twice_is_one_image_or_doubtful(write_images):
+    folder = write_images("1.png", "2.png", "3.png")
+    index = read_index(write_csv(folder, "path,label\n1.png,a\n1.png,a\n2.png,a\n2.png,b\n3.png,b"))
+    assert classes(index) == {"1.png": "a", "3.png": "b"}
+    assert index.skipped == {"2.png": "named with two labels, 'a' and 'b'"}
+
+
+@pytest.mark.parametrize(
+    "train, test", [("training_set", "test_set"), ("Train", "dev"), ("train-data", "eval")]
+)
+def test_usual_names_of_splits(train, test, write_images):
+    index = read_index(
+        write_images(f"{train}/cat/1.png", f"{train}/dog/2.png", f"{test}/cat/3.png")
+    )
+    assert set(index.class_names) == {"cat", "dog"}
+    assert sorted(set(index.splits)) == sorted({"train", "val" if test == "dev" else "test"})
+
+
+def test_what_systems_and_runs_leave_is_no_class(write_images):
+    folder = write_images(
+        "a/1.png", "b/2.png", "a/@eaDir/1.png", "lost+found/3.png", "runs/x/y.png"
+    )
+    for name in ("config.json", "environment.json"):
+        (folder / "runs/x" / name).write_text("{}")
+    index = read_index(folder)
+    assert index.class_names == ["a", "b"]
+    assert index.skipped["a/@eaDir"] == index.skipped["lost+found"] == "made by the system"
+    assert index.skipped["runs/x"] == "a run directory of this package"
 
 
 def test_what_is_no_data_set(write_images, tmp_path):
