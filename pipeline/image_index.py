@@ -342,7 +342,7 @@ def _pair_rows(images, skipped):
 
 def _csv_rows(source, skipped):
     """`path,label[,group][,split]`, paths relative to the CSV; a file named twice counts once."""
-    rows, doubtful = {}, set()
+    rows, contradictory = {}, set()
     for number, line in _csv_lines(source):
         name, label = line["path"].strip().replace("\\", "/"), line["label"].strip()
         split = line.get("split") or ""
@@ -357,9 +357,9 @@ def _csv_rows(source, skipped):
             rows[name] = label, line.get("group") or name, split_of(split)
         elif rows[name][0] != label:  # the same label again, to balance classes, is one image
             skipped[name] = f"named with two labels, '{rows[name][0]}' and '{label}'"
-            doubtful.add(name)
+            contradictory.add(name)
     for name, (label, group, split) in rows.items():
-        found = None if name in doubtful else _stat(source.parent, name, skipped)
+        found = None if name in contradictory else _stat(source.parent, name, skipped)
         if found and found[0] > MAX_FILE_BYTES:
             skipped[name] = TOO_LARGE
         elif found:

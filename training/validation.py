@@ -50,10 +50,6 @@ class Validator:
         """Embeddings of the validation images, (images, embedding_dim)."""
         return embed(encoder, self.pixels, self.rows)
 
-    def distances(self, encoder, distance=None):
-        """Distances of the validation pairs, (pairs,)."""
-        return verification.pair_distances(self.embed(encoder), self.left, self.right, distance)
-
     def score(self, encoder, distance=None):
         """Validation metrics of an encoder, with a distance as from `distance_function`.
 
