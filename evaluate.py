@@ -20,8 +20,9 @@ from evaluation import baselines, few_shot, thresholds, verification
 from evaluation.protocols import lake_scores
 from evaluation.report import score_lines, write_report
 from networks.embedding import start_keras
+from pipeline.files import DataError
 from pipeline.image_cache import open_cache
-from pipeline.image_index import DataError, read_index
+from pipeline.image_index import read_index
 from pipeline.splits import unusable
 from prepare_data import Dataset
 from run_directory import RunDirectory, RunError

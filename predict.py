@@ -21,7 +21,7 @@ from configs import Config
 from evaluation import figures
 from inference.gallery import image_files
 from inference.similarity_model import SimilarityModel
-from pipeline.image_index import DataError
+from pipeline.files import DataError
 from pipeline.reading import decode
 from run_directory import RunDirectory, write_whole
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from configs import Config
 from evaluation import baselines, few_shot
-from pipeline.image_index import DataError, list_files, read_bytes
+from pipeline.files import DataError, list_files, read_bytes
 from pipeline.reading import decode
 
 NATIVE = Config(image_size=105, channels=1)  # Omniglot's drawings, on which baselines are defined

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.verification import all_distances
-from pipeline.image_index import IMAGE_SUFFIXES, DataError, list_files
+from pipeline.files import IMAGE_SUFFIXES, DataError, list_files
 from run_directory import need, write_whole
 
 SCHEMA = """create table if not exists embedded

@@ -15,7 +15,7 @@ from evaluation.thresholds import probability, unknown_threshold
 from evaluation.verification import all_distances
 from inference.gallery import Gallery, open_gallery
 from networks.embedding import start_keras
-from pipeline.image_index import DataError, read_bytes
+from pipeline.files import DataError, read_bytes
 from pipeline.reading import BadImage, decode
 from run_directory import RunDirectory
 

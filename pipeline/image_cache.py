@@ -17,7 +17,7 @@ import filelock
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.image_index import DataError, read_bytes
+from pipeline.files import DataError, read_bytes
 from pipeline.reading import decode, measure, say_why
 from pipeline.shards import ROW, ShardFolder, Shards
 

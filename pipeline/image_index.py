@@ -1,43 +1,24 @@
 """Which images there are and what they show: folder, zip or CSV -> ImageIndex. No pixels here."""
 
-import csv
 import dataclasses
-import functools
-import hashlib
-import io
 import json
-import lzma
 import os
 import re
-import stat
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
-    *(".pgm", ".ppm", ".pbm", ".pnm", ".jpe", ".jp2", ".avif", ".heic", ".heif"),
+from pipeline.files import (
+    IMAGE_SUFFIXES,
+    DataError,
+    file_stamp,
+    read_bytes,
+    walk,
 )
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "eval"), "test"),
-}
-SYSTEM_FOLDERS = {  # that systems make: thumbnails, recycle bins, what a disk check found
-    *("@eadir", "#recycle", "$recycle.bin", "lost+found", "__macosx", "system volume information"),
-    *(".thumbnails", "thumbs", "@tmp"),
-}
+from pipeline.tables import split_of, table_rows
+
 PAIR_FOLDERS = {"similar_all_images", "dissimilar_all_images"}
 PAIR_NAME = re.compile(r".*/(similar|dissimilar)_(\d+)_(first|second)\.\w+")
-SPLIT_SUFFIX = re.compile(r"[ _-]?(set|data)$")  # train_set, test-data
-MAX_FILE_BYTES = 200_000_000  # a larger file is no photograph; it is skipped, and said
-TOO_LARGE = f"larger than {MAX_FILE_BYTES // 10**6} MB"
-
-
-class DataError(ValueError):
-    """The data cannot be used as it is; the message says what was found and how to mend it."""
 
 
 @dataclasses.dataclass
@@ -128,17 +109,15 @@ def read_index(source):
             "Expected a folder with one sub-folder of images per class, a .zip of one, or a .csv."
         )
     if source.suffix.lower() == ".csv":
-        return _assemble(source, _csv_rows(source, skipped), skipped)
+        return _assemble(source, table_rows(source, skipped), skipped)
     images, others = [], []
-    for name, size, time in _walk(source, skipped):
+    for name, size, time in walk(source, skipped):
         if not name.lower().endswith(IMAGE_SUFFIXES):
             others.append(name)
         elif "/" not in name:
             skipped[name] = "lies beside the class folders, not in one"
-        elif size > MAX_FILE_BYTES:
-            skipped[name] = TOO_LARGE
         else:
-            images.append((name, _stamp(name, size, time)))
+            images.append((name, file_stamp(name, size, time)))
     images.sort()
     if {name.split("/")[-2] for name, _ in images} >= PAIR_FOLDERS:
         index = _assemble(source, _pair_rows(images, skipped), skipped)
@@ -149,121 +128,11 @@ def read_index(source):
     return _assemble(source, rows, skipped, others)
 
 
-def list_files(source):
-    """All files of a folder or zip: name -> (size, time or checksum).
-
-    Raises:
-        DataError: If it is neither.
-    """
-    return {name: (size, time) for name, size, time in _walk(Path(source), {})}
-
-
-def read_bytes(source, name):
-    """The bytes of one file of an index.
-
-    Raises:
-        OSError: If it cannot be read.
-        DataError: If it is too large, or a damaged member of a zip.
-    """
-    source = Path(source)
-    if source.is_dir() or source.suffix.lower() == ".csv":
-        path = (source if source.is_dir() else source.parent) / name
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise DataError(TOO_LARGE)
-        return path.read_bytes()
-    archive = _open_zip(source, os.getpid(), source.stat().st_mtime_ns)
-    try:
-        if archive.getinfo(name).file_size > MAX_FILE_BYTES:  # it unpacks to no more than that
-            raise DataError(TOO_LARGE)
-        return archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
-        raise DataError(f"damaged in the zip: {error}") from error
-    except (RuntimeError, KeyError) as error:  # encrypted, packed in an unknown way, gone
-        raise DataError(f"cannot be unpacked: {error.args[0]}") from error
-
-
-@functools.lru_cache(maxsize=4)
-def _open_zip(path, process, time):  # a forked process must not share the file position
-    return zipfile.ZipFile(path)
-
-
 def _neighbours(values):
     """Pairs of rows that share a value, (n, 2): each row of a value with the next one of it."""
     order = np.argsort(values, kind="stable")
     same = np.flatnonzero(values[order[1:]] == values[order[:-1]])
     return np.stack([order[same], order[same + 1]], axis=1)
-
-
-def _walk(source, skipped):
-    """Yields `(name, size, time or checksum)` of every file of a folder or zip but hidden ones."""
-    if source.is_dir():
-        yield from _walk_folder(source, skipped)
-        return
-    try:
-        with zipfile.ZipFile(source) as archive:
-            members = {member.filename: member for member in archive.infolist()}
-    except (zipfile.BadZipFile, UnicodeDecodeError) as error:
-        raise DataError(
-            f"data_dir must be a folder, a .zip or a .csv. Received: '{source}'."
-        ) from error
-    for name, member in members.items():
-        hidden = re.search(r"(^|/)\.[^/.]", name)
-        if member.is_dir() or hidden or SYSTEM_FOLDERS & {*name.lower().split("/")[:-1]}:
-            continue
-        yield name, member.file_size, member.CRC
-
-
-def _walk_folder(root, skipped):
-    """As `_walk`; links are followed, and a folder that is met again is left out."""
-
-    def skip(error):
-        skipped[os.path.relpath(error.filename, root)] = error.strerror
-
-    seen = set()
-    for path, folders, files in os.walk(root, onerror=skip, followlinks=True):
-        folder, status = Path(path).relative_to(root).as_posix(), os.stat(path)
-        if (status.st_dev, status.st_ino) in seen:
-            skipped[folder] = "a link to a folder that was read already"
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        if {"config.json", "environment.json"} <= {*files}:
-            skipped[folder] = "a run directory of this package"
-            folders.clear()
-            continue
-        systems = [name for name in folders if name.lower() in SYSTEM_FOLDERS]
-        skipped |= {f"{folder}/{name}".removeprefix("./"): "made by the system" for name in systems}
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and name not in systems
-        )
-        if not folders and not any(name.lower().endswith(IMAGE_SUFFIXES) for name in files):
-            skipped[folder] = "a folder without images"
-        for file in files:
-            name = file if folder == "." else f"{folder}/{file}"
-            found = None if file.startswith(".") else _stat(root, name, skipped)
-            if found:
-                yield name, *found
-
-
-def _stat(root, name, skipped):
-    """`(size, time)` of a file, or None, with the reason noted, where it cannot be used."""
-    try:
-        name.encode()
-        status = os.stat(os.path.join(root, name))
-        if stat.S_ISREG(status.st_mode):
-            return status.st_size, status.st_mtime_ns
-        reason = "not a file"
-    except OSError as error:  # a link to nowhere, or to itself
-        reason = error.strerror
-    except ValueError:
-        reason = "its name is not UTF-8"
-    skipped[name.encode(errors="backslashreplace").decode()] = reason
-    return None
-
-
-def split_of(name):
-    """ "train", "val" or "test" if a folder or a cell is named so, else None."""
-    return SPLIT_NAMES.get(SPLIT_SUFFIX.sub("", name.strip().lower()))
 
 
 def _leaves(source, others):
@@ -340,70 +209,6 @@ def _pair_rows(images, skipped):
         yield name, stamp, pair if kind == "similar" else f"{pair}_{side}", pair, None
 
 
-def _csv_rows(source, skipped):
-    """`path,label[,group][,split]`, paths relative to the CSV; a file named twice counts once."""
-    rows, contradictory = {}, set()
-    for number, line in _csv_lines(source):
-        name, label = line["path"].strip().replace("\\", "/"), line["label"].strip()
-        split = line.get("split") or ""
-        if split.strip() and not split_of(split):
-            raise DataError(
-                f"{source}, line {number}: split must be one of {sorted(SPLIT_NAMES)}. "
-                f"Received: '{split}'."
-            )
-        if not label:
-            skipped[name] = "no label in its line"
-        elif name not in rows:
-            rows[name] = label, line.get("group") or name, split_of(split)
-        elif rows[name][0] != label:  # the same label again, to balance classes, is one image
-            skipped[name] = f"named with two labels, '{rows[name][0]}' and '{label}'"
-            contradictory.add(name)
-    for name, (label, group, split) in rows.items():
-        found = None if name in contradictory else _stat(source.parent, name, skipped)
-        if found and found[0] > MAX_FILE_BYTES:
-            skipped[name] = TOO_LARGE
-        elif found:
-            yield name, _stamp(name, *found), label, group, split
-
-
-def _csv_lines(source):
-    """Yields line number and cells by column: any usual separator and encoding, read strictly."""
-    text = _text(source)
-    head = text.partition("\n")[0]
-    separator = max(",;\t", key=head.count)
-    lines = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    try:
-        columns = {(name or "").strip().lower(): name for name in lines.fieldnames or []}
-        if not {"path", "label"} <= set(columns):
-            raise DataError(
-                f"{source} needs a header with the columns path and label. "
-                f"Received the columns: {lines.fieldnames}."
-            )
-        for line in lines:
-            cells = {name: line[column] or "" for name, column in columns.items() if name}
-            if "\n" in cells["path"] + cells["label"]:
-                raise DataError(
-                    f"{source}, line {lines.line_num}: a quote is not closed before it."
-                )
-            yield lines.line_num, cells
-    except csv.Error as error:
-        raise DataError(
-            f"{source}, line {lines.line_num}: {error}. Is a quote not closed?"
-        ) from error
-
-
-def _text(source):
-    """A text file in UTF-8, UTF-16 with its mark, or cp1252."""
-    content = source.read_bytes()
-    marked = content[:2] in (b"\xff\xfe", b"\xfe\xff")
-    for encoding in ("utf-16",) if marked else ("utf-8-sig", "cp1252"):
-        try:
-            return content.decode(encoding)
-        except UnicodeDecodeError as error:
-            reason = error
-    raise DataError(f"{source} is neither UTF-8, UTF-16 nor cp1252: {reason}.")
-
-
 def _assemble(source, rows, skipped, others=()):
     """Numbers the classes, families and groups of a layout's rows."""
     columns = list(zip(*rows, strict=True))
@@ -438,11 +243,6 @@ def _number(values):
     distinct = sorted(set(values))
     number = {value: at for at, value in enumerate(distinct)}
     return distinct, np.array([number[value] for value in values], dtype=np.int32)
-
-
-def _stamp(name, size, time):
-    content = f"{name}\0{size}\0{time}".encode()
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 def _family(class_name):

@@ -4,7 +4,7 @@ import numpy as np
 
 from pipeline.augmentation import augment
 from pipeline.class_batches import ClassTable
-from pipeline.image_index import DataError
+from pipeline.files import DataError
 
 NEAR = 0.5  # share of the impostor pairs that are drawn from classes that lie near each other
 

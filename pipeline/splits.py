@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 
-from pipeline.image_index import DataError
+from pipeline.files import DataError
 
 SPLITS = ("train", "val", "test_known", "test_unseen")
 FEWEST_FAMILIES = 4  # to keep whole ones out

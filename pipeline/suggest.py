@@ -6,7 +6,7 @@ import shlex
 import numpy as np
 
 from configs import Config
-from pipeline.image_index import DataError, read_bytes
+from pipeline.files import DataError, read_bytes
 from pipeline.reading import decode
 
 SAMPLE, LOOK = 64, Config(image_size=64)  # images looked at, and how

@@ -20,8 +20,9 @@ import prepare_data
 import train
 from configs import Config
 from inference.similarity_model import SimilarityModel
+from pipeline.files import DataError, read_bytes
 from pipeline.image_cache import open_cache
-from pipeline.image_index import DataError, read_bytes, read_index
+from pipeline.image_index import read_index
 from run_directory import STATE, RunDirectory, RunError
 
 
@@ -146,7 +147,7 @@ def test_zip_slip(pack, tmp_path):
 
 
 def test_zip_bombs(pack, monkeypatch):
-    monkeypatch.setattr("pipeline.image_index.MAX_FILE_BYTES", 10_000)
+    monkeypatch.setattr("pipeline.files.MAX_FILE_BYTES", 10_000)
     images = {"a/1.png": png(), "a/2.png": png(9), "b/1.png": png(10), "b/2.png": png(11)}
     index = read_index(pack(images | {"b/3.png": bytes(20_000)}))
     assert index.skipped == {"b/3.png": "larger than 200 MB"}

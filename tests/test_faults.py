@@ -31,7 +31,7 @@ import train
 from configs import HINTS, SMALLEST_IMAGES, Config
 from inference.gallery import open_gallery
 from inference.similarity_model import SimilarityModel
-from pipeline.image_index import DataError
+from pipeline.files import DataError
 from prepare_data import load_data
 from run_directory import STATE, RunDirectory, RunError
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 import prepare_data
 from configs import DRAWN_LEAVES, Config
-from pipeline.image_index import DataError
+from pipeline.files import DataError
 from prepare_data import contact_sheet, create_pairs, inventory, load_data, main
 
 

@@ -21,8 +21,9 @@ from PIL import Image, ImageOps
 
 from configs import Config
 from pipeline import image_cache, shards
+from pipeline.files import DataError
 from pipeline.image_cache import open_cache
-from pipeline.image_index import DataError, read_index
+from pipeline.image_index import read_index
 
 SIZE = 16
 

@@ -9,7 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from pipeline.image_index import DataError, read_bytes, read_index
+from pipeline.files import DataError, read_bytes
+from pipeline.image_index import read_index
 
 
 def classes(index):
@@ -320,7 +321,7 @@ def test_unusual_names(write_images, tmp_path):
 def test_too_large_a_file_is_skipped(write_images, monkeypatch, tmp_path):
     folder = write_images("a/1.png")
     archive = shutil.make_archive(tmp_path / "data", "zip", folder)
-    monkeypatch.setattr("pipeline.image_index.MAX_FILE_BYTES", 100)
+    monkeypatch.setattr("pipeline.files.MAX_FILE_BYTES", 100)
     for source in (folder, archive, write_csv(folder, "path,label\na/1.png,x\n")):
         with pytest.raises(DataError, match="No images.*a/1.png: larger than 200 MB"):
             read_index(source)
@@ -332,7 +333,7 @@ def test_memory_is_flat(monkeypatch, tmp_path):
     def walk(source, skipped):
         yield from ((f"family{i // 10_000}/class{i // 100:06d}/{i:020d}.jpg", i, i) for i in NAMES)
 
-    monkeypatch.setattr("pipeline.image_index._walk", walk)
+    monkeypatch.setattr("pipeline.image_index.walk", walk)
     tracemalloc.start()
     index = read_index(tmp_path)
     used = tracemalloc.get_traced_memory()[0]

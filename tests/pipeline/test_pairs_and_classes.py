@@ -10,7 +10,7 @@ import pytest
 from configs import Config
 from pipeline.augmentation import augment, recolor, swap_surroundings
 from pipeline.class_batches import ClassBatches
-from pipeline.image_index import DataError
+from pipeline.files import DataError
 from pipeline.pairs import PairBatches
 
 BATCHES = {"pairs": PairBatches, "classes": ClassBatches}

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from configs import Config
-from pipeline.image_index import DataError, read_index
+from pipeline.files import DataError
+from pipeline.image_index import read_index
 from pipeline.splits import SPLITS, make_splits, merge_equal_files
 from prepare_data import load_data
 

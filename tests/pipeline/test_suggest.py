@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.image_index import DataError, read_index
+from pipeline.files import DataError
+from pipeline.image_index import read_index
 from pipeline.suggest import advice
 
 

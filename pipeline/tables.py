@@ -1,0 +1,81 @@
+"""Tables of images: `path,label[,group][,split]`, in any usual separator and encoding."""
+
+import csv
+import io
+import re
+
+from pipeline.files import DataError, file_stamp, file_status
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+}
+SPLIT_SUFFIX = re.compile(r"[ _-]?(set|data)$")  # train_set, test-data
+
+
+def table_rows(source, skipped):
+    """`path,label[,group][,split]`, paths relative to the CSV; a file named twice counts once."""
+    rows, contradictory = {}, set()
+    for number, line in _lines(source):
+        name, label = line["path"].strip().replace("\\", "/"), line["label"].strip()
+        split = line.get("split") or ""
+        if split.strip() and not split_of(split):
+            raise DataError(
+                f"{source}, line {number}: split must be one of {sorted(SPLIT_NAMES)}. "
+                f"Received: '{split}'."
+            )
+        if not label:
+            skipped[name] = "no label in its line"
+        elif name not in rows:
+            rows[name] = label, line.get("group") or name, split_of(split)
+        elif rows[name][0] != label:  # the same label again, to balance classes, is one image
+            skipped[name] = f"named with two labels, '{rows[name][0]}' and '{label}'"
+            contradictory.add(name)
+    for name, (label, group, split) in rows.items():
+        found = None if name in contradictory else file_status(source.parent, name, skipped)
+        if found:
+            yield name, file_stamp(name, *found), label, group, split
+
+
+def _lines(source):
+    """Yields line number and cells by column: any usual separator and encoding, read strictly."""
+    text = _text(source)
+    head = text.partition("\n")[0]
+    separator = max(",;\t", key=head.count)
+    lines = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        columns = {(name or "").strip().lower(): name for name in lines.fieldnames or []}
+        if not {"path", "label"} <= set(columns):
+            raise DataError(
+                f"{source} needs a header with the columns path and label. "
+                f"Received the columns: {lines.fieldnames}."
+            )
+        for line in lines:
+            cells = {name: line[column] or "" for name, column in columns.items() if name}
+            if "\n" in cells["path"] + cells["label"]:
+                raise DataError(
+                    f"{source}, line {lines.line_num}: a quote is not closed before it."
+                )
+            yield lines.line_num, cells
+    except csv.Error as error:
+        raise DataError(
+            f"{source}, line {lines.line_num}: {error}. Is a quote not closed?"
+        ) from error
+
+
+def _text(source):
+    """A text file in UTF-8, UTF-16 with its mark, or cp1252."""
+    content = source.read_bytes()
+    marked = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+    for encoding in ("utf-16",) if marked else ("utf-8-sig", "cp1252"):
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError as error:
+            reason = error
+    raise DataError(f"{source} is neither UTF-8, UTF-16 nor cp1252: {reason}.")
+
+
+def split_of(name):
+    """ "train", "val" or "test" if a folder or a cell is named so, else None."""
+    return SPLIT_NAMES.get(SPLIT_SUFFIX.sub("", name.strip().lower()))
