@@ -110,7 +110,7 @@ def embed_set(name, dataset, rows, encoder, distance, seed):
 
     labels = dataset.index.labels[rows]
     rng = np.random.default_rng([seed, SEEDS["pairs"]])
-    pairs = dataset.given_pairs(rows) or verification.draw_verification_pairs(labels, rng)
+    pairs = verification.verification_pairs(dataset, rows, rng)
     embeddings = embed(encoder, dataset.pixels, rows)
     distances = verification.pair_distances(embeddings, *pairs[:2], distance)
     return HeldOut(name, dataset, rows, labels, embeddings, distance, *pairs, distances)

@@ -282,9 +282,9 @@ def print_accuracies(config, dataset, encoder, distance, threshold):
         if not len(rows):
             continue
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST_SCORED).astype(int))]
-        labels, rng = dataset.index.labels[rows], np.random.default_rng(config.seed)
         try:
-            pairs = dataset.given_pairs(rows) or verification.draw_verification_pairs(labels, rng)
+            rng = np.random.default_rng(config.seed)
+            pairs = verification.verification_pairs(dataset, rows, rng)
         except ValueError:  # too few images for a pair of each kind
             continue
         embeddings = embed(encoder, dataset.pixels, rows)

@@ -69,15 +69,25 @@ def finite(distances):
     return distances
 
 
-def draw_verification_pairs(labels, rng, max_pairs=20_000):
+def verification_pairs(dataset, rows, rng):
+    """The pairs that a `Dataset` gives among some sorted rows, else drawn: positions in `rows`."""
+    given, forged = dataset.given_pairs(rows), dataset.index.forged
+    forged = None if forged is None else forged[rows]
+    return given or draw_verification_pairs(dataset.index.labels[rows], rng, forged=forged)
+
+
+def draw_verification_pairs(labels, rng, max_pairs=20_000, forged=None):
     """Draws genuine pairs and as many impostor pairs, every class having its say.
 
     No class gives more than three times the median class's genuine pairs; of more than
         `max_pairs` each gives the same number, or all it has. Impostors spread over the pairs of
-        classes likewise. No pair comes twice, so with few impostors fewer are returned. Returns
-        `(left, right, same)`.
+        classes likewise. No pair comes twice, so with few impostors fewer are returned. Where some
+        images are `forged`, `(n,)`, half of the impostors are skilled: on the left an image of the
+        class that the forgery on the right imitates. Returns `(left, right, same)`.
     """
     _, labels = np.unique(labels, return_inverse=True)
+    if forged is not None and np.any(forged):
+        return _with_forgeries(labels, rng, max_pairs, np.asarray(forged))
     by_class, starts, counts = grouped(labels)
     if len(counts) < 2 or counts.max() < 2:
         raise ValueError(
@@ -97,6 +107,22 @@ def draw_verification_pairs(labels, rng, max_pairs=20_000):
     impostor = np.stack([starts[one], starts[other]]) + np.divmod(pairs, counts[other])
 
     left, right = by_class[np.concatenate([genuine, impostor], axis=1)]
+    return left, right, np.arange(len(left)) < num_genuine
+
+
+def _with_forgeries(labels, rng, max_pairs, forged):
+    rows = np.flatnonzero(~forged)
+    left, right, same = draw_verification_pairs(labels[rows], rng, max_pairs)
+    pairs, num_genuine = rows[np.stack([left, right])], same.sum()
+    forgeries = np.flatnonzero(forged & np.isin(labels, labels[rows]))
+    if not len(forgeries):
+        return *pairs, same
+    rows = rows[np.argsort(labels[rows], kind="stable")]
+    first, end = (np.searchsorted(labels[rows], labels[forgeries], s) for s in ("left", "right"))
+    cells, items = _draw_evenly(end - first, (num_genuine + 1) // 2, rng)
+    skilled = np.stack([rows[first[cells] + items], forgeries[cells]])
+    random = rng.permutation(pairs[:, num_genuine:], axis=1)[:, : num_genuine - len(cells)]
+    left, right = np.concatenate([pairs[:, :num_genuine], random, skilled], axis=1)
     return left, right, np.arange(len(left)) < num_genuine
 
 

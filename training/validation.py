@@ -5,7 +5,7 @@ from sklearn.metrics import roc_auc_score
 
 from evaluation import few_shot, verification
 from networks.embedding import embed
-from pipeline.class_batches import ClassBatches
+from pipeline.class_batches import ClassBatches, training_labels
 from siamese_network_funcs import build_loss
 
 BATCHES = 8  # over which val_loss is averaged when classes are sampled
@@ -33,11 +33,9 @@ class Validator:
         self.config, self.pixels = config, dataset.pixels if pixels is None else pixels
         rows = dataset.splits.val
         self.rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST_IMAGES).astype(int))]
-        self.labels = dataset.index.labels[self.rows]
+        self.labels = training_labels(dataset.index)[self.rows]  # a forgery is alone in its class
         rng = np.random.default_rng([config.seed, 2])
-        pairs = dataset.given_pairs(self.rows) or verification.draw_verification_pairs(
-            self.labels, rng
-        )
+        pairs = verification.verification_pairs(dataset, self.rows, rng)
         self.left, self.right, self.same = pairs
         self.trials = few_shot.draw_trials(self.labels, WAYS, 1, TRIALS, rng)
         self.loss = loss or build_loss(config)

@@ -67,6 +67,23 @@ def test_pairs_are_right_different_and_as_many_as_there_are(labels, max_pairs, s
     assert np.sum(~same) == min(same.sum(), len(impostors))
 
 
+def test_forgeries_are_skilled_impostors_alone(rng):
+    labels, forged = np.repeat(np.arange(5), 12), np.tile(np.arange(12) >= 9, 5)
+    forged[labels == 3], forged[labels == 4] = False, True  # none of 3, nothing but them of 4
+    left, right, same = verification.draw_verification_pairs(labels, rng, 80, forged)
+    assert same.sum() == 80 and np.sum(~same) == 80
+    assert not forged[left].any() and not forged[right[same]].any()
+    as_set(left, right)
+    skilled = forged[right]
+    assert skilled.sum() == 40 and (labels[left] == labels[right])[skilled].all()
+    assert np.bincount(labels[right[skilled]]).tolist() in (
+        [14, 13, 13],
+        [13, 14, 13],
+        [13, 13, 14],
+    )
+    assert (labels[left] == labels[right])[~skilled].tolist() == same[~skilled].tolist()
+
+
 def test_big_classes_do_not_drown_small_ones(rng):
     labels = np.repeat(np.arange(6), [2000, 40, 40, 40, 40, 40])
     left, right, same = verification.draw_verification_pairs(labels, rng, 900)
