@@ -186,6 +186,8 @@ def inventory(dataset):
         f"  groups:           {(np.bincount(index.groups) > 1).sum()} of 2 images or more",
         f"  sizes and modes{_some(kinds)}",
     ]
+    if index.forged is not None:
+        lines.append(f"  {_forgeries(index)}")
     if index.pairs is not None:
         genuine = int(index.pairs[:, 2].sum())
         impostor = len(index.pairs) - genuine
@@ -200,6 +202,17 @@ def inventory(dataset):
     for title, reasons in (("Unreadable, skipped", cache.unreadable), ("Left out", others)):
         lines += _reason_lines(title, {index.names[row]: why for row, why in reasons.items()})
     return [*lines, *_reason_lines("Not indexed", index.skipped)]
+
+
+def _forgeries(index):
+    """What was taken for genuine and what for forged, with an example of each."""
+    forged, genuine = np.flatnonzero(index.forged), np.flatnonzero(~index.forged)
+    writers, imitated = (len(np.unique(index.labels[rows])) for rows in (genuine, forged))
+    first = genuine[index.labels[genuine] == index.labels[forged[0]]][0]
+    return (
+        f"forgeries:        {len(forged)} of {imitated} classes, beside {len(genuine)} genuine "
+        f"images of {writers}; '{index.names[forged[0]]}' imitates '{index.names[first]}'"
+    )
 
 
 def _some(names):

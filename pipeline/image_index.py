@@ -15,6 +15,7 @@ from pipeline.files import (
     read_bytes,
     walk,
 )
+from pipeline.forgeries import class_folders
 from pipeline.tables import split_of, table_rows
 
 PAIR_FOLDERS = {"similar_all_images", "dissimilar_all_images"}
@@ -94,7 +95,7 @@ def read_index(source):
     Args:
         source: Path of a folder or zip (`class/image`, `family/class/image`,
             `Crop___condition/image`, any of these inside `train/`, `val/`, `test/`, or pair
-            folders), or of a CSV with the columns `path,label[,group][,split]`.
+            folders), or of a CSV with the columns `path,label[,group][,split][,forged]`.
 
     Returns:
         An `ImageIndex`.
@@ -165,12 +166,13 @@ def _without_shared_start(folders):
     return {folder: parts[shared:] for folder, parts in folders.items()}
 
 
-# Each layout gives rows of (name, stamp, label, group or None, split or None).
+# Each layout gives rows of (name, stamp, label, group or None, split or None, forged).
 
 
 def _class_rows(source, images, leaves, skipped):
     """The folder of an image is its class, below train/ and test/ where there are such."""
-    folders = {name.rpartition("/")[0] for name, _ in images}
+    of_images = class_folders([name for name, _ in images])
+    folders = {folder for folder, _ in of_images.values()}
     folders = _without_shared_start({folder: folder.split("/") for folder in folders})
     splits = {folder: split_of(parts[0]) for folder, parts in folders.items()}
     if len({*splits.values()} - {None}) < 2:  # one alone may be a class of that name
@@ -185,12 +187,13 @@ def _class_rows(source, images, leaves, skipped):
         folders = _without_shared_start(folders)
     labels = {folder: "/".join(parts) for folder, parts in folders.items()}
     for name, stamp in images:
-        folder, _, file = name.rpartition("/")
+        folder, forged = of_images[name]
         if folder not in labels:
             skipped[name] = "lies beside train/ and test/, not in one"
             continue
-        leaf = leaves and _leaf(file.rpartition(".")[0].lower(), labels[folder], leaves)
-        yield name, stamp, labels[folder], leaf or None, splits[folder]
+        stem = name.rpartition("/")[2].rpartition(".")[0].lower()
+        leaf = leaves and _leaf(stem, labels[folder], leaves)
+        yield name, stamp, labels[folder], leaf or None, splits[folder], forged
 
 
 def _pair_rows(images, skipped):
@@ -206,12 +209,13 @@ def _pair_rows(images, skipped):
         if taken.setdefault((pair, side), name) != name:
             skipped[name] = f"the same side of the same pair as '{taken[pair, side]}'"
             continue
-        yield name, stamp, pair if kind == "similar" else f"{pair}_{side}", pair, None
+        label = pair if kind == "similar" else f"{pair}_{side}"
+        yield name, stamp, label, pair, None, False
 
 
 def _assemble(source, rows, skipped, others=()):
     """Numbers the classes, families and groups of a layout's rows."""
-    columns = list(zip(*rows, strict=True))
+    columns = list(zip(*_without_orphans(list(rows), skipped), strict=True))
     if not columns:
         left = sorted([*others, *(f"{name}: {why}" for name, why in skipped.items())])
         raise DataError(
@@ -219,7 +223,7 @@ def _assemble(source, rows, skipped, others=()):
             f"{' (' + ', '.join(left[:3]) + ')' if left else ''}. Expected one sub-folder "
             "per class with the images of that class in it, or a CSV whose paths exist."
         )
-    names, stamps, labels, groups, splits = columns
+    names, stamps, labels, groups, splits, forged = columns
     if any(splits) and not all(splits):
         raise DataError(f"{source}: give every line a split, or none.")
     class_names, labels = _number(labels)
@@ -234,8 +238,18 @@ def _assemble(source, rows, skipped, others=()):
         family_names=family_names,
         groups=_number([group or name for group, name in zip(groups, names, strict=True)])[1],
         splits=np.array(splits) if any(splits) else None,
+        forged=np.array(forged) if any(forged) else None,
         skipped=skipped,
     )
+
+
+def _without_orphans(rows, skipped):
+    """The rows without forgeries of classes that have no genuine image."""
+    genuine = {label for _, _, label, *_, forged in rows if not forged}
+    for name, _, label, *_ in rows:
+        if label not in genuine:
+            skipped[name] = f"a forgery of '{label}', of which there is no genuine image"
+    return [row for row in rows if row[2] in genuine]
 
 
 def _number(values):

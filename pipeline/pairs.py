@@ -33,7 +33,8 @@ class PairBatches:
         self.images_per_step, self.distances = 4 * self.half, None
         forged = np.zeros(len(index), bool) if index.forged is None else index.forged
         self.table = ClassTable(index, rows[~forged[rows]])
-        self.forgeries = rows[forged[rows]]
+        forgeries = rows[forged[rows]]
+        self.forgeries = forgeries[np.isin(index.labels[forgeries], self.table.classes)]
         self.given = None
         if index.pairs is not None:
             inside = index.pairs[np.isin(index.pairs[:, :2], rows).all(axis=1)]

@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 
+from pipeline.class_batches import training_labels
 from pipeline.files import DataError
 
 SPLITS = ("train", "val", "test_known", "test_unseen")
@@ -92,10 +93,11 @@ def unusable(index, digests, unreadable):
     reasons = dict(unreadable)
     if index.pairs is not None:  # there every pair counts as classes of its own
         return reasons
+    labels = training_labels(index)
     for rows in equal_files(digests, unreadable):
-        one_of = {index.labels[row]: row for row in rows}  # a row of each class
+        one_of = {labels[row]: row for row in rows}  # a row of each class
         for row in rows:
-            twin = next((one for label, one in one_of.items() if label != index.labels[row]), None)
+            twin = next((one for label, one in one_of.items() if label != labels[row]), None)
             if twin is not None:
                 reasons[row] = f"same content as '{index.names[twin]}' of another class"
     return reasons
@@ -118,7 +120,7 @@ def _drawn_sides(index, usable, groups, config, remarks):
         remarks.append(f"Only {num_units} {what} of 2 images or more: none is kept unseen.")
         config = dataclasses.replace(config, unseen_share=0.0)
     sides = _draw_sides(index, usable, groups, config)
-    if config.validate_on == "classes" or _is_enough(index.labels[sides == "val"]):
+    if config.validate_on == "classes" or _is_enough(training_labels(index)[sides == "val"]):
         return sides
     remarks.append(
         "Too few images per class to keep two of each for validation: whole classes are "
@@ -130,6 +132,8 @@ def _drawn_sides(index, usable, groups, config, remarks):
 
 def _units(index, usable, config):
     """What may be kept whole: the classes that have a genuine pair, or their families."""
+    if index.forged is not None:
+        usable = usable[~index.forged[usable]]
     classes = np.flatnonzero(np.bincount(index.labels[usable]) >= 2)
     return classes if config.hold_out_by == "class" else np.unique(index.class_families[classes])
 
@@ -154,8 +158,9 @@ def _draw_sides(index, usable, groups, config):
     val_share = config.val_share if config.validate_on == "images" else 0.0
     shares = {"val": val_share, "test_known": config.test_share}
     known = usable[~np.isin(unit[usable], np.concatenate(kept))]
-    known = known[np.argsort(index.labels[known], kind="stable")]
-    for rows in np.split(known, np.flatnonzero(np.diff(index.labels[known])) + 1):
+    kinds = 2 * index.labels + (0 if index.forged is None else index.forged)
+    known = known[np.argsort(kinds[known], kind="stable")]  # forgeries beside what they imitate
+    for rows in np.split(known, np.flatnonzero(np.diff(kinds[known])) + 1):
         _place_groups(rows, groups, shares, group_side, sides, rng)
     return sides
 
@@ -228,7 +233,7 @@ def _is_enough(labels):
 
 def _check_enough(index, splits):
     for name in ("train", "val"):
-        labels = index.labels[getattr(splits, name)]
+        labels = training_labels(index)[getattr(splits, name)]
         if not _is_enough(labels):
             counts = np.bincount(labels, minlength=1)
             found = np.bincount(np.delete(index.labels, list(splits.left_out)), minlength=1)

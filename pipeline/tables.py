@@ -1,4 +1,4 @@
-"""Tables of images: `path,label[,group][,split]`, in any usual separator and encoding."""
+"""Tables of images: `path,label[,group][,split][,forged]`, in any usual separator and encoding."""
 
 import csv
 import io
@@ -11,11 +11,12 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "eval"), "test"),
 }
+YES, NO = ("1", "true", "yes", "y"), ("0", "false", "no", "n", "")
 SPLIT_SUFFIX = re.compile(r"[ _-]?(set|data)$")  # train_set, test-data
 
 
 def table_rows(source, skipped):
-    """`path,label[,group][,split]`, paths relative to the CSV; a file named twice counts once."""
+    """Rows of a table, its paths relative to it; a file named twice counts once."""
     rows, contradictory = {}, set()
     for number, line in _lines(source):
         name, label = line["path"].strip().replace("\\", "/"), line["label"].strip()
@@ -28,14 +29,22 @@ def table_rows(source, skipped):
         if not label:
             skipped[name] = "no label in its line"
         elif name not in rows:
-            rows[name] = label, line.get("group") or name, split_of(split)
+            forged = _is_true(line.get("forged", ""), f"{source}, line {number}: forged")
+            rows[name] = label, line.get("group") or name, split_of(split), forged
         elif rows[name][0] != label:  # the same label again, to balance classes, is one image
             skipped[name] = f"named with two labels, '{rows[name][0]}' and '{label}'"
             contradictory.add(name)
-    for name, (label, group, split) in rows.items():
+    for name, (label, *others) in rows.items():
         found = None if name in contradictory else file_status(source.parent, name, skipped)
         if found:
-            yield name, file_stamp(name, *found), label, group, split
+            yield name, file_stamp(name, *found), label, *others
+
+
+def _is_true(cell, what):
+    """Whether a cell says 1, true, yes or y; an empty one says no. `what` it is, for the error."""
+    if cell.strip().lower() not in (*YES, *NO):
+        raise DataError(f"{what} must be 1 or 0, true or false, yes or no. Received: '{cell}'.")
+    return cell.strip().lower() in YES
 
 
 def _lines(source):

@@ -1,0 +1,97 @@
+"""Which images are forgeries, from the names of their folders and files."""
+
+import re
+
+from pipeline.tables import split_of
+
+KIND = re.compile(r"(?:(.+)[ _-])?(genuines?|originals?|org|forg(?:e|ed|ery|eries)?)", re.I)
+FILES = [  # of known sets of signatures, without suffix: the kind, and whose signature it shows
+    r"(?P<kind>original|genuine|forg(?:e|ed|ery|eries)?)[ _-](?P<writer>\d+)[ _-]\d+",  # CEDAR
+    r"[a-z]-s-(?P<writer>\d+)-(?P<kind>[gf])-\d+",  # BHSig260
+    r"(?P<kind>cf?)-(?P<writer>\d+)-\d+",  # GPDS
+    r"(?P<writer>\d{4})(?P<kind>[vf])\d\d",  # MCYT-75
+    r"nfi-(?P<kind>\d{3})\d\d(?P<writer>\d{3})",  # SigComp 2009; the kind is who wrote it
+]
+
+
+def class_folders(names):
+    """The class folder of each image, and whether the image is a forgery of that class.
+
+    Known are `NAME_forg` beside `NAME`, `forged/NAME` beside `genuine/NAME` (or `NAME/forged`
+    beside `NAME/genuine`), and the file names of some sets of signatures, whose writer counts
+    where one folder holds several. All else keeps its own folder.
+
+    Args:
+        names: File names with `/`.
+
+    Returns:
+        Dict: name -> `(folder, forged)`.
+    """
+    own = {name: name.rpartition("/")[0] for name in names}
+    kinds = _kinds_of_folders(set(own.values()))
+    found = {name: kinds[folder] for name, folder in own.items()}
+    if told := _told_by_files(names):
+        places = {(found[name][0], writer) for name, (writer, _) in told.items()}
+        several = len(places) > len({folder for folder, _ in places})
+        for name, (writer, forged) in told.items():
+            folder = found[name][0]
+            found[name] = f"{folder}/{writer}" if several else folder, forged
+    elif len({_without_splits(folder) for folder, _ in found.values()}) < 2:
+        return {name: (folder, False) for name, folder in own.items()}  # two kinds of nothing
+    return found
+
+
+def _told_by_files(names):
+    """Name -> `(writer, forged)` by the pattern that fits most names, with both kinds in it."""
+    stems = {name: name.rpartition("/")[2].rpartition(".")[0].lower() for name in names}
+    for pattern in FILES:
+        told = {name: re.fullmatch(pattern, stem) for name, stem in stems.items()}
+        told = {name: (match["writer"], _is_forged(**match.groupdict()))
+                for name, match in told.items() if match}  # fmt: skip
+        if 2 * len(told) > len(names) and len({forged for _, forged in told.values()}) == 2:
+            return told
+    return {}
+
+
+def _is_forged(kind, writer):
+    return kind != writer if kind.isdigit() else kind[0] == "f" or kind == "cf"
+
+
+def _kinds_of_folders(folders):
+    """Folder -> `(class folder, forged)`, where folders of both kinds lie side by side."""
+    beside = {}  # parent -> its folders
+    for folder in folders:
+        for parent, part in _steps(folder):
+            beside.setdefault(parent, {})[part.lower()] = part
+    found = {}
+    for folder in folders:
+        parts, forged = [], False
+        for parent, part in _steps(folder):
+            (base, is_forged), others = _kind(part), beside[parent]
+            if is_forged and base and base in others:
+                part = others[base]
+            elif {(base, True), (base, False)} <= {_kind(other) for other in others}:
+                part = base
+            else:
+                is_forged = False
+            parts, forged = [*parts, part], forged or is_forged
+        found[folder] = "/".join(filter(None, parts)), forged
+    return found
+
+
+def _steps(folder):
+    """`("", a), ("a", b), ("a/b", c)` of a/b/c."""
+    parts = folder.split("/")
+    return [("/".join(parts[:at]), part) for at, part in enumerate(parts)]
+
+
+def _kind(part):
+    """`(name without the kind, whether it says forged)`; the second is None where it says none."""
+    match = KIND.fullmatch(part)
+    if not match:
+        return part.lower(), None
+    return (match[1] or "").lower(), match[2].lower().startswith("forg")
+
+
+def _without_splits(folder):
+    return "/".join(part for part in folder.split("/") if not split_of(part))
