@@ -67,8 +67,6 @@ class Config:
     contrast: Part = 0.0  # share by which contrast varies
     color_jitter: Part = 0.0  # share by which each colour channel varies on its own
     affine_probability: Share = 1.0  # of rotation, zoom, shift and shear, each on its own
-    background_swap: Share = 0.0  # share of images that get those of another, to look past them
-    recolor_share: Share = 0.0  # share of a batch's classes given new colours, as new ones
     rotated_classes: bool = False  # classes turned by 90, 180, 270 degrees count as new
 
     # Network
@@ -80,8 +78,7 @@ class Config:
 
     # Loss
     loss: (
-        Literal["contrastive", "binary_crossentropy", "supervised_contrastive", "triplet", "circle"]
-        | None
+        Literal["contrastive", "binary_crossentropy", "supervised_contrastive", "triplet"] | None
     ) = None  # None: contrastive for pairs, supervised_contrastive for classes
     triplet: Literal["hardest", "semi_hard", "1+2", "2+1"] = "hardest"  # positives + negatives
     margin: Annotated[float, 1e-6, 1e6] = 1.0  # distance beyond which impostors cost nothing
@@ -111,7 +108,6 @@ class Config:
     run_name: str | None = None  # None: <time>-<config>
     seed: Annotated[int, 0, 2**32 - 1] = 0  # of splits, weights, batches and augmentation
     deterministic: bool = False  # same bits every time, at some cost in speed
-    tensorboard: bool = False  # event files in the run directory
 
     def __post_init__(self):
         if self.weights == "none":  # as the command line says it
@@ -221,7 +217,7 @@ SMALLEST_IMAGES = {  # pixels; below, a network's last map would be empty
 
 LOSSES = {  # what each sampling can feed
     "pairs": ("contrastive", "binary_crossentropy"),
-    "classes": ("supervised_contrastive", "contrastive", "triplet", "circle"),
+    "classes": ("supervised_contrastive", "contrastive", "triplet"),
 }
 
 

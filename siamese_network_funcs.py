@@ -128,8 +128,6 @@ def build_loss(config):
         return PairwiseLoss(function, margin=config.margin)
     if config.loss_name == "triplet":
         return PairwiseLoss(batch_triplet_loss, margin=config.margin, triplet=config.triplet)
-    if config.loss_name == "circle":
-        return keras.losses.Circle()
     return PairwiseLoss(supervised_contrastive_loss, temperature=config.temperature)
 
 

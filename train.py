@@ -10,7 +10,6 @@ python train.py [name | config.json] [--field value] any field of configs.Config
 import contextlib
 import dataclasses
 import functools
-import importlib.util
 import os
 import sys
 import time
@@ -47,7 +46,7 @@ def main(args=None):
     from networks.pretrained import WeightsError
 
     try:
-        with devices.scope(config, run):
+        with devices.scope(config):
             return _train(run, config, dataset, begin).status
     except WeightsError as error:
         print(error, file=sys.stderr)
@@ -100,7 +99,7 @@ def train(config, data=None, *, encoder=None, loss=None, callbacks=(), verbose=1
         if own:
             run.write_json(OWN_PARTS, own)
         start_keras(config.seed, config.deterministic)
-        with devices.scope(config, run):
+        with devices.scope(config):
             fitted = _train(run, config, dataset, begin, **parts)
     if fitted.status == 130:
         raise KeyboardInterrupt(f"Interrupted. What is there lies in {run.path}.")
@@ -138,7 +137,7 @@ def _open(run, config, name, dataset=None):
             "Use --sampling pairs --loss contrastive."
         )
     print(*inventory(dataset), sep="\n")
-    run = devices.open_run(run, config, name)
+    run = run or RunDirectory.create(config, name)
     run.write_splits(dataset.index, dataset.splits)
     run.write_json("reading.json", dataset.cache.ranges)
     return run, dataset
@@ -146,8 +145,6 @@ def _open(run, config, name, dataset=None):
 
 def _check_needs(config, run):
     """Raises a RunError where a package or file that the training needs is not there."""
-    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise RunError("tensorboard=True needs a package: pip install tensorboard")
     weights, continues = config.weights, run and (run / STATE).exists()
     fetched = weights in (None, "imagenet") or "://" in weights  # by Keras
     if not (continues or fetched or Path(weights).exists()):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.augmentation import augment, recolor, turn
+from pipeline.augmentation import augment, turn
 
 
 class ClassTable:
@@ -73,11 +73,10 @@ class ClassBatches:
         pixels: uint8 array (images, height, width, channels).
         rows: The rows to draw from.
         config: A `Config`.
-        part: Slice of each batch to make; the rest is another host's.
     """
 
-    def __init__(self, index, pixels, rows, config, part=slice(None)):
-        self.index, self.pixels, self.config, self.part = index, pixels, config, part
+    def __init__(self, index, pixels, rows, config):
+        self.index, self.pixels, self.config = index, pixels, config
         self.table, self.labels = ClassTable(index, rows), training_labels(index)
         available = np.minimum(self.table.counts, config.images_per_class).sum()
         self.images_per_step = min(config.classes_per_batch * config.images_per_class, available)
@@ -93,14 +92,9 @@ class ClassBatches:
     def __getitem__(self, step):
         rows = self.rows(step)
         rng = np.random.default_rng([self.config.seed, 1, step])
-        images, labels, tables = self.pixels[rows], self.labels[rows], None
-        num_classes = self.labels.max() + 1
+        images, labels = self.pixels[rows], self.labels[rows]
         if self.config.rotated_classes:
             turns = rng.integers(4, size=len(self.index.family_names))[self.index.families[rows]]
             images = turn(images, turns)
-            labels = labels + 2 * turns * num_classes
-        if self.config.recolor_share > 0:
-            images, tables, recolored = recolor(images, labels, self.config.recolor_share, rng)
-            labels = labels + recolored * num_classes  # classes of their own
-        images = augment(images, self.config, rng, tables, self.part)
-        return images, labels[self.part].astype(np.int32)
+            labels = labels + turns * (self.labels.max() + 1)
+        return augment(images, self.config, rng), labels.astype(np.int32)

@@ -20,15 +20,14 @@ class PairBatches:
         pixels: uint8 array (images, height, width, channels).
         rows: The rows to draw from.
         config: A `Config`.
-        part: Slice of each batch to make; the rest is another host's.
 
     Attributes:
         distances: Of the classes to each other as the network sees them, (classes, classes), in
             the order of `table.classes`; None before the first epoch is over.
     """
 
-    def __init__(self, index, pixels, rows, config, part=slice(None)):
-        self.index, self.pixels, self.config, self.part = index, pixels, config, part
+    def __init__(self, index, pixels, rows, config):
+        self.index, self.pixels, self.config = index, pixels, config
         self.half = config.pairs_per_batch // 2
         self.images_per_step, self.distances = 4 * self.half, None
         forged = np.zeros(len(index), bool) if index.forged is None else index.forged
@@ -59,9 +58,8 @@ class PairBatches:
     def __getitem__(self, step):
         left, right, same = self.rows(step)
         rng = np.random.default_rng([self.config.seed, 1, step])
-        sides = (self.pixels[side] for side in (left, right))
-        sides = tuple(augment(side, self.config, rng, part=self.part) for side in sides)
-        return sides, same[self.part].astype(np.float32)[:, None]
+        sides = tuple(augment(self.pixels[side], self.config, rng) for side in (left, right))
+        return sides, same.astype(np.float32)[:, None]
 
     def _draw_genuine(self, rng):
         """(2, pairs): two images of one class, of two groups where it has two."""

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from networks.embedding import embed
 from siamese_network_funcs import distance_function
-from training.devices import agreed
 from training.validation import COLLAPSED, TrainingFailed
 
 STOPPER = "best", "wait", "best_epoch", "stopped_epoch"  # the early stopping's state
@@ -167,7 +166,7 @@ class Recorder(keras.callbacks.Callback):
         self.bar.set_postfix_str(shown, refresh=False)
         self.bar.update()
         self.step_end = time.monotonic()
-        if agreed(bool(self.asked_to_end)):  # all hosts end at the same step
+        if self.asked_to_end:
             self.bar.close()
             raise Interrupted
 

@@ -18,7 +18,7 @@ VIEWS = 3  # of each image: as it is, mirrored, and as the augmentation makes it
 MOST_BYTES = 8_000_000_000  # of maps on disk; past them fewer views are kept
 VIEW_FIELDS = """
     image_size channels fit ink seed rotate zoom shift shear horizontal_flip brightness contrast
-    color_jitter affine_probability background_swap
+    color_jitter affine_probability
 """.split()  # what the views depend on
 BATCH = 64  # images whose maps are computed at once
 

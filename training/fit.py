@@ -16,7 +16,7 @@ from networks.whitening import features_of, fit_head
 from pipeline.class_batches import ClassBatches
 from pipeline.pairs import PairBatches
 from training.callbacks import Epochs, Feed, Interrupted, Recorder, interrupts
-from training.devices import over_whole_batch, part
+from training.devices import check_batch_size, over_whole_batch
 from training.fine_tuning import UpperHalf
 from training.schedule import Schedule
 from training.validation import TrainingFailed, Validator
@@ -55,9 +55,8 @@ class WholeEncoder:
         given = dataset.index, dataset.pixels, dataset.splits.train, config
         batches = PairBatches if config.sampling == "pairs" else ClassBatches
         self.batches = batches(*given)
-        self.batches.part = part(
-            2 * self.batches.half if config.sampling == "pairs" else self.batches.images_per_step
-        )
+        pairs = config.sampling == "pairs"
+        check_batch_size(2 * self.batches.half if pairs else self.batches.images_per_step)
         if config.weights and not continues and own is None:
             load_weights(self.encoder, config)
             whiten(self.encoder, dataset)
@@ -111,8 +110,6 @@ def fit_encoder(run, config, dataset, begin, *, encoder=None, loss=None, callbac
         recorder = Recorder(run, config, schedule, stopper, feed, state, asked_to_end)
         epochs = Epochs(validator, task.model, task.encoder, task.batches)
         callbacks = [schedule, epochs, stopper, recorder, *callbacks]
-        if config.tensorboard:
-            callbacks.append(keras.callbacks.TensorBoard(str(run / "tensorboard")))
         try:
             for first, last, frozen in _phases(config, facts):
                 compile_model(task.model, task.encoder, config, frozen, loss)

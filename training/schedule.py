@@ -5,8 +5,6 @@ import time
 
 import keras
 
-from training.devices import agreed
-
 UNTIMED, TIMED = 5, 20  # steps at the beginning: those that warm up, those that are timed
 RESERVE = 0.1  # share of the time that is left unplanned
 
@@ -55,10 +53,10 @@ class Schedule(keras.callbacks.Callback):
         if self.total_steps is None and done == UNTIMED:
             self.timed_from = time.monotonic()
         if self.total_steps is None and done == UNTIMED + TIMED:
-            self.total_steps = agreed(self._steps_in_time(time.monotonic() - self.timed_from))
+            self.total_steps = self._steps_in_time(time.monotonic() - self.timed_from)
         if self.step >= (self.total_steps or self.config.total_steps):
             self.model.stop_training = True
-        elif agreed(time.monotonic() > self.deadline):
+        elif time.monotonic() > self.deadline:
             self.cut_at = self.step
             self.model.stop_training = True
 

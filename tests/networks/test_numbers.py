@@ -34,7 +34,6 @@ CLASS_LOSSES = [
         for kind in ("hardest", "semi_hard", "1+2", "2+1")
         for margin in MARGINS
     ),
-    {"loss": "circle"},
 ]
 PAIR_LOSSES = [{"loss": "contrastive", "margin": margin} for margin in MARGINS]
 FINITE = {"max_examples": 30, "deadline": None}
@@ -136,7 +135,6 @@ def test_batches_do_not_depend_on_the_workers(sampling, build_index):
         "family_batches": 0.5,
         "color_jitter": 0.1,
         "shear": 0.1,
-        "recolor_share": 0.5,
         "rotated_classes": True,
     }
     config = Config(sampling=sampling, loss=loss, pairs_per_batch=16, classes_per_batch=4,
@@ -183,7 +181,6 @@ STEPS = [
     {"loss": "supervised_contrastive"},
     {"loss": "contrastive"},
     {"loss": "triplet"},
-    {"loss": "circle"},
     {"sampling": "pairs", "loss": "contrastive"},
     {"sampling": "pairs", "loss": "binary_crossentropy", "distance": "l1_512"},
     {"encoder": "spatial", "loss": "supervised_contrastive"},

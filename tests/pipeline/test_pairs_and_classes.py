@@ -1,14 +1,13 @@
 """What a batch may hold, how often, and that it depends on (seed, step) alone; random views."""
 
 import dataclasses
-import itertools
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from configs import Config
-from pipeline.augmentation import augment, recolor, swap_surroundings
+from pipeline.augmentation import augment
 from pipeline.class_batches import ClassBatches
 from pipeline.files import DataError
 from pipeline.pairs import PairBatches
@@ -296,41 +295,6 @@ def test_zoom_and_light_by_hand():
     np.testing.assert_array_equal(np.unique(view(brightness=0.2, contrast=0.2)), [118, 255])
 
 
-def test_recolored_classes_share_colours_and_count_as_new():
-    images = np.random.default_rng(0).integers(0, 256, (12, 5, 5, 3), dtype=np.uint8)
-    classes = np.repeat([3, 7, 9], 4)
-    moved, tables, recolored = recolor(images, classes, 1.0, np.random.default_rng(1))
-    assert recolored.all()
-    for name in (3, 7, 9):
-        members = np.flatnonzero(classes == name)
-        assert all(np.array_equal(tables[members[0]], tables[m]) for m in members)
-        orders = [
-            order
-            for order in itertools.permutations(range(3))
-            if all(np.array_equal(moved[m], images[m][..., list(order)]) for m in members)
-        ]
-        assert len(orders) == 1
-    assert not np.array_equal(tables[0], tables[4])
-    same, tables, recolored = recolor(images, classes, 0.0, np.random.default_rng(1))
-    assert np.array_equal(same, images) and not recolored.any()
-    assert np.array_equal(tables[0], np.repeat(np.arange(256.0)[:, None], 3, axis=1))
-
-
-def test_recolored_labels_are_new_and_unique_within_a_batch(build_index, tmp_path):
-    index = build_index(np.repeat(np.arange(6), 4))
-    pixels = np.zeros((24, 8, 8, 3), np.uint8)
-    config = Config(recolor_share=0.5, classes_per_batch=6, images_per_class=4, image_size=8)
-    batches = ClassBatches(index, pixels, np.arange(24), config)
-    seen = set()
-    for step in range(20):
-        _, labels = batches[step]
-        plain = index.labels[batches.rows(step)]
-        assert np.array_equal(labels % 6, plain)
-        assert len(np.unique(labels)) == len(np.unique(plain))
-        seen |= set((labels // 6).tolist())
-    assert seen == {0, 1}
-
-
 def test_turned_classes_are_quarter_turns_and_count_as_new(build_index):
     index = build_index(np.repeat(np.arange(6), 4), families=[0, 0, 0, 1, 1, 1])
     pixels = pixels_of(index, channels=1)
@@ -341,8 +305,8 @@ def test_turned_classes_are_quarter_turns_and_count_as_new(build_index):
     for step in range(30):
         images, labels = batches[step]
         rows = batches.rows(step)
-        turns = labels // 12
-        assert np.array_equal(labels % 12, index.labels[rows])
+        turns = labels // 6
+        assert np.array_equal(labels % 6, index.labels[rows])
         for family in (0, 1):
             assert len(set(turns[index.families[rows] == family])) == 1
         for image, row, number in zip(images, rows, turns, strict=True):
@@ -367,15 +331,3 @@ def test_warp_chance_is_the_share_of_images_warped():
     views = augment(images, config, np.random.default_rng(1))
     share = np.mean([not np.array_equal(*both) for both in zip(views, images, strict=True)])
     assert 0.18 < share < 0.32
-
-
-def test_surroundings_come_from_another_image_and_the_middle_stays():
-    images = np.arange(40, dtype=np.uint8)[:, None, None, None].repeat(20, 1).repeat(20, 2)
-    mixed = swap_surroundings(images, 0.5, np.random.default_rng(0))
-    np.testing.assert_array_equal(mixed[:, 9:11, 9:11], images[:, 9:11, 9:11])
-    changed = (mixed != images).any(axis=(1, 2, 3))
-    assert 10 <= changed.sum() <= 30
-    for number in np.flatnonzero(changed):
-        donor = mixed[number, 0, 0, 0]
-        assert donor != number and set(np.unique(mixed[number])) == {number, donor}
-    np.testing.assert_array_equal(swap_surroundings(images, 0.0, np.random.default_rng(0)), images)
