@@ -18,8 +18,9 @@ from PIL import Image
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from evaluate import SEEDS, held_out_rows  # noqa: E402
 from evaluation import few_shot, verification  # noqa: E402
+from evaluation.held_out import held_out_rows  # noqa: E402
+from evaluation.scores import SEEDS  # noqa: E402
 from networks.embedding import start_keras  # noqa: E402
 from run_directory import RunDirectory  # noqa: E402
 
@@ -85,7 +86,7 @@ def main():
     parser.add_argument("--data")
     options = parser.parse_args()
     run = RunDirectory(options.run)
-    dataset, sides = held_out_rows(run, options.data, print)
+    dataset, sides = held_out_rows(run, options.data)
     start_keras(0)
     encoder, rng = run.load_encoder(), np.random.default_rng(0)
     print("| classes | pixels | AUC | one-shot |", "|---|---|---|---|", sep="\n")

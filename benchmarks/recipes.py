@@ -127,8 +127,10 @@ def summary(runs):
         cells["minutes"].append(seconds / 60)
         cells["images_per_second"].append(_images(run_directory.config, len(history)) / seconds)
         cells["gigabytes"].append(run_directory.read_json("cost.json")["mb"] / 1024)
-        for side, result in run_directory.read_json("metrics.json")["sets"].items():
-            cells.setdefault(f"{side}_auc", []).append(result["verification"]["auc"])
+        metrics = run_directory.read_json("metrics.json")
+        for side in {"known", "unseen"} & metrics.keys():
+            result = metrics[side]
+            cells.setdefault(f"{side}_auc", []).append(result["auc"])
             for row in result["few_shot"]:
                 if row["classes"] == "across" and row["shots"] == 1:
                     key = f"{side}_{row['ways']}_way"

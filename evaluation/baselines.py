@@ -4,24 +4,19 @@ from functools import partial
 
 import numpy as np
 from scipy.ndimage import center_of_mass, gaussian_filter, shift
-from scipy.spatial import KDTree
 
 from evaluation.few_shot import trial_distances
 
-MOST_HAUSDORFF = 60  # trials: it takes a millisecond a comparison
 
-
-def rivals(embeddings, images, distance=None, binary=False):
+def methods(embeddings, images, distance=None):
     """A network and its baselines, to be put to the same trials.
 
     Args:
         embeddings: The network's of the images, `(n, d)`.
         distance: As in `scores`.
-        binary: Whether the images are black and white, as modified Hausdorff needs.
 
     Returns:
-        Name -> function of `Trials` that gives distances as `few_shot.trial_distances` does,
-        modified Hausdorff those of the first trials.
+        Name -> function of `Trials` that gives distances as `few_shot.trial_distances` does.
     """
     features = {
         "raw pixels": images.reshape(len(images), -1),
@@ -30,18 +25,7 @@ def rivals(embeddings, images, distance=None, binary=False):
     }
     found = {"model": partial(trial_distances, embeddings, distance=distance)}
     found |= {name: partial(trial_distances, values) for name, values in features.items()}
-    if binary:
-        found["modified Hausdorff"] = partial(_hausdorff_distances, ink_points(images))
     return found
-
-
-def _hausdorff_distances(points, trials):
-    """Of each query to the nearest reference of each class, (T, ways), on the first trials."""
-    first = list(zip(trials.queries, trials.references, strict=True))[:MOST_HAUSDORFF]
-    return np.array([
-        [min(modified_hausdorff(points[query], points[at]) for at in way) for way in references]
-        for query, references in first
-    ])  # fmt: skip
 
 
 def background_pixels(images):
@@ -81,28 +65,3 @@ def _foreground(image):
     """Signed difference from the border's median colour, float32 (h, w, c)."""
     border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     return image.astype(np.float32) - np.median(border, axis=0).astype(np.float32)
-
-
-def ink_points(images):
-    """Row and column of each ink pixel, less their mean: one float array `(points, 2)` an image.
-
-    Ink differs from the border's median by more than half the range; without any, one point is.
-    """
-    inks = [np.argwhere(np.abs(_foreground(image)).mean(axis=2) > 127) for image in images]
-    return [ink - ink.mean(axis=0) if len(ink) else np.zeros((1, 2)) for ink in inks]
-
-
-def modified_hausdorff(points_a, points_b):
-    """The larger of the two mean distances from a point to the other set's nearest point.
-
-    Takes two of `ink_points`; about 1 ms for 800 points each.
-
-    Reference:
-        Dubuisson and Jain, "A modified Hausdorff distance for object matching", 1994. In Lake et
-        al., "Human-level concept learning through probabilistic program induction", 2015, it
-        makes 38.8% error.
-    """
-    return float(max(
-        KDTree(one).query(other)[0].mean()
-        for one, other in ((points_a, points_b), (points_b, points_a))
-    ))  # fmt: skip

@@ -13,6 +13,19 @@ QUIET, GREEN, ORANGE, RED = "#8a8f98", "#1a7f5a", "#c2410c", "#b91c1c"
 PAIRS_A_KIND = 4
 
 
+def draw_figures(metrics, held_out):
+    """Name -> `Figure` of what was scored."""
+    figures = {}
+    for held in held_out:
+        figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
+        auc = metrics[held.name]["auc"]
+        axes.plot(*roc_curve(held.same, -held.distances)[:2], label=f"{held.name}, AUC {auc:.4f}")
+        axes.legend(frameon=False)
+        figures["roc"] = figure
+        plt.close(figure)
+    return figures
+
+
 def _save(figure, path, *graphs):
     """Gives the graphs a quiet grid and writes the figure."""
     for axes in graphs:

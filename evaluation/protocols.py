@@ -9,11 +9,19 @@ from evaluation import baselines, few_shot
 from pipeline.files import DataError, list_files, read_bytes
 from pipeline.reading import decode
 
+PROTOCOLS = ("omniglot-lake",)
+LAKE_PUBLISHED = {  # error
+    "attentive recurrent comparator, Shyam et al. 2017": 0.015,
+    "Bayesian program learning, Lake et al. 2015": 0.033,
+    "people, Lake et al. 2015": 0.045,
+    "siamese network, Koch et al. 2015": 0.08,
+    "modified Hausdorff distance, Lake et al. 2015": 0.388,
+}
 NATIVE = Config(image_size=105, channels=1)  # Omniglot's drawings, on which baselines are defined
 
 
 def lake_scores(source, encoder, config, distance=None):
-    """Error on runs of Lake's form: each test drawing against one drawing of 20 characters.
+    """Lake's one-shot runs: each test drawing against one drawing of each of 20 characters.
 
     Lake, Salakhutdinov & Tenenbaum, "Human-level concept learning through probabilistic program
     induction", 2015.
@@ -24,7 +32,8 @@ def lake_scores(source, encoder, config, distance=None):
         distance: Of two embeddings, as in `verification`.
 
     Returns:
-        Dict: for the model and each baseline `error` (mean over runs), 95% `interval`, `runs`.
+        Dict: `name`, `title`, `rows` (model and baselines: `name`, mean `error` over the runs, its
+        95% `interval`) and what others `published`.
     """
     from networks.embedding import embed
 
@@ -37,16 +46,18 @@ def lake_scores(source, encoder, config, distance=None):
         references = np.tile(known[:, None], (len(tests), 1, 1))
         trials = few_shot.Trials(queries, references, answers)
         embeddings = embed(encoder, seen, np.arange(len(files)))
-        for name, rival in baselines.rivals(embeddings, native, distance, binary=True).items():
-            error = 1 - few_shot.trial_credit(rival(trials), answers).mean()
+        for name, method in baselines.methods(embeddings, native, distance).items():
+            error = 1 - few_shot.trial_credit(method(trials), answers).mean()
             errors.setdefault(name, []).append(error)
-    found = {}
-    for name, values in errors.items():
-        mean = np.mean(values)
-        reach = 1.96 * np.std(values) / np.sqrt(max(1, len(values) - 1))
-        interval = np.clip([mean - reach, mean + reach], 0, 1).tolist()
-        found[name] = {"error": float(mean), "interval": interval, "runs": len(values)}
-    return found
+    rows = [{"name": name, **mean_error(values)} for name, values in errors.items()]
+    title = f"Lake's {len(errors['model'])} one-shot runs of Omniglot, error"
+    return {"name": "omniglot-lake", "title": title, "rows": rows, "published": LAKE_PUBLISHED}
+
+
+def mean_error(values):
+    """Mean over runs, with its 95% interval (normal approximation)."""
+    mean, half = np.mean(values), 1.96 * np.std(values) / np.sqrt(max(1, len(values) - 1))
+    return {"error": float(mean), "interval": np.clip([mean - half, mean + half], 0, 1).tolist()}
 
 
 def read_lake_runs(source):

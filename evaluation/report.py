@@ -76,21 +76,23 @@ def score_lines(metrics):
 
 
 def _scored(metrics):
-    """Yields title, warnings and tables of each set, and of Lake's runs."""
-    for name, result in metrics["sets"].items():
-        counted = f"{result['images']} images of {result['classes']} classes"
-        yield f"{name.capitalize()} classes: {counted}", result["warnings"], score_tables(result)
-    if "lake" in metrics:
-        title = f"Lake's {metrics['lake']['model']['runs']} one-shot runs"
+    """Yields title, warnings and tables of each set, and of a protocol."""
+    for name in ("known", "unseen"):
+        if result := metrics.get(name):
+            counted = f"{result['images']} images of {result['classes']} classes"
+            title = f"{name.capitalize()} classes: {counted}"
+            yield title, result["warnings"], score_tables(result)
+    if found := metrics.get("protocol"):
         rows = [["", "error", "95% interval over runs"]]
-        for name, found in metrics["lake"].items():
-            rows.append([name, f"{found['error']:.2%}", _interval(found["interval"], ".2%")])
-        yield title, [], [rows]
+        for row in found["rows"]:
+            rows.append([row["name"], f"{row['error']:.2%}", _interval(row["interval"], ".2%")])
+        rows += [[name, f"{error:.2%}", "published"] for name, error in found["published"].items()]
+        yield found["title"], [], [rows]
 
 
 def score_tables(result):
     """One set's scores, and its trials if there are any: lists of rows of text, the head first."""
-    found, intervals = result["verification"], result["verification"]["intervals"]
+    found, intervals = result, result["intervals"]
     overall = [["verification and retrieval", "score", "95% interval"]]
     for key, (title, form) in SCORES.items():
         interval = _interval(intervals[key], form) if key in intervals else ""
@@ -123,10 +125,10 @@ def tag(name, /, *content, **attributes):
     return Markup(f"<{name}{named}>{inside}" + ("" if name == "img" else f"</{name}>"))
 
 
-def write_report(out, run, metrics, held_out, encoder):
+def write_report(out, run, metrics, held_out, drawn, encoder):
     """Writes `metrics.json`, the figures and `report.html` into a folder.
 
-    Takes what `evaluate.evaluate` scored and gave: the `RunDirectory` with its encoder, the dict
+    `drawn` are those of `draw_figures`. Takes what `evaluate` scored: the `RunDirectory`, the dict
     of metrics and the list of `HeldOut`.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -139,11 +141,12 @@ def write_report(out, run, metrics, held_out, encoder):
     for title, warnings, tables in _scored(metrics):
         parts += [tag("h2", title), *(tag("p", warning, class_="warning") for warning in warnings)]
         parts += map(_table, tables)
-    curves = {name: result["curve"] for name, result in metrics["sets"].items() if result["curve"]}
+    curves = {held.name: metrics[held.name]["curve"] for held in held_out}
+    curves = {name: curve for name, curve in curves.items() if curve}
     if curves:
         parts.append(_plot(out / "n_way.png", figures.plot_n_way, curves))
     for held in held_out:
-        parts += _set_section(out, held, metrics["sets"][held.name], encoder)
+        parts += _set_section(out, held, metrics[held.name], encoder)
     curves = [_plot(run / name) for name in ("accuracy.png", "loss.png") if (run / name).exists()]
     parts += [tag("h2", "The training"), tag("div", *curves, class_="row")]
     for name in ("config.json", "environment.json", "threshold.json"):
@@ -155,7 +158,7 @@ def write_report(out, run, metrics, held_out, encoder):
 
 def _set_section(out, held, result, encoder):
     """The pictures behind one set's scores."""
-    drawn = held.same, held.distances, result["verification"], held.name
+    drawn = held.same, held.distances, result, held.name
     figure = _plot(out / f"verification_{held.name}.png", figures.plot_verification, *drawn)
     ranked = np.argsort(held.distances, kind="stable")  # nearest first
     genuine, impostors = (ranked[held.same[ranked] == same] for same in (True, False))

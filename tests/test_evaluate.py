@@ -11,14 +11,16 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from sklearn.metrics import roc_auc_score
 
 import evaluate
 import train
 from configs import Config
-from evaluation.protocols import lake_scores
-from evaluation.report import occlusion_map
+from evaluation.held_out import held_out_rows
+from evaluation.scores import SEEDS
+from evaluation.verification import verification_pairs
 from run_directory import RunDirectory
 
 TINY = (
@@ -66,39 +68,37 @@ def score(*args):
 
 def test_own_held_out_images(here, capsys):
     metrics = score()
-    assert set(metrics["sets"]) == {"known", "unseen"}
-    assert metrics["sets"]["known"]["classes"] == 6 and metrics["sets"]["unseen"]["classes"] == 2
+    assert metrics["known"]["classes"] == 6 and metrics["unseen"]["classes"] == 2
     splits = json.loads(Path("runs/run/splits.json").read_text())
     for name in ("known", "unseen"):
-        assert metrics["sets"][name]["images"] == len(splits[f"test_{name}"])
-        result = metrics["sets"][name]["verification"]
-        low, high = result["intervals"]["auc"]
+        assert metrics[name]["images"] == len(splits[f"test_{name}"])
+        low, high = metrics[name]["intervals"]["auc"]
         assert 0.5 < low <= high <= 1.0
     output = capsys.readouterr().out
     assert "2-way, not 20-way" in output and "report.html" in output
-    for figure in ("n_way.png", "verification_known.png", "verification_unseen.png"):
-        assert np.asarray(Image.open(f"runs/run/{figure}")).std() > 1
     assert score() == metrics  # a second call scores the same
 
 
-def test_auc_agrees_with_an_independent_computation(here):
-    """Every pair of a small set is used, so that nothing depends on the draw but impostors."""
+def test_from_python_in_silence(here, capsys):
+    metrics, figures = evaluate.evaluate("runs/run", trials=50, verbose=0)
+    assert metrics == evaluate.evaluate(RunDirectory("runs/run"), trials=50, verbose=0)[0]
+    assert isinstance(figures["roc"], Figure) and metrics["unseen"]["auc"] > 0.5
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(ValueError, match="does not exist"):
+        evaluate.evaluate("runs/run", "nowhere", verbose=0)
+
+
+def test_auc_is_that_of_the_saved_model(here):
     metrics = score("--data", "images", "--out", "auc")
     run = RunDirectory("runs/run")
-    options = evaluate.parse(["runs/run", "--data", "images"])
-    dataset, sides = evaluate.held_out_rows(run, options.data, print)
-    rows = sides["unseen"]
-    held = evaluate.embed_set("unseen", dataset, rows, run.load_encoder(), None, 0)
-    images = np.stack([
-        np.asarray(Image.open(dataset.index.source / dataset.index.names[row]), dtype=np.float32)
-        for row in rows
-    ])  # fmt: skip
-    model = run.load_model()
-    distances = model.predict([images[held.left], images[held.right]], verbose=0).ravel()
-    expected = roc_auc_score(held.labels[held.left] == held.labels[held.right], -distances)
-    assert metrics["sets"]["unseen"]["verification"]["auc"] == pytest.approx(expected, abs=1e-4)
-    exact = roc_auc_score(held.same, -held.distances)
-    assert metrics["sets"]["unseen"]["verification"]["auc"] == pytest.approx(exact, abs=1e-6)
+    dataset, sides = held_out_rows(run, "images")
+    rows, rng = sides["unseen"], np.random.default_rng([0, SEEDS["pairs"]])
+    left, right, same = verification_pairs(dataset, rows, rng)
+    names = [dataset.index.source / dataset.index.names[row] for row in rows]
+    images = np.stack([np.asarray(Image.open(name), np.float32) for name in names])
+    distances = run.load_model().predict([images[left], images[right]], verbose=0).ravel()
+    expected = roc_auc_score(same, -distances)
+    assert metrics["unseen"]["auc"] == pytest.approx(expected, abs=1e-4)
 
 
 def constant_encoder(size):
@@ -112,52 +112,50 @@ def mean_colour_encoder(size):
     return keras.Model(pixels, ops.mean(pixels, axis=(1, 2)))
 
 
-def test_constant_network_scores_one_in_n_and_a_perfect_one_all(here):
-    options = evaluate.parse(["runs/run", "--data", "images", "--ways", "2", "5", "8"])
-    run = RunDirectory("runs/run")
-    constant, _ = evaluate.evaluate(run, constant_encoder(16), options)
-    result = constant["sets"]["unseen"]
-    assert [row["model"]["accuracy"] for row in result["few_shot"]] == pytest.approx(
-        [1 / row["ways"] for row in result["few_shot"]]
-    )
+def scored(monkeypatch, encoder, distance=None, **options):
+    """Metrics of the run's images by another network."""
+    monkeypatch.setattr(RunDirectory, "load_encoder", lambda run: encoder)
+    monkeypatch.setattr(RunDirectory, "load_distance", lambda run: distance)
+    return evaluate.evaluate("runs/run", trials=100, verbose=0, **options)[0]
+
+
+def test_constant_network_scores_one_in_n_and_a_perfect_one_all(here, monkeypatch):
+    asked = {"data": "images", "ways": (2, 5, 8)}
+    result = scored(monkeypatch, constant_encoder(16), **asked)["unseen"]
+    for row in result["few_shot"]:
+        assert row["model"]["accuracy"] == pytest.approx(1 / row["ways"])
     curve = result["curve"]
     assert [p["accuracy"] for p in curve["model"]] == pytest.approx([1 / n for n in curve["ways"]])
-    perfect, _ = evaluate.evaluate(run, mean_colour_encoder(16), options)
-    assert all(r["model"]["accuracy"] == 1 for r in perfect["sets"]["unseen"]["few_shot"])
-    assert perfect["sets"]["unseen"]["verification"]["auc"] == 1
+    perfect = scored(monkeypatch, mean_colour_encoder(16), **asked)["unseen"]
+    assert all(row["model"]["accuracy"] == 1 for row in perfect["few_shot"])
+    assert perfect["auc"] == 1
 
 
-def test_a_learned_distance_counts_everywhere(here, tmp_path):
+def test_a_learned_distance_counts_everywhere(here, tmp_path, monkeypatch):
     """One that says the contrary turns every score of the perfect encoder over."""
-    lake_zip(tmp_path / "all_runs.zip")
-    options = evaluate.parse(["runs/run", "--data", "images", "--trials", "100"])
-    options.lake_runs = tmp_path / "all_runs.zip"
 
     def contrary(left, right):
         assert left.dtype == right.dtype == np.float32 and left.shape == right.shape
         return 1 - np.tanh(np.abs(left - right).sum(axis=1) / 100)
 
-    run = RunDirectory("runs/run")
-    metrics, (held,) = evaluate.evaluate(run, mean_colour_encoder(16), options, contrary)
-    result = metrics["sets"]["unseen"]
-    assert result["verification"]["auc"] == result["retrieval"]["recall_at_1"] == 0
+    result = scored(monkeypatch, mean_colour_encoder(16), contrary, data="images")["unseen"]
+    assert result["auc"] == result["retrieval"]["recall_at_1"] == 0
     assert all(row["model"]["accuracy"] == 0 for row in result["few_shot"])
-    assert metrics["lake"]["model"]["error"] > 0.9
-    heat = occlusion_map(mean_colour_encoder(16), held.image(0), held.embeddings[1], contrary)
-    assert heat.max() > 0
+    lake_zip(tmp_path / "all_runs.zip")
+    asked = {"data": tmp_path / "all_runs.zip", "protocol": "omniglot-lake"}
+    found = scored(monkeypatch, mean_colour_encoder(16), contrary, **asked)["protocol"]
+    assert found["rows"][0]["error"] > 0.9
 
 
 def test_background_that_gives_the_class_away_is_warned_of(here, tmp_path):
-    assert not score("--data", "images", "--out", "fine")["sets"]["unseen"]["warnings"]
+    assert not score("--data", "images", "--out", "fine")["unseen"]["warnings"]
     shutil.copytree("images", tmp_path / "framed")
     for path in (tmp_path / "framed").rglob("*.png"):
         pixels = np.array(Image.open(path))
         shade = 20 + 25 * int(path.parent.name[-1])
         pixels[[0, -1]] = pixels[:, [0, -1]] = shade
         Image.fromarray(pixels).save(path)
-    warnings = score("--data", str(tmp_path / "framed"), "--out", "framed")["sets"]["unseen"][
-        "warnings"
-    ]
+    warnings = score("--data", str(tmp_path / "framed"), "--out", "framed")["unseen"]["warnings"]
     assert warnings and "without looking at the object" in warnings[0]
 
 
@@ -178,7 +176,9 @@ def test_unfinished_and_missing_runs_are_sentences(here, tmp_path, capsys):
     (tmp_path / "config.json").write_text(Config().to_json())
     assert evaluate.main([str(tmp_path)]) == 2
     assert evaluate.main(["runs/run", "--data", "nowhere"]) == 2
+    assert evaluate.main(["runs/run", "--ways", "1"]) == 2
     errors = capsys.readouterr().err
+    assert "ways must be 2 or more. Received: [1]" in errors
     assert "no config.json" in errors and "not finished" in errors and "does not exist" in errors
 
 
@@ -202,22 +202,26 @@ def lake_zip(path, num_runs=3, ways=5):
             archive.writestr(f"run{run:02d}/class_labels.txt", "\n".join(lines) + "\n")
 
 
-def test_lake_runs(here, tmp_path, capsys):
+def test_lake_runs(here, tmp_path, capsys, monkeypatch):
+    lake = ["runs/run", "--protocol", "omniglot-lake", "--data", str(tmp_path / "all_runs.zip")]
     lake_zip(tmp_path / "all_runs.zip")
-    metrics = score("--lake_runs", str(tmp_path / "all_runs.zip"), "--out", str(tmp_path / "out"))
-    lake = metrics["lake"]
-    assert lake["modified Hausdorff"]["runs"] == 3
-    assert lake["modified Hausdorff"]["error"] == 0.0  # directions are easy for it
-    assert 0 <= lake["model"]["interval"][0] <= lake["model"]["error"] <= 1
-    assert "Lake's 3 one-shot runs" in capsys.readouterr().out
-    constant = lake_scores(tmp_path / "all_runs.zip", constant_encoder(16), Config(image_size=16))
-    assert constant["model"]["error"] == pytest.approx(1 - 1 / 5)
+    assert evaluate.main(lake) == 0
+    found = json.loads(Path("runs/run/evaluation-omniglot-lake/metrics.json").read_text())
+    rows = {row["name"]: row for row in found["protocol"]["rows"]}
+    assert 0 <= rows["model"]["interval"][0] <= rows["model"]["error"] <= 1
+    assert rows["centred, blurred"]["error"] < 0.3  # directions are easy for it
+    output = capsys.readouterr().out
+    assert "Lake's 3 one-shot runs" in output and "siamese network, Koch et al. 2015" in output
+    monkeypatch.setattr(RunDirectory, "load_encoder", lambda run: constant_encoder(16))
+    found = evaluate.evaluate("runs/run", lake[-1], protocol=lake[2], verbose=0)[0]["protocol"]
+    assert found["rows"][0]["error"] == pytest.approx(1 - 1 / 5)
 
 
 def test_lake_runs_with_a_missing_file_are_a_sentence(here, tmp_path, capsys):
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
         archive.writestr("run01/class_labels.txt", "run01/test/a.png run01/training/b.png\n")
-    assert evaluate.main(["runs/run", "--lake_runs", str(tmp_path / "bad.zip")]) == 2
+    lake = ["--protocol", "omniglot-lake", "--data", str(tmp_path / "bad.zip")]
+    assert evaluate.main(["runs/run", *lake]) == 2
     assert "Missing" in capsys.readouterr().err
 
 

@@ -1,7 +1,5 @@
 """The baselines that a network has to beat, against loops and hand values."""
 
-import itertools
-
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -26,19 +24,15 @@ def test_background_pixels_are_the_eight_on_the_border(rng):
     assert np.array_equal(baselines.background_pixels(images), found)
 
 
-def test_rivals_meet_in_the_same_trials(rng):
+def test_methods_meet_in_the_same_trials(rng):
     images = rng.choice([0, 255], (6, 9, 9, 1)).astype(np.uint8)
     trials = Trials(np.array([0, 1]), np.array([[[2], [3]], [[4], [5]]]), np.array([0, 1]))
-    rivals = baselines.rivals(np.eye(6), images, binary=True)
-    found = {name: rival(trials) for name, rival in rivals.items()}
+    methods = baselines.methods(np.eye(6), images)
+    found = {name: method(trials) for name, method in methods.items()}
     assert all(distances.shape == (2, 2) for distances in found.values())
     np.testing.assert_allclose(found["model"], np.sqrt(2))
     expected = np.linalg.norm(images[1].astype(float) - images[5])
     assert found["raw pixels"][1, 1] == pytest.approx(expected)
-    points = baselines.ink_points(images)
-    expected = hausdorff_by_loop(points[1], points[5])
-    assert found["modified Hausdorff"][1, 1] == pytest.approx(expected)
-    assert "modified Hausdorff" not in baselines.rivals(np.eye(6), images)
 
 
 @pytest.mark.parametrize("paper", [0, 255])
@@ -74,30 +68,3 @@ def test_what_leaves_the_image_does_not_come_back():
 def test_an_image_of_one_colour_has_features_too():
     blank = np.full((2, 12, 12, 1), 200, np.uint8)
     assert not baselines.centred_blurred_pixels(blank).any()
-    assert [points.tolist() for points in baselines.ink_points(blank)] == [[[0, 0]]] * 2
-
-
-def hausdorff_by_loop(a, b):
-    def one_way(a, b):
-        return sum(min(np.hypot(*(p - q)) for q in b) for p in a) / len(a)
-
-    return max(one_way(a, b), one_way(b, a))
-
-
-def test_modified_hausdorff_is_that_of_a_loop(rng):
-    sets = [rng.normal(size=(size, 2)) for size in (1, 4, 9, 6, 3)]
-    for a, b in itertools.combinations(sets, 2):
-        expected = hausdorff_by_loop(a, b)
-        assert baselines.modified_hausdorff(a, b) == pytest.approx(expected)
-
-
-def test_modified_hausdorff_by_hand():
-    a, b = np.array([[0.0, 0.0]]), np.array([[0.0, 3.0], [4.0, 0.0]])
-    assert baselines.modified_hausdorff(a, b) == baselines.modified_hausdorff(b, a) == 3.5
-
-
-def test_ink_points_are_black_on_white_or_white_on_black():
-    image = np.full((1, 9, 9, 1), 255, np.uint8)
-    image[0, 2, 3] = image[0, 4, 7] = 0
-    for images in (image, 255 - image):
-        assert baselines.ink_points(images)[0].tolist() == [[-1, -2], [1, 2]]
