@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.verification import all_distances
-from pipeline.files import IMAGE_SUFFIXES, DataError, list_files
+from pipeline.files import DataError, find_images
 from run_directory import need, write_whole
 
 SCHEMA = """create table if not exists embedded
@@ -94,11 +94,12 @@ def image_files(folder):
     """The image files below a folder: name -> (size, time); a `DataError` if there are none."""
     if not Path(folder).is_dir():
         raise DataError(f"Expected a folder of images. Received: '{folder}', which is none.")
-    files = list_files(folder)
-    images = {n: files[n] for n in sorted(files) if n.lower().endswith(IMAGE_SUFFIXES)}
+    skipped = {}
+    images = find_images(folder, skipped)
     if not images:
-        raise DataError(f"No images in the folder '{folder}' ({len(files)} other files).")
-    return images
+        first = "".join(f"; first: {name}: {why}" for name, why in [*skipped.items()][:1])
+        raise DataError(f"No images in the folder '{folder}' ({len(skipped)} other files{first}).")
+    return dict(sorted(images.items()))
 
 
 def open_gallery(folder, store, embed):

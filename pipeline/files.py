@@ -1,42 +1,92 @@
-"""The files of a folder or zip: which there are, and their bytes. Nothing of classes here."""
+"""The files of a folder or zip: which there are, which are images, and their bytes."""
 
 import functools
 import hashlib
+import itertools
 import lzma
 import os
 import re
 import stat
+import struct
+import unicodedata
 import zipfile
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
     *(".pgm", ".ppm", ".pbm", ".pnm", ".jpe", ".jp2", ".avif", ".heic", ".heif"),
 )
-SYSTEM_FOLDERS = {  # that systems make: thumbnails, recycle bins, what a disk check found
-    *("@eadir", "#recycle", "$recycle.bin", "lost+found", "__macosx", "system volume information"),
-    *(".thumbnails", "thumbs", "@tmp"),
+IMAGE_START = re.compile(  # JPEG, PNG, GIF, BMP, TIFF, WebP, HEIC and AVIF, JPEG 2000, PNM
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM.{4}\0\0\0\0|II[*+]\0|MM\0[*+]|RIFF.{4}WEBP|"
+    rb"....ftyp(hei|hev|mif|msf|avi)|\0\0\0\x0cjP  |\xff\x4f\xff\x51|P([1-6]|f|F)\s",
+    re.DOTALL,
+)
+SYSTEM_FOLDER = re.compile(  # that systems make: thumbnails, recycle bins, what a disk check found
+    r"@eadir|@tmp|@recycle|[@#]recently-snapshot|@sharebin|#recycle|#snapshot|\$recycle\.bin|"
+    r"recycler|lost\+found|found\.\d{3}|__macosx|__pycache__|system volume information|"
+    r"network trash folder|temporary items|_?thumb(nail)?s"
+)
+OWN_FOLDERS = {  # by what lies in them
+    frozenset({"config.json", "environment.json"}): "a run directory of this package",
+    frozenset({"CACHEDIR.TAG"}): "a cache",
 }
+CONTACT_SHEET = "contact_sheet.png"
+OWN_FILES = {CONTACT_SHEET: "a contact sheet of this package"}
 MAX_FILE_BYTES = 200_000_000  # a larger file is no photograph; it is skipped, and said
 TOO_LARGE = f"larger than {MAX_FILE_BYTES // 10**6} MB"
+BROKEN_ZIP = (zipfile.BadZipFile, UnicodeDecodeError, EOFError, struct.error, NotImplementedError)
 
 
 class DataError(ValueError):
     """The data cannot be used as it is; the message says what was found and how to mend it."""
 
 
-def list_files(source):
-    """All files of a folder or zip: name -> (size, time or checksum).
+def find_images(source, skipped):
+    """The image files of a folder or zip: name -> (size, time or checksum).
+
+    A file is an image by its suffix, or else by its first bytes.
+
+    Args:
+        source: Path of the folder or zip.
+        skipped: Dict that gains every other file, or the folder that it lies in -> reason.
 
     Raises:
-        DataError: If it is neither.
+        DataError: If the source is neither a folder nor a zip.
     """
-    return {name: (size, time) for name, size, time in walk(Path(source), {})}
+    images = {}
+    for name, found in list_files(source, skipped).items():
+        if reason := _why_no_image(source, name):
+            skipped[name] = reason
+        else:
+            images[name] = found
+    return images
 
 
-def read_bytes(source, name):
-    """The bytes of one file of an index.
+def list_files(source, skipped=None):
+    """As `find_images`, of files of every kind: not hidden, not made by systems or this package."""
+    source, skipped = Path(source), {} if skipped is None else skipped
+    entries = (_folder_entries if source.is_dir() else _zip_entries)(source, skipped)
+    own, kept = _own_folders(entries), {}
+    why_not = functools.cache(lambda folder: _why_no_data(folder, own))
+    for name, found in entries.items():
+        folder, _, file = name.rpartition("/")
+        place, reason = why_not(folder) or (
+            name,
+            OWN_FILES.get(file) or "hidden" * (file[:1] == "."),
+        )
+        if reason:
+            skipped[place] = reason
+        else:
+            kept[name] = found
+    parents = {name.rstrip("/").rpartition("/")[0] + "/" for name in entries}
+    empty = [name for name in kept if name.endswith("/") and name not in parents]
+    skipped |= {name.rstrip("/"): "an empty folder" for name in empty}
+    return {name: found for name, found in kept.items() if found}
+
+
+def read_bytes(source, name, count=-1):
+    """The bytes of one file of an index, or the first `count` of them.
 
     Raises:
         OSError: If it cannot be read.
@@ -44,16 +94,18 @@ def read_bytes(source, name):
     """
     source = Path(source)
     if source.is_dir() or source.suffix.lower() == ".csv":
-        path = (source if source.is_dir() else source.parent) / name
+        path = _existing(source if source.is_dir() else source.parent, name)
         if path.stat().st_size > MAX_FILE_BYTES:
             raise DataError(TOO_LARGE)
-        return path.read_bytes()
-    archive = _open_zip(source, os.getpid(), source.stat().st_mtime_ns)
+        with open(path, "rb") as file:
+            return file.read(count)
+    archive, members, _ = _open_zip(source, os.getpid(), source.stat().st_mtime_ns)
     try:
-        if archive.getinfo(name).file_size > MAX_FILE_BYTES:  # it unpacks to no more than that
+        if members[name].file_size > MAX_FILE_BYTES:  # it unpacks to no more than that
             raise DataError(TOO_LARGE)
-        return archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+        with archive.open(members[name]) as file:
+            return file.read(count)
+    except (zlib.error, lzma.LZMAError, *BROKEN_ZIP) as error:
         raise DataError(f"damaged in the zip: {error}") from error
     except (RuntimeError, KeyError) as error:  # encrypted, packed in an unknown way, gone
         raise DataError(f"cannot be unpacked: {error.args[0]}") from error
@@ -61,68 +113,114 @@ def read_bytes(source, name):
 
 @functools.lru_cache(maxsize=4)
 def _open_zip(path, process, time):  # a forked process must not share the file position
-    return zipfile.ZipFile(path)
-
-
-def walk(source, skipped):
-    """Yields `(name, size, time or checksum)` of every file of a folder or zip but hidden ones."""
-    if source.is_dir():
-        yield from _walk_folder(source, skipped)
-        return
+    """`(archive, name -> member, member -> reason)`; of two members of a name the last counts."""
     try:
-        with zipfile.ZipFile(source) as archive:
-            members = {member.filename: member for member in archive.infolist()}
-    except (zipfile.BadZipFile, UnicodeDecodeError) as error:
+        archive = zipfile.ZipFile(path)
+    except BROKEN_ZIP as error:
         raise DataError(
-            f"data_dir must be a folder, a .zip or a .csv. Received: '{source}'."
+            f"data_dir must be a folder, a .zip or a .csv. Received: '{path}' ({error})."
         ) from error
+    members, skipped = {}, {}
+    for number, member in reversed([*enumerate(archive.infolist(), 1)]):
+        name = _member_name(member.filename)
+        if members.setdefault(name, member) is not member and not name.endswith("/"):
+            skipped[f"{member.filename} (member {number})"] = "a later member has the same name"
+    return archive, members, skipped
+
+
+def _member_name(raw):
+    """A zip member's name without backslashes, `.`, `..` and leading slashes; folders end in /."""
+    parts, slashed = [], raw.replace("\\", "/")
+    for part in slashed.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts) + "/" * slashed.endswith("/")
+
+
+def _zip_entries(path, skipped):
+    """Name -> (size, checksum) of members, None for what cannot be used; folders end in /."""
+    _, members, twins = _open_zip(path, os.getpid(), path.stat().st_mtime_ns)
+    skipped |= twins
+    entries = {}
     for name, member in members.items():
-        hidden = re.search(r"(^|/)\.[^/.]", name)
-        if member.is_dir() or hidden or SYSTEM_FOLDERS & {*name.lower().split("/")[:-1]}:
-            continue
-        if member.file_size > MAX_FILE_BYTES:
+        large = member.file_size > MAX_FILE_BYTES
+        entries[name] = None if large or name.endswith("/") else (member.file_size, member.CRC)
+        if large:
             skipped[name] = TOO_LARGE
-            continue
-        yield name, member.file_size, member.CRC
+    return {name: found for name, found in entries.items() if name.strip("/")}
 
 
-def _walk_folder(root, skipped):
-    """As `walk`; links are followed, and a folder that is met again is left out."""
+def _folder_entries(root, skipped):
+    """As `_zip_entries`; links are followed, and a folder that is met again is left out."""
 
     def skip(error):
-        skipped[os.path.relpath(error.filename, root)] = error.strerror
+        skipped[_printable(os.path.relpath(error.filename, root))] = error.strerror
 
-    seen = set()
+    entries, seen = {}, {}
     for path, folders, files in os.walk(root, onerror=skip, followlinks=True):
         folder, status = Path(path).relative_to(root).as_posix(), os.stat(path)
-        if (status.st_dev, status.st_ino) in seen:
-            skipped[folder] = "a link to a folder that was read already"
+        if seen.setdefault((status.st_dev, status.st_ino), folder) != folder:
+            first = seen[status.st_dev, status.st_ino]
+            skipped[_printable(folder)] = f"the same folder as '{first}', which was read"
             folders.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
-        if {"config.json", "environment.json"} <= {*files}:
-            skipped[folder] = "a run directory of this package"
-            folders.clear()
-            continue
-        systems = [name for name in folders if name.lower() in SYSTEM_FOLDERS]
-        skipped |= {f"{folder}/{name}".removeprefix("./"): "made by the system" for name in systems}
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and name not in systems
-        )
-        if not folders and not any(name.lower().endswith(IMAGE_SUFFIXES) for name in files):
-            skipped[folder] = "a folder without images"
-        for file in files:
-            name = file if folder == "." else f"{folder}/{file}"
-            found = None if file.startswith(".") else file_status(root, name, skipped)
-            if found:
-                yield name, *found
+        before = "" if folder == "." else f"{folder}/"
+        entries |= {f"{before}{name}/": None for name in folders}
+        folders[:] = sorted(name for name in folders if not _why_no_data(name, {}))
+        entries |= {before + name: file_status(root, before + name, skipped) for name in files}
+    return {name: found for name, found in entries.items() if _printable(name) == name}
+
+
+def _own_folders(entries):
+    """Folder -> reason for those of this package: runs and caches."""
+    marks, files_of = frozenset().union(*OWN_FOLDERS), {}
+    for name in entries:
+        folder, _, file = name.rpartition("/")
+        if file in marks:
+            files_of.setdefault(folder, set()).add(file)
+    found = (
+        (folder, mark)
+        for folder, files in files_of.items()
+        for mark in OWN_FOLDERS
+        if mark <= files
+    )
+    return {folder: OWN_FOLDERS[mark] for folder, mark in found}
+
+
+def _why_no_data(folder, own):
+    """`(folder, reason)` of the outermost folder on a path that holds no data, or None."""
+    for place in ("", *itertools.accumulate(folder.split("/"), "{}/{}".format)):
+        name = place.rpartition("/")[2].lower()
+        if name.startswith("."):
+            return place, "hidden"
+        if SYSTEM_FOLDER.fullmatch(name):
+            return place, "made by the system"
+        if place in own:
+            return place or ".", own[place]
+    return None
+
+
+def _why_no_image(source, name):
+    """ "" for an image, else the reason."""
+    if name.lower().endswith(IMAGE_SUFFIXES):
+        return ""
+    try:
+        start = read_bytes(source, name, 32)
+    except OSError as error:
+        return error.strerror
+    except DataError as error:
+        return str(error)
+    suffix = PurePosixPath(name).suffix.lower() or "no suffix"
+    return "" if IMAGE_START.match(start) else f"not an image ({suffix})"
 
 
 def file_status(root, name, skipped):
     """`(size, time)` of a file, or None, with the reason noted, where it cannot be used."""
     try:
         name.encode()
-        status = os.stat(os.path.join(root, name))
+        status = os.stat(_existing(root, name))
         if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES:
             return status.st_size, status.st_mtime_ns
         reason = TOO_LARGE if stat.S_ISREG(status.st_mode) else "not a file"
@@ -130,10 +228,27 @@ def file_status(root, name, skipped):
         reason = error.strerror
     except ValueError:
         reason = "its name is not UTF-8"
-    skipped[name.encode(errors="backslashreplace").decode()] = reason
+    skipped[_printable(name)] = reason
     return None
 
 
+def _printable(name):
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _existing(root, name):
+    """Path of a file, whose name may be written in composed or in decomposed letters."""
+    path = Path(root, name)
+    if name.isascii() or os.path.lexists(path):
+        return path
+    path = Path(root)
+    for part in PurePosixPath(name).parts:
+        forms = (part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD")))
+        path = next((path / form for form in forms if os.path.lexists(path / form)), path / part)
+    return path
+
+
 def file_stamp(name, size, time):
+    """uint64 number that changes with the name, size or time of a file."""
     content = f"{name}\0{size}\0{time}".encode()
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")

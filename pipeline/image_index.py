@@ -2,21 +2,16 @@
 
 import dataclasses
 import json
-import os
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.files import (
-    IMAGE_SUFFIXES,
-    DataError,
-    file_stamp,
-    read_bytes,
-    walk,
-)
+from pipeline.files import DataError, file_stamp, find_images, read_bytes
 from pipeline.forgeries import class_folders
-from pipeline.tables import split_of, table_rows
+from pipeline.layout import class_remarks, place_folders
+from pipeline.tables import table_rows
 
 PAIR_FOLDERS = {"similar_all_images", "dissimilar_all_images"}
 PAIR_NAME = re.compile(r".*/(similar|dissimilar)_(\d+)_(first|second)\.\w+")
@@ -41,7 +36,8 @@ class ImageIndex:
         pair_folds: Fold of each given pair, int array (n,), or None where no folds are named.
         forged: True for forgeries, bool array: images of nobody that imitate their label's class;
             None where there are none.
-        skipped: Name -> reason for what was left out.
+        skipped: Name -> reason for every other file that is there, or the folder it lies in.
+        remarks: Sentences for the user about what was made of the layout.
     """
 
     source: Path
@@ -57,6 +53,7 @@ class ImageIndex:
     pair_folds: np.ndarray | None = None
     forged: np.ndarray | None = None
     skipped: dict = dataclasses.field(default_factory=dict)
+    remarks: list = dataclasses.field(default_factory=list)
 
     def __len__(self):
         return len(self.names)
@@ -111,22 +108,18 @@ def read_index(source):
         )
     if source.suffix.lower() == ".csv":
         return _assemble(source, table_rows(source, skipped), skipped)
-    images, others = [], []
-    for name, size, time in walk(source, skipped):
-        if not name.lower().endswith(IMAGE_SUFFIXES):
-            others.append(name)
-        elif "/" not in name:
-            skipped[name] = "lies beside the class folders, not in one"
-        else:
-            images.append((name, file_stamp(name, size, time)))
-    images.sort()
-    if {name.split("/")[-2] for name, _ in images} >= PAIR_FOLDERS:
+    found = find_images(source, skipped).items()
+    images = sorted((name, file_stamp(name, *stamp)) for name, stamp in found)
+    if {name.rpartition("/")[0].rpartition("/")[2] for name, _ in images} >= PAIR_FOLDERS:
         index = _assemble(source, _pair_rows(images, skipped), skipped)
         left, right = _neighbours(index.groups).T
         index.pairs = np.stack([left, right, index.labels[left] == index.labels[right]], axis=1)
         return index
-    rows = _class_rows(source, images, _leaves(source, others), skipped)
-    return _assemble(source, rows, skipped, others)
+    remarks = []
+    rows = _class_rows(images, _leaves(source, skipped), skipped, remarks)
+    index = _assemble(source, rows, skipped)
+    index.remarks = remarks + index.remarks
+    return index
 
 
 def _neighbours(values):
@@ -136,12 +129,13 @@ def _neighbours(values):
     return np.stack([order[same], order[same + 1]], axis=1)
 
 
-def _leaves(source, others):
+def _leaves(source, skipped):
     """Stem -> leaves from `leaf-map.json`, by which PlantVillage names photographs of one leaf."""
-    maps = [name for name in others if name.rpartition("/")[2] == "leaf-map.json"]
+    maps = [name for name in skipped if name.rpartition("/")[2] == "leaf-map.json"]
     if not maps:
         return {}
     path = min(maps, key=len)
+    del skipped[path]
     try:
         leaves = json.loads(read_bytes(source, path))
         leaves = {stem.lower(): [of] if isinstance(of, str) else of for stem, of in leaves.items()}
@@ -159,41 +153,23 @@ def _leaf(stem, label, leaves):
     return next((leaf for leaf in found if leaf and leaf.startswith(label)), found[0])
 
 
-def _without_shared_start(folders):
-    """Drops the leading parts that all folders share, down to the class folder."""
-    shared = len(os.path.commonprefix([*folders.values()]))
-    shared = min(shared, min(map(len, folders.values()), default=1) - 1)
-    return {folder: parts[shared:] for folder, parts in folders.items()}
-
-
 # Each layout gives rows of (name, stamp, label, group or None, split or None, forged).
 
 
-def _class_rows(source, images, leaves, skipped):
+def _class_rows(images, leaves, skipped, remarks):
     """The folder of an image is its class, below train/ and test/ where there are such."""
     of_images = class_folders([name for name, _ in images])
-    folders = {folder for folder, _ in of_images.values()}
-    folders = _without_shared_start({folder: folder.split("/") for folder in folders})
-    splits = {folder: split_of(parts[0]) for folder, parts in folders.items()}
-    if len({*splits.values()} - {None}) < 2:  # one alone may be a class of that name
-        splits = dict.fromkeys(folders)
-    else:
-        folders = {folder: parts[1:] for folder, parts in folders.items() if splits[folder]}
-        if not all(folders.values()):
-            raise DataError(
-                f"Images lie directly in a split folder of '{source}'. Expected class folders "
-                "inside train/ and test/."
-            )
-        folders = _without_shared_start(folders)
-    labels = {folder: "/".join(parts) for folder, parts in folders.items()}
+    counts = Counter(folder for folder, _ in of_images.values())
+    places, reasons, found = place_folders(counts)
+    remarks += found
     for name, stamp in images:
         folder, forged = of_images[name]
-        if folder not in labels:
-            skipped[name] = "lies beside train/ and test/, not in one"
+        if folder not in places:
+            skipped[name] = reasons[folder]
             continue
-        stem = name.rpartition("/")[2].rpartition(".")[0].lower()
-        leaf = leaves and _leaf(stem, labels[folder], leaves)
-        yield name, stamp, labels[folder], leaf or None, splits[folder], forged
+        label, split = places[folder]
+        leaf = leaves and _leaf(name.rpartition("/")[2].rpartition(".")[0].lower(), label, leaves)
+        yield name, stamp, label, leaf or None, split, forged
 
 
 def _pair_rows(images, skipped):
@@ -213,14 +189,16 @@ def _pair_rows(images, skipped):
         yield name, stamp, label, pair, None, False
 
 
-def _assemble(source, rows, skipped, others=()):
+def _assemble(source, rows, skipped):
     """Numbers the classes, families and groups of a layout's rows."""
     columns = list(zip(*_without_orphans(list(rows), skipped), strict=True))
     if not columns:
-        left = sorted([*others, *(f"{name}: {why}" for name, why in skipped.items())])
+        reasons = Counter(skipped.values()).most_common(5)
+        found = "".join(f"; {count} x {why}" for why, count in reasons)
+        first = next(iter(skipped), None)
         raise DataError(
-            f"No images in class folders. Received: '{source}' with {len(left)} files"
-            f"{' (' + ', '.join(left[:3]) + ')' if left else ''}. Expected one sub-folder "
+            f"No images in class folders. Received: '{source}' with {len(skipped)} files{found}"
+            f"{f' (first: {first})' if first else ''}. Expected one sub-folder "
             "per class with the images of that class in it, or a CSV whose paths exist."
         )
     names, stamps, labels, groups, splits, forged = columns
@@ -240,6 +218,7 @@ def _assemble(source, rows, skipped, others=()):
         splits=np.array(splits) if any(splits) else None,
         forged=np.array(forged) if any(forged) else None,
         skipped=skipped,
+        remarks=list(class_remarks(class_names)),
     )
 
 

@@ -1,0 +1,125 @@
+"""What folders are named after: classes, families, splits. Names alone; no file is read."""
+
+import os
+import unicodedata
+from collections import Counter, defaultdict
+
+from pipeline.tables import split_of
+
+MOST_PARENTS = 5  # of equal class names: more are families, as alphabets are
+SHOWN = 3  # names in a remark
+
+
+def place_folders(counts):
+    """Class and split of each folder that holds images.
+
+    The folder of an image is its class, without the part of its path that names a split: two
+    splits side by side, or all folders in some split, at any depth.
+
+    Args:
+        counts: Folder ("train/oak", "" for the data set's own) -> number of images directly in it.
+
+    Returns:
+        `(places, reasons, remarks)`: folder -> (class, split or None); folder -> why its images
+        are not used; sentences for the user.
+    """
+    reasons = {"": "lies beside the class folders, not in one"}
+    folders = _without_shared_start({name: tuple(name.split("/")) for name in counts if name})
+    at, remarks = _split_parts(folders), []
+    splits = {name: split_of(folders[name][where]) for name, where in at.items()}
+    if at:
+        reasons |= dict.fromkeys(
+            folders.keys() - at.keys(), "lies beside train/ and test/, not in one"
+        )
+        classes = _without_splits({name: folders[name] for name in at}, at)
+        why = "lies directly in a folder of a split, in no class folder"
+        reasons |= {name: why for name, parts in classes.items() if not parts}
+        folders = _without_shared_start({name: parts for name, parts in classes.items() if parts})
+    elif named := sorted({part for parts in folders.values() for part in parts if split_of(part)}):
+        remarks.append(
+            f"Folders called {_some(named)} are taken for classes: a split needs another one "
+            "beside it (train, val, test), and most folders below them."
+        )
+    places = {name: ("/".join(parts), splits.get(name)) for name, parts in folders.items()}
+    return places, reasons, [*remarks, *_nested(places, counts)]
+
+
+def _without_shared_start(folders):
+    """Drops the leading parts that all folders share, down to the class folder."""
+    shared = len(os.path.commonprefix([*folders.values()]))
+    shared = min(shared, min(map(len, folders.values()), default=1) - 1)
+    return {name: parts[shared:] for name, parts in folders.items()}
+
+
+def _split_parts(folders):
+    """Folder -> which part of its path names its split; empty where there are no splits."""
+    beside = defaultdict(set)  # the path above -> splits named there
+    for parts in folders.values():
+        for at, part in enumerate(parts):
+            beside[parts[:at]].add(split_of(part))
+    named = {
+        name: [at for at, part in enumerate(parts) if split_of(part)]
+        for name, parts in folders.items()
+    }
+    if not all(named.values()) or len({split_of(folders[n][at[0]]) for n, at in named.items()}) < 2:
+        named = {
+            name: [at for at in places if len(beside[folders[name][:at]] - {None}) > 1]
+            for name, places in named.items()
+        }
+    found = {name: places[0] for name, places in named.items() if places}
+    return found if 2 * len(found) >= len(folders) else {}
+
+
+def _without_splits(folders, at):
+    """Folder -> parts of its path but the split, and a folder of the same name alone in it."""
+    inside = defaultdict(set)
+    for name, parts in folders.items():
+        inside[parts[: at[name] + 1]] |= {*parts[at[name] + 1 : at[name] + 2]}
+    left = {}
+    for name, parts in folders.items():
+        split, below = parts[at[name]], inside[parts[: at[name] + 1]]
+        doubled = len(below) == 1 and split_of(min(below)) == split_of(split)
+        left[name] = parts[: at[name]] + parts[at[name] + 1 + doubled :]
+    return left
+
+
+def _nested(places, counts):
+    """A remark where a class folder holds class folders."""
+    above = {name[:at] for name in places for at, sign in enumerate(name) if sign == "/"}
+    if both := sorted(above & places.keys()):
+        shown = _some([f"'{name}' ({counts[name]})" for name in both])
+        yield (
+            f"Images lie in {shown} and in folders below: each folder is a class of its own. "
+            "If they show the same, move them into one folder."
+        )
+
+
+def class_remarks(class_names):
+    """Sentences about classes whose names are suspiciously alike."""
+    written = defaultdict(list)
+    for name in class_names:
+        written[unicodedata.normalize("NFKC", name).casefold().strip()].append(name)
+    if twins := [" and ".join(map(repr, names)) for names in written.values() if len(names) > 1]:
+        yield (
+            f"Classes whose names differ only in case, spaces or encoding: {_some(twins)}. "
+            "They are taken as different; rename one if they are the same."
+        )
+    below = defaultdict(set)
+    for name in class_names:
+        parent, _, own = name.rpartition("/")
+        below[parent].add(own)
+    times = Counter(name for names in below.values() for name in names)
+    shared = sorted(name for name, count in times.items() if count > 1)
+    alike = [len(names & {*shared}) * 2 > len(names) for names in below.values()]
+    if 2 <= len(below) <= MOST_PARENTS and sum(alike) >= 2:
+        parents = _some(sorted(map(repr, below)))
+        yield (
+            f"Classes of the same names ({_some(shared)}) lie in {parents}: they are taken "
+            "as different. Are they parts of one data set? Then join the folders, or name them "
+            "train, val and test."
+        )
+
+
+def _some(names):
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
