@@ -2,7 +2,7 @@
 to publish.
 
 python evaluate.py RUN                  its own held-out images: known and unseen classes
-python evaluate.py RUN --data PATH      another folder, all of whose classes count as unseen
+python evaluate.py RUN --data PATH      another folder, without what the run was trained on
 python evaluate.py RUN --protocol omniglot-lake --data ZIP    a published protocol
 """
 
@@ -27,13 +27,15 @@ from pipeline.image_index import read_index
 from run_directory import RunDirectory, RunError
 
 
-def evaluate(run, data=None, *, protocol=None, verbose=1, **options):
+def evaluate(run, data=None, *, protocol=None, strict=False, verbose=1, **options):
     """Scores a finished run on images that it was not trained on.
 
     Args:
         run: A `RunDirectory`, its path, or what `train.train` returns.
         data: Folder, .zip or .csv to score on; None: what the run kept for test.
         protocol: One of `protocols.PROTOCOLS`, on `data`; None: verification and few-shot.
+        strict: Whether images of `data` that the run was trained on are an error; else they are
+            left out.
         verbose: 0 prints nothing.
         options: Fields of `scores.Options`: `ways`, `shots`, `trials`, `seed`.
 
@@ -50,7 +52,9 @@ def evaluate(run, data=None, *, protocol=None, verbose=1, **options):
             stack.enter_context(contextlib.redirect_stdout(nothing))
             stack.enter_context(contextlib.redirect_stderr(nothing))
         run, encoder, distance = _load(run)
-        metrics, held_out = _score(run, encoder, distance, data, protocol, Options(**options))
+        metrics, held_out = _score(
+            run, encoder, distance, data, protocol, strict, Options(**options)
+        )
         print(*score_lines(metrics), sep="\n")
         return metrics, draw_figures(metrics, held_out)
 
@@ -67,7 +71,7 @@ def _load(run):
     return directory, directory.load_encoder(), directory.load_distance()
 
 
-def _score(run, encoder, distance, data, protocol, options):
+def _score(run, encoder, distance, data, protocol, strict, options):
     """`(metrics, held_out)`: a dict for `metrics.json`, and the list of `HeldOut` behind it."""
     weights = run.config.weights
     metrics = {"run": run.path.name, "data": data and Path(data).name, "seed": options.seed}
@@ -76,7 +80,7 @@ def _score(run, encoder, distance, data, protocol, options):
         metrics["protocol"] = lake_scores(data, encoder, run.config, distance)
         return metrics, []
     decision, held_out = run.read_json("threshold.json"), []
-    dataset, sides = held_out_rows(run, data)
+    dataset, sides, metrics["left_out"] = held_out_rows(run, data, strict)
     for name, rows in sides.items():
         rng = np.random.default_rng([options.seed, SEEDS["pairs"]])
         try:
@@ -104,6 +108,7 @@ def parse(args):
     add("--shots", type=int, nargs="+", default=Options.shots, help="K references")
     add("--trials", type=int, default=Options.trials)
     add("--seed", type=int, default=Options.seed, help="of pairs and trials")
+    add("--strict", action="store_true", help="images of --data trained on are an error")
     add("--out", help="folder for the results; in the run by default")
     return parser.parse_args(args)
 
@@ -117,7 +122,7 @@ def main(args=None):
             read_index(given.data)  # a wrong path is told before Keras is imported
         start_keras()
         run, encoder, distance = _load(given.run)
-        asked = given.data, given.protocol, options
+        asked = given.data, given.protocol, given.strict, options
         metrics, held_out = _score(run, encoder, distance, *asked)
         print(*score_lines(metrics), sep="\n")
         out = _out(run, given)

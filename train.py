@@ -129,6 +129,8 @@ def _given(config, data, encoder):
 
 def _open(run, config, name, dataset=None):
     """`(RunDirectory, Dataset)`, with all that is known before Keras is needed."""
+    from evaluation.held_out import remember_trained
+
     _check_needs(config, run)
     dataset = dataset or load_data(config)
     if dataset.index.pairs is not None and config.sampling == "classes":
@@ -140,6 +142,7 @@ def _open(run, config, name, dataset=None):
     run = run or RunDirectory.create(config, name)
     run.write_splits(dataset.index, dataset.splits)
     run.write_json("reading.json", dataset.cache.ranges)
+    remember_trained(run, dataset)
     return run, dataset
 
 

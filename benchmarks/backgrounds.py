@@ -86,7 +86,7 @@ def main():
     parser.add_argument("--data")
     options = parser.parse_args()
     run = RunDirectory(options.run)
-    dataset, sides = held_out_rows(run, options.data)
+    dataset, sides, _ = held_out_rows(run, options.data)
     start_keras(0)
     encoder, rng = run.load_encoder(), np.random.default_rng(0)
     print("| classes | pixels | AUC | one-shot |", "|---|---|---|---|", sep="\n")

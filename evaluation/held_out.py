@@ -6,10 +6,13 @@ from collections.abc import Callable
 import numpy as np
 
 from evaluation import verification
+from pipeline.files import DataError
 from pipeline.image_cache import open_cache
 from pipeline.image_index import read_index
+from pipeline.near_duplicates import MOST_IMAGES, find_copies, thumbnails
 from pipeline.splits import unusable
 from prepare_data import Dataset
+from run_directory import RunError
 
 
 @dataclasses.dataclass
@@ -36,18 +39,27 @@ class HeldOut:
         return self.dataset.index.class_names[self.labels[position]]
 
 
-def held_out_rows(run, data):
-    """The images to score on: all of `data`, or else what the run kept for test.
+def held_out_rows(run, data=None, strict=False):
+    """The images to score on: what the run kept for test, or those of other data.
 
-    Returns a `Dataset`, and its rows by name, "known" or "unseen".
+    Args:
+        run: A `RunDirectory`.
+        data: Folder, .zip or .csv. Images that the run was trained or validated on are left out.
+        strict: Whether such images are an error.
+
+    Returns:
+        `(dataset, rows, left_out)`: a `Dataset`; "known" and "unseen" -> its rows; how many
+        images were left out, or None where the data are the run's own.
+
+    Raises:
+        DataError: If the data cannot be read, or hold trained images where `strict`.
     """
     config = dataclasses.replace(run.config, data_dir=str(data)) if data else run.config
     index = read_index(config.data_dir)
     cache = open_cache(index, config, run.ranges if data else None)
     dataset = Dataset(index, cache, splits=None)
     if data:
-        left_out = unusable(index, cache.digests, cache.unreadable)
-        return dataset, {"unseen": np.setdiff1d(np.arange(len(index)), list(left_out))}
+        return dataset, *_other_rows(run, dataset, strict)
     saved, sides = run.read_json("splits.json"), {}
     for name in ("known", "unseen"):
         rows = np.flatnonzero(np.isin(index.names, saved[f"test_{name}"]))
@@ -57,7 +69,76 @@ def held_out_rows(run, data):
             sides[name] = rows
         else:
             print(f"The run kept no test images of {name} classes.")
-    return dataset, sides
+    return dataset, sides, None
+
+
+def _other_rows(run, dataset, strict):
+    """`(rows by name, left_out)` of data that may hold what the run was trained on."""
+    index, cache = dataset.index, dataset.cache
+    usable = np.ones(len(index), bool)
+    usable[list(unusable(index, cache.digests, cache.unreadable))] = False
+    equal, alike, classes = trained_on(run, dataset)
+    trained = usable & (equal | alike)
+    trained_labels = np.unique(index.labels[trained])
+    left_out = {
+        "images": int(trained.sum()),
+        "of": int(usable.sum()),
+        "near_duplicates": int((trained & ~equal).sum()),
+        "classes": len(trained_labels),
+    }
+    said = (
+        f"{left_out['images']} of {left_out['of']} images of '{index.source.name}', of "
+        f"{len(trained_labels)} classes, were trained or validated on "
+        f"({left_out['near_duplicates']} as near-duplicates)"
+    )
+    if strict and trained.any():
+        raise DataError(f"{said}. Remove them, or leave them out: without --strict.")
+    print(f"{said}: left out." if trained.any() else f"{said}.")
+    known = np.isin(index.class_names, classes)
+    known[trained_labels] = True
+    # What shows the same thing as a trained image says nothing new either.
+    free = usable & ~np.isin(index.groups, index.groups[trained])
+    sides = {"known": free & known[index.labels], "unseen": free & ~known[index.labels]}
+    return {name: np.flatnonzero(rows) for name, rows in sides.items() if rows.any()}, left_out
+
+
+def remember_trained(run, dataset):
+    """Writes `trained_on.npz`, by which training and validation images are recognised later."""
+    index, cache, splits = dataset.index, dataset.cache, dataset.splits
+    rows = np.concatenate([splits.train, splits.val])
+    small = thumbnails(cache.pixels)[rows] if len(index) <= MOST_IMAGES else np.zeros((0, 32, 32))
+    labels = np.unique(index.labels[rows])
+    arrays = {
+        "digests": cache.digests[rows],
+        "thumbnails": small.astype(np.uint8),
+        "classes": np.array([index.class_names[label] for label in labels]),
+    }
+
+    def write(path):
+        with open(path, "wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    run.write("trained_on.npz", write)
+
+
+def trained_on(run, dataset):
+    """Which images of a `Dataset` a run was trained or validated on.
+
+    Returns:
+        `(equal, alike, classes)`: boolean arrays (images,), the same file and a near-duplicate;
+        the names of the classes trained on.
+    """
+    if not (run / "trained_on.npz").exists():
+        raise RunError(f"'{run.path}' does not say what it was trained on. Train it anew.")
+    with np.load(run / "trained_on.npz") as file:
+        digests, small, classes = (file[name] for name in ("digests", "thumbnails", "classes"))
+    equal = np.isin(dataset.cache.digests, digests)
+    links = np.zeros((0, 2), int)
+    if len(small) and len(equal) <= MOST_IMAGES:
+        theirs = thumbnails(dataset.pixels)
+        links = find_copies(np.concatenate([small.astype(np.float32), theirs]))
+    across = links[(links[:, 0] < len(small)) & (links[:, 1] >= len(small)), 1] - len(small)
+    return equal, np.isin(np.arange(len(equal)), across), classes
 
 
 def embed_set(name, dataset, rows, encoder, distance, rng):

@@ -30,17 +30,17 @@ TINY = (
 ).split()
 
 
-def noise_folder(folder, num_classes=8, per_class=14):
+def noise_folder(folder, num_classes=8, per_class=14, name="class", seed=0):
     """Classes of noise about a colour each; the border is grey, so that it tells nothing."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for label in range(num_classes):
         color = 75 + 100 * np.array([label & 1, label >> 1 & 1, label >> 2])
-        (folder / f"class{label}").mkdir(parents=True)
+        (folder / f"{name}{label}").mkdir(parents=True)
         for number in range(per_class):
             pixels = np.full((16, 16, 3), 128, np.uint8)
             inner = color + rng.normal(0, 40, (14, 14, 3))
             pixels[1:-1, 1:-1] = inner.clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / f"class{label}" / f"{number}.png")
+            Image.fromarray(pixels).save(folder / f"{name}{label}" / f"{number}.png")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,7 @@ def place(tmp_path_factory):
     """A folder with images and a finished run on them."""
     folder = tmp_path_factory.mktemp("evaluate")
     noise_folder(folder / "images")
+    noise_folder(folder / "fresh", name="new", seed=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert train.main(["leaves", "--data_dir", "images", *TINY, "--run_name", "run"]) == 0
@@ -89,9 +90,10 @@ def test_from_python_in_silence(here, capsys):
 
 
 def test_auc_is_that_of_the_saved_model(here):
-    metrics = score("--data", "images", "--out", "auc")
+    metrics = score("--data", "fresh", "--out", "auc")
     run = RunDirectory("runs/run")
-    dataset, sides = held_out_rows(run, "images")
+    dataset, sides, left_out = held_out_rows(run, "fresh")
+    assert left_out == {"images": 0, "of": 112, "near_duplicates": 0, "classes": 0}
     rows, rng = sides["unseen"], np.random.default_rng([0, SEEDS["pairs"]])
     left, right, same = verification_pairs(dataset, rows, rng)
     names = [dataset.index.source / dataset.index.names[row] for row in rows]
@@ -120,7 +122,7 @@ def scored(monkeypatch, encoder, distance=None, **options):
 
 
 def test_constant_network_scores_one_in_n_and_a_perfect_one_all(here, monkeypatch):
-    asked = {"data": "images", "ways": (2, 5, 8)}
+    asked = {"data": "fresh", "ways": (2, 5, 8)}
     result = scored(monkeypatch, constant_encoder(16), **asked)["unseen"]
     for row in result["few_shot"]:
         assert row["model"]["accuracy"] == pytest.approx(1 / row["ways"])
@@ -138,7 +140,7 @@ def test_a_learned_distance_counts_everywhere(here, tmp_path, monkeypatch):
         assert left.dtype == right.dtype == np.float32 and left.shape == right.shape
         return 1 - np.tanh(np.abs(left - right).sum(axis=1) / 100)
 
-    result = scored(monkeypatch, mean_colour_encoder(16), contrary, data="images")["unseen"]
+    result = scored(monkeypatch, mean_colour_encoder(16), contrary, data="fresh")["unseen"]
     assert result["auc"] == result["retrieval"]["recall_at_1"] == 0
     assert all(row["model"]["accuracy"] == 0 for row in result["few_shot"])
     lake_zip(tmp_path / "all_runs.zip")
@@ -148,8 +150,8 @@ def test_a_learned_distance_counts_everywhere(here, tmp_path, monkeypatch):
 
 
 def test_background_that_gives_the_class_away_is_warned_of(here, tmp_path):
-    assert not score("--data", "images", "--out", "fine")["unseen"]["warnings"]
-    shutil.copytree("images", tmp_path / "framed")
+    assert not score("--data", "fresh", "--out", "fine")["unseen"]["warnings"]
+    shutil.copytree("fresh", tmp_path / "framed")
     for path in (tmp_path / "framed").rglob("*.png"):
         pixels = np.array(Image.open(path))
         shade = 20 + 25 * int(path.parent.name[-1])
@@ -159,12 +161,43 @@ def test_background_that_gives_the_class_away_is_warned_of(here, tmp_path):
     assert warnings and "without looking at the object" in warnings[0]
 
 
+def test_what_was_trained_on_is_recognised_and_left_out(here, tmp_path, capsys):
+    splits = json.loads(Path("runs/run/splits.json").read_text())
+    copied, encoded, mirrored = splits["train"][:3]
+    noise_folder(tmp_path / "mixed", 2, 5, seed=2)  # known by the name of their class
+    noise_folder(tmp_path / "mixed", 2, 5, name="new", seed=3)
+    shutil.copy(Path("images") / copied, tmp_path / "mixed/new0/copy.png")
+    larger = Image.open(Path("images") / encoded).resize((64, 64), Image.Resampling.BICUBIC)
+    larger.save(tmp_path / "mixed/class0/larger.jpg")
+    mirror = np.asarray(Image.open(Path("images") / mirrored))[:, ::-1]
+    Image.fromarray(mirror).save(tmp_path / "mixed/class1/mirror.png")
+    dataset, sides, left_out = held_out_rows(RunDirectory("runs/run"), tmp_path / "mixed")
+    assert left_out == {"images": 3, "of": 23, "near_duplicates": 2, "classes": 3}
+    names = {side: {*dataset.index.names[rows]} for side, rows in sides.items()}
+    assert names["known"] == {
+        f"{c}/{n}.png" for c in ("class0", "class1", "new0") for n in range(5)
+    }
+    assert names["unseen"] == {f"new1/{n}.png" for n in range(5)}
+    assert evaluate.main(["runs/run", "--data", str(tmp_path / "mixed"), "--strict"]) == 2
+    assert "3 of 23 images of 'mixed', of 3 classes, were trained" in capsys.readouterr().err
+
+
+def test_the_runs_own_folder_gives_its_own_held_out_images(here):
+    run = RunDirectory("runs/run")
+    _, sides, _ = held_out_rows(run)
+    _, others, left_out = held_out_rows(run, "images")
+    assert {name: rows.tolist() for name, rows in sides.items()} == {
+        name: rows.tolist() for name, rows in others.items()
+    }
+    assert left_out["images"] == 112 - sum(map(len, sides.values()))
+
+
 @pytest.mark.parametrize(
     ("classes", "per_class", "message"),
     [(1, 5, "at least 2 classes"), (4, 1, "at least 2"), (3, 3, "6 images each")],
 )
 def test_too_little_data_is_a_sentence(here, tmp_path, capsys, classes, per_class, message):
-    noise_folder(tmp_path / "few", classes, per_class)
+    noise_folder(tmp_path / "few", classes, per_class, name="few", seed=2)
     status = evaluate.main(["runs/run", "--data", str(tmp_path / "few"), "--out", str(tmp_path)])
     captured = capsys.readouterr()
     assert message in captured.out + captured.err

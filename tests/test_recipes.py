@@ -1,6 +1,7 @@
 """Every published recipe trains, ends with a model that loads, and is scored, at its own size."""
 
 import csv
+import itertools
 import json
 
 import numpy as np
@@ -28,9 +29,9 @@ def test_every_config_is_tried():
 def test_recipe_trains_and_is_scored(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
-    for folder in range(8):  # four families of two classes
+    for folder, of in itertools.product(range(8), ("images", "fresh")):  # four families of two
         for number in range(10):
-            path = tmp_path / f"images/family{folder // 2}/class{folder}/{number}.png"
+            path = tmp_path / f"{of}/family{folder // 2}/{of}{folder}/{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             pixels = 30 * folder + rng.integers(0, 30, (20, 20, 3))
             Image.fromarray(pixels.astype(np.uint8)).save(path)
@@ -41,6 +42,6 @@ def test_recipe_trains_and_is_scored(name, tmp_path, monkeypatch):
     with open(run / "history.csv") as file:
         assert np.isfinite(float(next(csv.DictReader(file))["val_loss"]))
     few = ["--ways", "5", "--shots", "1", "--trials", "50"]
-    assert evaluate.main([str(run.path), "--data", "images", *few]) == 0
-    scores = json.loads((run / "evaluation-images/metrics.json").read_text())["unseen"]
+    assert evaluate.main([str(run.path), "--data", "fresh", *few]) == 0
+    scores = json.loads((run / "evaluation-fresh/metrics.json").read_text())["unseen"]
     assert 0 <= scores["auc"] <= 1
