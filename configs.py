@@ -41,6 +41,7 @@ class Config:
     channels: Literal[1, 3] = 3  # grey or colour
     max_classes: Annotated[int, 2, 1_000_000] | None = None  # the first ones by name
     max_images_per_class: Annotated[int, 2, 1_000_000] | None = None  # a seeded choice
+    pair_label: Literal["same", "different"] | None = None  # label 1 of a list of pairs means this
     on_bad_image: Literal["skip", "error"] = "skip"  # skipped ones are listed with their reason
     unseen_share: Part = 0.25  # of the classes, kept out of training whole, for test
     test_share: Annotated[float, 0.0, 0.79] = 0.15  # of the images of each known class, for test

@@ -72,7 +72,7 @@ def load_data(config, report=print):
                 report(f"No data at hand: drawing leaves into {DRAWN_LEAVES}, once.")
                 script = Path(__file__).parent / "data" / "draw_leaves.py"
                 runpy.run_path(str(script))["draw_leaves"](DRAWN_LEAVES, report=report)
-    index = read_index(config.data_dir)
+    index = read_index(config.data_dir, config.pair_label)
     if index.pairs is None and (config.max_classes or config.max_images_per_class):
         limits = config.max_classes, config.max_images_per_class
         index = index.limited(*limits, np.random.default_rng([config.seed, 5]))
@@ -195,7 +195,7 @@ def inventory(dataset):
     for name, rows in splits.items():
         classes = len(np.unique(index.labels[rows]))
         lines.append(f"  {name + ':':<17} {len(rows)} images of {classes} classes")
-    if single and index.pairs is None:
+    if single and index.classes_known:
         lines.append(f"Note: {len(single)} classes of one image are impostors only{_some(single)}")
     lines += [f"Note: {remark}" for remark in splits.remarks]
     lines += _duplicate_lines(index, equal_files(cache.digests, cache.unreadable))
@@ -229,7 +229,7 @@ def _duplicate_lines(index, equal):
         yield "  " + " = ".join(index.names[row] for row in rows)
     classes = (sorted({index.class_names[index.labels[row]] for row in rows}) for rows in equal)
     crossing = Counter(" and ".join(names) for names in classes if len(names) > 1)
-    for names, count in crossing.items() if index.pairs is None else ():
+    for names, count in crossing.items() if index.classes_known else ():
         yield f"WARNING: {count} files lie in two classes, {names}: none of them is used."
 
 
@@ -264,6 +264,8 @@ def main(args=None):
     )
     datasets = download.DATASETS
     parser.add_argument("path", help=f"folder, .zip or .csv; or: {', '.join(datasets)}")
+    what = "what label 1 of a list of pairs means"
+    parser.add_argument("--pair_label", choices=("same", "different"), help=what)
     parser.add_argument("--image_size", type=int, default=Config.image_size)
     parser.add_argument("--out", default="contact_sheet.png", help="where the picture goes")
     options = parser.parse_args(args)
@@ -271,7 +273,8 @@ def main(args=None):
         path = options.path
         if path in datasets and not Path(path).exists():
             path = download.fetch(path, Path("data"))
-        dataset = load_data(Config(data_dir=str(path), image_size=options.image_size))
+        given = {"image_size": options.image_size, "pair_label": options.pair_label}
+        dataset = load_data(Config(data_dir=str(path), **given))
         print(*inventory(dataset), sep="\n")
         contact_sheet(dataset).save(options.out)
         print(f"Contact sheet: {options.out}")

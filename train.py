@@ -133,9 +133,9 @@ def _open(run, config, name, dataset=None):
 
     _check_needs(config, run)
     dataset = dataset or load_data(config)
-    if dataset.index.pairs is not None and config.sampling == "classes":
+    if not dataset.index.classes_known and config.sampling == "classes":
         raise RunError(
-            f"'{config.data_dir}' gives pairs, not classes. "
+            f"'{config.data_dir}' gives pairs, and no classes that agree with them. "
             "Use --sampling pairs --loss contrastive."
         )
     print(*inventory(dataset), sep="\n")
@@ -172,7 +172,7 @@ def _resolve(args):
         return run, run.config, run.path.name
     config, name = parse_command_line(args, "train.py")
     if config.data_dir != DRAWN_LEAVES and (not args or args[0].startswith("-")):
-        print(advice(read_index(config.data_dir)))
+        print(advice(read_index(config.data_dir, config.pair_label)))
     return None, config, name
 
 
@@ -246,7 +246,7 @@ def write_outputs(run, config, dataset, fitted):
     pairs = validator.left, validator.right
     distances = verification.pair_distances(embeddings, *pairs, distance)
     threshold = thresholds.choose_threshold(validator.same, distances, config.false_accept_rate)
-    if dataset.index.pairs is None:
+    if dataset.index.classes_known:
         unknown = thresholds.unknown_thresholds(embeddings, validator.labels, distance)
     else:  # of images of two pairs nobody knows whether they show the same
         unknown = thresholds.unknown_thresholds_of_pairs(distances[~validator.same])

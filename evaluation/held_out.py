@@ -55,7 +55,7 @@ def held_out_rows(run, data=None, strict=False):
         DataError: If the data cannot be read, or hold trained images where `strict`.
     """
     config = dataclasses.replace(run.config, data_dir=str(data)) if data else run.config
-    index = read_index(config.data_dir)
+    index = read_index(config.data_dir, config.pair_label)
     cache = open_cache(index, config, run.ranges if data else None)
     dataset = Dataset(index, cache, splits=None)
     if data:

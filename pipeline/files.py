@@ -33,6 +33,7 @@ OWN_FOLDERS = {  # by what lies in them
 }
 CONTACT_SHEET = "contact_sheet.png"
 OWN_FILES = {CONTACT_SHEET: "a contact sheet of this package"}
+TABLES = (".csv", ".tsv", ".txt")  # that name images beside them
 MAX_FILE_BYTES = 200_000_000  # a larger file is no photograph; it is skipped, and said
 TOO_LARGE = f"larger than {MAX_FILE_BYTES // 10**6} MB"
 BROKEN_ZIP = (zipfile.BadZipFile, UnicodeDecodeError, EOFError, struct.error, NotImplementedError)
@@ -93,7 +94,7 @@ def read_bytes(source, name, count=-1):
         DataError: If it is too large, or a damaged member of a zip.
     """
     source = Path(source)
-    if source.is_dir() or source.suffix.lower() == ".csv":
+    if source.is_dir() or source.suffix.lower() in TABLES:
         path = _existing(source if source.is_dir() else source.parent, name)
         if path.stat().st_size > MAX_FILE_BYTES:
             raise DataError(TOO_LARGE)

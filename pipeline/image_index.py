@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.files import DataError, file_stamp, find_images, read_bytes
+from pipeline.files import TABLES, DataError, file_stamp, find_images, read_bytes
 from pipeline.forgeries import class_folders
 from pipeline.layout import class_remarks, place_folders
+from pipeline.pair_lists import is_pair_list, pair_rows, read_pairs
 from pipeline.tables import table_rows
 
 PAIR_FOLDERS = {"similar_all_images", "dissimilar_all_images"}
@@ -36,6 +37,7 @@ class ImageIndex:
         pair_folds: Fold of each given pair, int array (n,), or None where no folds are named.
         forged: True for forgeries, bool array: images of nobody that imitate their label's class;
             None where there are none.
+        classes_known: False where `labels` are no more than what given genuine pairs join.
         skipped: Name -> reason for every other file that is there, or the folder it lies in.
         remarks: Sentences for the user about what was made of the layout.
     """
@@ -52,6 +54,7 @@ class ImageIndex:
     pairs: np.ndarray | None = None
     pair_folds: np.ndarray | None = None
     forged: np.ndarray | None = None
+    classes_known: bool = True
     skipped: dict = dataclasses.field(default_factory=dict)
     remarks: list = dataclasses.field(default_factory=list)
 
@@ -86,13 +89,16 @@ class ImageIndex:
         return self.class_families[self.labels]
 
 
-def read_index(source):
+def read_index(source, pair_label=None):
     """Finds the images of a data set and reads their classes from the layout.
 
     Args:
         source: Path of a folder or zip (`class/image`, `family/class/image`,
             `Crop___condition/image`, any of these inside `train/`, `val/`, `test/`, or pair
-            folders), or of a CSV with the columns `path,label[,group][,split][,forged]`.
+            folders), of a CSV with the columns `path,label[,group][,split][,forged]`, or of a list
+            of pairs.
+        pair_label: What label 1 means in a list of pairs, "same" or "different", where the list
+            does not say it.
 
     Returns:
         An `ImageIndex`.
@@ -106,13 +112,16 @@ def read_index(source):
             f"data_dir does not exist. Received: '{source}'. "
             "Expected a folder with one sub-folder of images per class, a .zip of one, or a .csv."
         )
-    if source.suffix.lower() == ".csv":
+    if source.suffix.lower() in TABLES:
+        if is_pair_list(source):
+            return _list_index(source, read_pairs(source, pair_label, skipped), skipped)
         return _assemble(source, table_rows(source, skipped), skipped)
     found = find_images(source, skipped).items()
     images = sorted((name, file_stamp(name, *stamp)) for name, stamp in found)
     if {name.rpartition("/")[0].rpartition("/")[2] for name, _ in images} >= PAIR_FOLDERS:
         index = _assemble(source, _pair_rows(images, skipped), skipped)
         left, right = _neighbours(index.groups).T
+        index.classes_known = False
         index.pairs = np.stack([left, right, index.labels[left] == index.labels[right]], axis=1)
         return index
     remarks = []
@@ -187,6 +196,19 @@ def _pair_rows(images, skipped):
             continue
         label = pair if kind == "similar" else f"{pair}_{side}"
         yield name, stamp, label, pair, None, False
+
+
+def _list_index(source, given, skipped):
+    """The index of a list of pairs, (left, right) -> (same, fold)."""
+    rows, known = pair_rows(source.parent, given)
+    index = _assemble(source, rows, skipped)
+    place = {name: row for row, name in enumerate(index.names.tolist())}
+    found = [(pair, said) for pair, said in given.items() if place.keys() >= {*pair}]
+    index.pairs = np.array([(*map(place.get, pair), same) for pair, (same, _) in found], int)
+    folds = [fold for _, (_, fold) in found]
+    index.pair_folds = _number(folds)[1] if None not in folds else None
+    index.classes_known = known
+    return index
 
 
 def _assemble(source, rows, skipped):

@@ -91,7 +91,7 @@ def equal_files(digests, skip=()):
 def unusable(index, digests, unreadable):
     """Row -> reason for images that are unreadable or lie in two classes with equal content."""
     reasons = dict(unreadable)
-    if index.pairs is not None:  # there every pair counts as classes of its own
+    if not index.classes_known:
         return reasons
     labels = training_labels(index)
     for rows in equal_files(digests, unreadable):
@@ -188,17 +188,27 @@ def _place_groups(rows, groups, shares, group_side, sides, rng):
 
 
 def _pair_sides(index, usable, groups, digests, config, left_out, remarks):
-    """Side of each row of a pair-folder layout, where only groups count."""
-    if np.bincount(groups[usable]).max(initial=0) > len(usable) / 2:
-        remarks.append("Images recur in many pairs: pairs across a split are left out.")
+    """Side of each row where pairs are given: whole groups, and whole chains of pairs if they can.
+
+    A pair that crosses is of no use, nor is an image none of whose pairs lies on its side.
+    """
+    pairs, limit = index.pairs[:, :2], len(usable) / 2
+    chains = join_groups(groups, pairs)
+    if np.bincount(chains[usable]).max(initial=0) <= limit:
+        groups = chains
+    elif np.bincount(groups[usable]).max(initial=0) > limit:
         groups = np.unique(digests, return_inverse=True)[1]
     sides, group_side = _blank(len(groups)), _blank(groups.max() + 1)
-    shares = {"val": config.val_share, "test_known": config.test_share}
-    _place_groups(usable, groups, shares, group_side, sides, np.random.default_rng(config.seed))
-    pairs = index.pairs[:, :2]
-    parted = pairs[sides[pairs[:, 0]] != sides[pairs[:, 1]]].ravel()
-    sides[parted] = ""
-    left_out |= dict.fromkeys(parted.tolist(), "the other image of its pair is on another side")
+    test = "test_unseen" if index.classes_known else "test_known"
+    share = config.unseen_share if index.classes_known else config.test_share
+    shares, rng = {"val": config.val_share, test: share}, np.random.default_rng(config.seed)
+    _place_groups(usable, groups, shares, group_side, sides, rng)
+    left, right = sides[pairs].T
+    if crossing := np.sum((left != right) & (left != "") & (right != "")):
+        remarks.append(f"{crossing} of {len(pairs)} given pairs cross a split: they are left out.")
+    lost = np.setdiff1d(usable, pairs[left == right])
+    sides[lost] = ""
+    left_out |= dict.fromkeys(lost.tolist(), "the other image of its pair is on another side")
     return sides
 
 
@@ -233,6 +243,15 @@ def _is_enough(labels):
 
 def _check_enough(index, splits):
     for name in ("train", "val"):
+        if index.pairs is not None:
+            inside = index.pairs[np.isin(index.pairs[:, :2], getattr(splits, name)).all(axis=1)]
+            genuine = int(inside[:, 2].sum())
+            if not 0 < genuine < len(inside):
+                raise DataError(
+                    f"Both kinds of pairs are needed in training and in validation. Received for "
+                    f"{name}: {genuine} genuine and {len(inside) - genuine} impostor pairs of "
+                    f"'{index.source}'. Change the held-out shares, or list more pairs."
+                )
         labels = training_labels(index)[getattr(splits, name)]
         if not _is_enough(labels):
             counts = np.bincount(labels, minlength=1)

@@ -29,7 +29,7 @@ def table_rows(source, skipped):
         if not label:
             skipped[name] = "no label in its line"
         elif name not in rows:
-            forged = _is_true(line.get("forged", ""), f"{source}, line {number}: forged")
+            forged = is_true(line.get("forged", ""), f"{source}, line {number}: forged")
             rows[name] = label, line.get("group") or name, split_of(split), forged
         elif rows[name][0] != label:  # the same label again, to balance classes, is one image
             skipped[name] = f"named with two labels, '{rows[name][0]}' and '{label}'"
@@ -40,7 +40,7 @@ def table_rows(source, skipped):
             yield name, file_stamp(name, *found), label, *others
 
 
-def _is_true(cell, what):
+def is_true(cell, what):
     """Whether a cell says 1, true, yes or y; an empty one says no. `what` it is, for the error."""
     if cell.strip().lower() not in (*YES, *NO):
         raise DataError(f"{what} must be 1 or 0, true or false, yes or no. Received: '{cell}'.")
@@ -48,29 +48,39 @@ def _is_true(cell, what):
 
 
 def _lines(source):
-    """Yields line number and cells by column: any usual separator and encoding, read strictly."""
-    text = _text(source)
-    head = text.partition("\n")[0]
+    """Yields line number and cells by column."""
+    (_, header), *rows = read_cells(source) or [(1, [])]
+    columns = [name.lower() for name in header]
+    if not {"path", "label"} <= set(columns):
+        raise DataError(
+            f"{source} needs a header with the columns path and label, or two paths and a label a "
+            f"line, as a list of pairs. Received the columns: {header}."
+        )
+    for number, cells in rows:
+        yield number, dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
+
+
+def read_cells(source):
+    """`(line number, cells)` of the lines of a table: any usual separator and encoding."""
+    text, rows = _text(source), []
+    head = "\n".join(text.strip().splitlines()[:2])
     separator = max(",;\t", key=head.count)
-    lines = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    form = {"delimiter": separator if separator in head else " ", "skipinitialspace": True}
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True, **form)
     try:
-        columns = {(name or "").strip().lower(): name for name in lines.fieldnames or []}
-        if not {"path", "label"} <= set(columns):
-            raise DataError(
-                f"{source} needs a header with the columns path and label. "
-                f"Received the columns: {lines.fieldnames}."
-            )
-        for line in lines:
-            cells = {name: line[column] or "" for name, column in columns.items() if name}
-            if "\n" in cells["path"] + cells["label"]:
-                raise DataError(
-                    f"{source}, line {lines.line_num}: a quote is not closed before it."
-                )
-            yield lines.line_num, cells
+        for cells in lines:
+            if any("\n" in cell for cell in cells):
+                raise csv.Error("a cell of several lines")
+            cells = [cell.strip() for cell in cells]
+            while cells and not cells[-1]:  # a separator at the end of a line
+                cells.pop()
+            if cells:
+                rows.append((lines.line_num, cells))
     except csv.Error as error:
         raise DataError(
             f"{source}, line {lines.line_num}: {error}. Is a quote not closed?"
         ) from error
+    return rows
 
 
 def _text(source):

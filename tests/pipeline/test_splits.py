@@ -236,7 +236,7 @@ def test_pairs_stay_whole(build_index):
         labels += [3 * pair, 3 * pair, 3 * pair + 1, 3 * pair + 2]
         groups += [2 * pair, 2 * pair, 2 * pair + 1, 2 * pair + 1]
         pairs += [(4 * pair, 4 * pair + 1, 1), (4 * pair + 2, 4 * pair + 3, 0)]
-    index = build_index(labels, groups=groups, pairs=np.array(pairs))
+    index = build_index(labels, groups=groups, pairs=np.array(pairs), classes_known=False)
     digests = distinct(index)
     digests[6] = digests[2]  # one image in two pairs keeps the pairs together
     splits = make_splits(index, digests, {}, CONFIG)

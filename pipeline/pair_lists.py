@@ -1,0 +1,174 @@
+"""Lists of pairs: two paths and a label a line, or LFW's `pairs.txt`, in any usual separator."""
+
+from pipeline.files import IMAGE_SUFFIXES, DataError, file_stamp, file_status
+from pipeline.forgeries import class_folders
+from pipeline.tables import is_true, read_cells
+
+SAYS_SAME = ("same", "genuine")  # columns in which 1 means that both images show one class
+LABELS = (*SAYS_SAME, "label", "target", "class", "y")  # in a list of more columns
+LFW_NAME = "{0}/{0}_{1:04d}.jpg"
+
+
+def is_pair_list(source):
+    """Whether a text file lists pairs, rather than an image a line."""
+    rows = read_cells(source)[:2]
+    if not rows or {"path", "label"} <= {cell.lower() for cell in rows[0][1]}:
+        return False
+    return bool(_lfw_pairs(rows)) or any(len(_paths(cells)) == 2 for _, cells in rows)
+
+
+def read_pairs(source, pair_label, skipped):
+    """The pairs of a list whose files exist; one listed twice or in both orders counts once.
+
+    Args:
+        source: Path of the list. Its paths are relative to it, or to a folder beside it.
+        pair_label: What label 1 means, "same" or "different", where no column says it.
+        skipped: Dict that gains what is left out -> reason.
+
+    Returns:
+        Dict: `(left, right)`, names relative to the folder of the list -> `(same, fold)`; the fold
+        is None where none is named.
+
+    Raises:
+        DataError: If the list cannot be read, or nobody says what label 1 means.
+    """
+    rows = read_cells(source)
+    pairs = _lfw_pairs(rows) or _labelled_pairs(source, rows, pair_label)
+    folder = _folder_of(source, [left for left, *_ in pairs])
+    names = {folder + name for left, right, *_ in pairs for name in (left, right)}
+    there = {name for name in names if file_status(source.parent, name, skipped)}
+    found, contradictory, missing = {}, set(), 0
+    for left, right, *said in pairs:
+        pair = folder + left, folder + right
+        pair = pair if pair[::-1] not in found else pair[::-1]
+        if left == right:
+            skipped[f"{left}, {right}"] = "a pair of an image with itself"
+        elif not there.issuperset(pair):
+            missing += 1
+        elif found.setdefault(pair, tuple(said))[0] != said[0]:
+            skipped[", ".join(pair)] = "listed as the same and as different"
+            contradictory.add(pair)
+    if missing:
+        skipped[f"{missing} pairs"] = "a file of theirs is missing"
+    return {pair: said for pair, said in found.items() if pair not in contradictory}
+
+
+def pair_rows(root, pairs):
+    """Rows of the images of some pairs, whose classes are their folders as far as the pairs agree.
+
+    Else classes are what genuine pairs join. Groups are folders where each genuine pair is of one.
+
+    Returns:
+        `(rows, known)`: `(name, stamp, class, group, None, forged)` of each image, and whether
+        classes are folders.
+    """
+    names = sorted({name for pair in pairs for name in pair})
+    folders = class_folders(names)
+    genuine = [pair for pair, (same, _) in pairs.items() if same]
+    own = {name: folder for name, (folder, forged) in folders.items() if not forged}
+    alike = {pair for pair in pairs if own.get(pair[0], pair[0]) == own.get(pair[1], pair[1])}
+    grouped = len(set(folders.values())) > 1 and alike.issuperset(genuine)
+    known, joined, rows = grouped and len(alike) == len(genuine), _joined(names, genuine), []
+    for name in names:
+        folder, forged = folders[name]
+        label, group = folder if known else joined[name], folder if grouped else joined[name]
+        stamp = file_stamp(name, *file_status(root, name, {}))
+        rows.append((name, stamp, label, group, None, forged and known))
+    return rows, known
+
+
+def _joined(names, pairs):
+    """Name -> the first name of those that pairs join it to, itself where there are none."""
+    first = {name: name for name in names}
+
+    def root(name):
+        while first[name] != name:
+            first[name] = name = first[first[name]]
+        return name
+
+    for left, right in pairs:
+        left, right = sorted((root(left), root(right)))
+        first[right] = left
+    return {name: root(name) for name in names}
+
+
+def _paths(cells):
+    """Which cells of a line name images."""
+    return [at for at, cell in enumerate(cells) if cell.lower().endswith(IMAGE_SUFFIXES)]
+
+
+def _labelled_pairs(source, rows, pair_label):
+    """`(left, right, same, fold)` of lines of two paths and a label, with or without a header."""
+    header = None if _paths(rows[0][1]) else [cell.lower() for cell in rows[0][1]]
+    rows = rows if header is None else rows[1:]
+    left, right = _paths(rows[0][1])
+    others = [at for at in range(len(rows[0][1])) if at not in (left, right)]
+    named = [at for at in others if header and header[at] in LABELS]
+    if len(named or others) != 1:
+        raise DataError(
+            f"{source}: expected two columns of paths and one label, called one of {LABELS} where "
+            f"there are more. Received: {header or rows[0][1]}."
+        )
+    (label,), what = named or others, f"{source}, line {{}}: label"
+    fold = header.index("fold") if header and "fold" in header else None
+    pairs = []
+    for number, cells in rows:
+        if len(cells) <= max(left, right, label):
+            raise DataError(f"{source}, line {number}: expected {len(rows[0][1])} cells. "
+                            f"Received: {cells}.")  # fmt: skip
+        names = (cells[at].replace("\\", "/") for at in (left, right))
+        said = is_true(cells[label], what.format(number))
+        pairs.append((*names, said, None if fold is None else cells[fold]))
+    says = "same" if header and header[label] in SAYS_SAME else None
+    means = _meaning(source, pairs, says, pair_label)
+    return [(left, right, said == (means == "same"), fold) for left, right, said, fold in pairs]
+
+
+def _meaning(source, pairs, says, pair_label):
+    """What label 1 means: as the column says, or as the user does; never guessed."""
+    if says and pair_label not in (None, says):
+        raise DataError(f"{source}: a column says that 1 means the same. Received: "
+                        f"pair_label='{pair_label}'. Leave it out.")  # fmt: skip
+    if says or pair_label:
+        return says or pair_label
+    shown = {
+        said: f"'{left}' and '{right}' have label {said:d}" for left, right, said, _ in pairs[::-1]
+    }
+    raise DataError(
+        f"{source} does not say what its labels mean. Look at two pairs: "
+        f"{'; '.join(shown.values())}. Then give --pair_label same if 1 means that both show the "
+        "same, else --pair_label different."
+    )
+
+
+def _lfw_pairs(rows):
+    """As `_labelled_pairs`, of lines `Name 1 4` and `NameA 1 NameB 2`; none if it is no such list.
+
+    The first line may tell how many pairs of a kind there are, or folds and pairs of a kind in each
+    (Huang et al., "Labeled Faces in the Wild", 2007).
+    """
+    pairs, fold_size = [], None
+    sizes = [int(cell) for cell in rows[0][1] if cell.isdecimal()]
+    if len(sizes) == len(rows[0][1]):
+        rows, fold_size = rows[1:], 2 * sizes[1] if len(sizes) == 2 else None
+    for at, (_, cells) in enumerate(rows):
+        numbers = [cell.isdecimal() for cell in cells]
+        if numbers not in ([False, True, True], [False, True, False, True]):
+            return []
+        name, first, *others = cells
+        other, second = (name, *others) if len(cells) == 3 else others
+        names = LFW_NAME.format(name, int(first)), LFW_NAME.format(other, int(second))
+        pairs.append((*names, len(cells) == 3, at // fold_size if fold_size else None))
+    return pairs
+
+
+def _folder_of(source, names):
+    """Below which folder beside the list its paths lie, `""` or as `test/`: where most exist."""
+    beside = sorted(path.name for path in source.parent.iterdir() if path.is_dir())
+    some = names[:: max(1, len(names) // 50)]
+
+    def count(folder):
+        there = sum((source.parent / folder / name).is_file() for name in some)
+        return there, not folder, folder[:-1] in source.stem.lower()
+
+    return max(["", *(f"{name}/" for name in beside)], key=count)

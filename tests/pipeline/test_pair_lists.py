@@ -1,0 +1,154 @@
+"""Lists of pairs as programs, people and LFW write them, and how their images are split."""
+
+import numpy as np
+import pytest
+
+from configs import Config
+from pipeline.image_index import DataError, read_index
+from pipeline.pairs import PairBatches
+from prepare_data import inventory, load_data
+
+FILES = ("a/1.png", "a/2.png", "b/1.png", "b/2.png")
+PAIRS = {("a/1.png", "a/2.png", 1), ("a/1.png", "b/1.png", 0), ("b/1.png", "b/2.png", 1)}
+
+
+def given(index):
+    """The pairs of an index as names and label."""
+    left, right, same = index.pairs.T
+    return set(zip(index.names[left], index.names[right], same.tolist(), strict=True))
+
+
+def write_list(folder, lines, name="pairs.csv"):
+    (folder / name).write_text("\n".join(lines) + "\n")
+    return folder / name
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", " ", "  "])
+@pytest.mark.parametrize("header", ["left right same", "genuine one other", "", "img1 img2 target"])
+def test_separators_and_headers(header, separator, write_images):
+    folder = write_images(*FILES)
+    turned = header.startswith("genuine")
+    says_same = "same" in header or turned
+    rows = [(*pair, same if says_same else 1 - same) for *pair, same in sorted(PAIRS)]
+    rows = [row[2:] + row[:2] if turned else row for row in rows]
+    lines = [
+        separator.join(map(str, row)) for row in ([tuple(header.split())] * bool(header)) + rows
+    ]
+    source = write_list(folder, lines)
+    if not says_same:
+        look = "'a/1.png' and 'a/2.png' have label 0.*pair_label same if 1 means"
+        with pytest.raises(DataError, match=look):
+            read_index(source)
+    index = read_index(source, None if says_same else "different")
+    assert given(index) == PAIRS and index.class_names == ["a", "b"] and index.classes_known
+    assert index.forged is None and index.pair_folds is None and not index.skipped
+
+
+def test_a_header_that_says_the_contrary(write_images):
+    source = write_list(write_images(*FILES), ["left,right,same", "a/1.png,a/2.png,1"])
+    with pytest.raises(DataError, match="1 means the same. Received: pair_label='different'"):
+        read_index(source, "different")
+
+
+def test_labelled_faces_in_the_wild(write_images):
+    people = [f"lfw/{who}/{who}_{n:04d}.jpg" for who in ("Ann", "Bo", "Cy") for n in (1, 2, 12)]
+    folder = write_images(*people, folder="sets")
+    lines = ["2\t2", "Ann\t1\t12", "Bo\t1\t2", "Ann\t1\tBo\t2", "Ann\t2\tCy\t1"]
+    lines += ["Bo\t2\t12", "Cy\t1\t2", "Bo\t1\tCy\t2", "Bo\t2\tCy\t12"]
+    index = read_index(write_list(folder, lines, "pairs.txt"))
+    expected = [("Ann", 1, "Ann", 12), ("Bo", 1, "Bo", 2), ("Ann", 1, "Bo", 2), ("Ann", 2, "Cy", 1)]
+    expected += [("Bo", 2, "Bo", 12), ("Cy", 1, "Cy", 2), ("Bo", 1, "Cy", 2), ("Bo", 2, "Cy", 12)]
+    assert given(index) == {
+        (f"lfw/{a}/{a}_{i:04d}.jpg", f"lfw/{b}/{b}_{j:04d}.jpg", int(a == b))
+        for a, i, b, j in expected
+    }
+    assert index.pair_folds.tolist() == [0] * 4 + [1] * 4
+
+
+def test_what_counts_once_and_what_is_left_out(write_images):
+    lines = ["left,right,same,fold", "a/1.png,a/2.png,1,x", "a/2.png,a/1.png,1,y"]
+    lines += ["a/1.png,b/1.png,0,y", "b/1.png,b/2.png,1,y", "b/2.png,b/1.png,0,y"]
+    lines += ["a/1.png,gone.png,0,y", "b/2.png,gone.png,0,y", "a/1.png,a/1.png,1,y"]
+    index = read_index(write_list(write_images(*FILES), lines))
+    assert given(index) == {("a/1.png", "a/2.png", 1), ("a/1.png", "b/1.png", 0)}
+    assert index.pair_folds.tolist() == [0, 1]
+    assert index.skipped == {
+        "gone.png": "No such file or directory",
+        "2 pairs": "a file of theirs is missing",
+        "b/1.png, b/2.png": "listed as the same and as different",
+        "a/1.png, a/1.png": "a pair of an image with itself",
+    }
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["a/1.png,a/2.png,maybe"], "line 1: label must be 1 or 0.*'maybe'"),
+        (["a/1.png,a/2.png,1", "a/1.png,b/1.png"], "line 2: expected 3 cells"),
+        (["left,right,x,z", "a/1.png,a/2.png,1,1"], "two columns of paths and one label"),
+        (["left,right,same", "no.png,none.png,1"], "No images.*first: no"),
+    ],
+)
+def test_lists_that_do_not_load(lines, message, write_images):
+    with pytest.raises(DataError, match=message):
+        read_index(write_list(write_images(*FILES), lines), "same")
+
+
+def signatures(write_images, writers="abcdefghij"):
+    """A list as a well-known set has it: label 1 means different, below `test/`, no header."""
+    names = {who: [f"{who}/{n}.png" for n in range(4)] for who in writers}
+    forged = {who: [f"{who}_forg/{n}.png" for n in range(3)] for who in writers}
+    folder = write_images(
+        *(f"test/{name}" for of in (names, forged) for who in of for name in of[who])
+    )
+    lines = []
+    for who in writers:
+        lines += [f"{names[who][0]},{other},0" for other in names[who][1:]]
+        lines += [f"{names[who][0]},{other},1" for other in forged[who]]
+    (folder / "train").mkdir()
+    return write_list(folder, [*lines, f"{names['a'][0]},{names['j'][0]},1"], "test_data.csv")
+
+
+def test_forgeries_of_a_list_and_writers_on_one_side(write_images, tmp_path):
+    source = signatures(write_images)
+    settings = {"data_dir": str(source), "pair_label": "different", "unseen_share": 0.3}
+    config = Config(cache_dir=str(tmp_path / "cache"), pairs_per_batch=40, **settings)
+    dataset = load_data(config)
+    index, splits = dataset.index, dataset.splits
+    assert index.classes_known and len(index.class_names) == 10 and index.forged.sum() == 30
+    assert all(index.forged[index.pairs[index.pairs[:, 2] == 1, :2]].ravel() == 0)
+    writers = [set(index.labels[rows].tolist()) for _, rows in splits.items()]
+    assert len(splits.test_unseen) and not len(splits.test_known)
+    assert sum(map(len, writers)) == 10 == len(set().union(*writers))
+    left, right, same = dataset.given_pairs(splits.train)
+    drawn = PairBatches(index, None, splits.train, config)
+    drawn = {tuple(pair) for step in range(40) for pair in np.stack(drawn.rows(step), axis=1)}
+    rows = splits.train[left], splits.train[right], same
+    assert drawn == {tuple(pair) for pair in np.stack(rows, axis=1)}
+    apart = index.labels[[list(index.names).index(f"test/{who}/0.png") for who in "aj"]]
+    if len({who in set(index.labels[splits.train].tolist()) for who in apart.tolist()}) > 1:
+        assert any("1 of 61 given pairs cross a split" in line for line in inventory(dataset))
+
+
+def test_images_in_one_folder_are_joined_by_genuine_pairs(write_images, tmp_path):
+    folder = write_images(*(f"{n}.png" for n in range(40)))
+    rows = [f"{n}.png,{n + 1}.png,1" for n in range(0, 40, 2)]
+    rows += [f"{n}.png,{(n + step) % 40}.png,0" for n in range(0, 40, 2) for step in (2, 4, 6, 8)]
+    source = write_list(folder, ["left,right,same", *rows])
+    config = Config(
+        data_dir=str(source), cache_dir=str(tmp_path / "cache"), test_share=0.2, val_share=0.3
+    )
+    dataset = load_data(config)
+    assert not dataset.index.classes_known and len(dataset.index.class_names) == 20
+    for name, rows in dataset.splits.items():
+        labels, counts = np.unique(dataset.index.labels[rows], return_counts=True)
+        assert (counts == 2).all() and len(labels) == {"test_unseen": 0}.get(name, len(labels))
+    assert any("given pairs cross a split" in line for line in inventory(dataset))
+
+
+def test_a_list_without_one_kind_in_training_says_so(write_images, tmp_path):
+    rows = [f"{who}/1.png,{who}/2.png,1" for who in "abcdef"]
+    names = [f"{who}/{n}.png" for who in "abcdef" for n in (1, 2)]
+    source = write_list(write_images(*names), ["left,right,same", *rows])
+    with pytest.raises(DataError, match="Both kinds of pairs.*genuine and 0 impostor"):
+        load_data(Config(data_dir=str(source), cache_dir=str(tmp_path / "cache")))
