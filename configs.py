@@ -72,7 +72,7 @@ class Config:
 
     # Network
     encoder: str = "compact"  # one of ENCODERS, or a network of keras.applications
-    weights: str | None = None  # pretrained: "imagenet", or a weights file; None: from nothing
+    weights: str | None = None  # "imagenet", a run directory or a weights file; None: from nothing
     embedding_dim: Annotated[int, 1, 16384] = 128  # numbers that describe an image
     unit_length: bool = True  # embeddings on the unit sphere: distances lie in 0..2
     distance: Literal["euclidean", "cosine", "l1", "l1_512"] = "euclidean"  # l1: learned
@@ -107,6 +107,7 @@ class Config:
     # The run
     runs_dir: str = "runs"  # run directories are made in here
     run_name: str | None = None  # None: <time>-<config>
+    own_parts: str | None = None  # encoder and loss that were given in Python, by name
     seed: Annotated[int, 0, 2**32 - 1] = 0  # of splits, weights, batches and augmentation
     deterministic: bool = False  # same bits every time, at some cost in speed
 
@@ -122,6 +123,7 @@ class Config:
     def _combinations(self):
         """Yields what must hold between fields, and what to say where it does not."""
         learned, held_out = self.distance in ("l1", "l1_512"), self.test_share + self.val_share
+        of_pairs = self.sampling == "pairs"
         yield (
             self.loss_name in LOSSES[self.sampling],
             f"loss='{self.loss}' does not go with sampling='{self.sampling}'. "
@@ -133,14 +135,17 @@ class Config:
             "(l1, l1_512) needs binary_crossentropy, and that loss needs one.",
         )
         yield (
-            not self.weights or self.encoder in ("vgg16", "efficientnet_lite0", *APPLICATIONS),
-            f"weights={self.weights!r} need a network that was trained before. Received: "
-            f"encoder='{self.encoder}'. Choose vgg16 or a network of keras.applications.",
+            self.weights != "imagenet"
+            or self.encoder in ("vgg16", "efficientnet_lite0", *APPLICATIONS),
+            f"No weights of ImageNet are known for encoder='{self.encoder}'. Choose "
+            "efficientnet_lite0, vgg16 or a network of keras.applications.",
         )
         yield (
-            not self.distillation or (self.weights and self.sampling == "classes"),
-            f"distillation={self.distillation} needs pretrained weights and sampling='classes'. "
-            f"Received: weights={self.weights}, sampling='{self.sampling}'. Set distillation=0.",
+            not self.distillation
+            or (self.weights and self.encoder == "efficientnet_lite0" and not of_pairs),
+            f"distillation={self.distillation} needs efficientnet_lite0 with weights, and "
+            f"sampling='classes'. Received: encoder='{self.encoder}', weights={self.weights!r}, "
+            f"sampling='{self.sampling}'. Set distillation=0.",
         )
         yield (
             not self.frozen_epochs or self.weights,

@@ -27,7 +27,6 @@ from training import devices
 # is told at once.
 
 FAILED, WRONG_INPUT = 1, 2  # exit statuses
-OWN_PARTS = "own_parts.json"  # names of parts that were given in Python
 MOST_SCORED = 400  # images of each split that the accuracies at the end are taken from
 PAIRS_SHOWN = 8  # of each kind, in pairs.png
 
@@ -71,7 +70,7 @@ def train(config, data=None, *, encoder=None, loss=None, callbacks=(), verbose=1
     """Trains from Python what the command line trains: a `TrainedRun`.
 
     Args:
-        config: A `Config`.
+        config: A `Config`; or the path of an unfinished run, which goes on.
         data: `(images, labels)`: a uint8 array or a list of paths, and classes; or a `Dataset`.
             None: `config.data_dir`. The size and channels of an array take the config's place.
         encoder: Any `keras.Model` from raw pixels to (batch, d), used as it is; its d takes the
@@ -86,18 +85,23 @@ def train(config, data=None, *, encoder=None, loss=None, callbacks=(), verbose=1
         TrainingFailed: If the loss or the embeddings went astray.
         KeyboardInterrupt: If Ctrl-C ended it.
     """
-    begin, own = time.monotonic(), {"encoder": encoder, "loss": loss}
-    own = {part: getattr(given, "name", str(given)) for part, given in own.items() if given}
+    begin, run = time.monotonic(), None
     parts = {"encoder": encoder, "loss": loss, "callbacks": callbacks}
     with contextlib.ExitStack() as stack:
         if not verbose:
             nothing = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nothing))
             stack.enter_context(contextlib.redirect_stderr(nothing))
-        config, dataset = _given(config, data, encoder)
-        run, dataset = _open(None, config, "python", dataset)
-        if own:
-            run.write_json(OWN_PARTS, own)
+        if isinstance(config, str | os.PathLike):
+            run = _unfinished(config)
+            config = run.config
+        config, dataset = _given(config, data, encoder, loss)
+        if run and run.config != config:
+            raise RunError(
+                f"'{run.path}' goes on with the data and the parts that it began with. Give them "
+                f"again. Expected: {run.config.own_parts or 'no own parts'}."
+            )
+        run, dataset = _open(run, config, "python", dataset)
         start_keras(config.seed, config.deterministic)
         with devices.scope(config):
             fitted = _train(run, config, dataset, begin, **parts)
@@ -112,19 +116,33 @@ def train(config, data=None, *, encoder=None, loss=None, callbacks=(), verbose=1
     return TrainedRun(run.path, history, threshold, fitted.encoder, fitted.model)
 
 
-def _given(config, data, encoder):
+def _given(config, data, encoder, loss):
     """`(config, Dataset or None)` with what is given from Python in the config's place."""
+    own = {"encoder": encoder, "loss": loss}
+    own = [f"{part} {_name(given)}" for part, given in own.items() if given is not None]
+    config = dataclasses.replace(config, own_parts=", ".join(own) or None)
+    if isinstance(data, Dataset):
+        config = dataclasses.replace(config, data_dir=str(data.index.source))
+    elif data is not None:
+        images, labels = data
+        if hasattr(images, "ndim") and images.ndim in (3, 4):
+            config = _shaped(config, (*images.shape[1:], 1)[:3])
+        source = keep_data(images, labels, config.cache_dir)
+        config, data = dataclasses.replace(config, data_dir=str(source)), None
     if encoder is not None:
         config = dataclasses.replace(config, embedding_dim=encoder.output_shape[-1])
-    if data is None or isinstance(data, Dataset):
-        return config, data
-    images, labels = data
-    if hasattr(images, "ndim") and images.ndim in (3, 4):
-        size, channels = images.shape[1:3], images.shape[3] if images.ndim == 4 else 1
-        shape = {"image_size": "x".join(map(str, size)), "channels": channels}
-        config = dataclasses.replace(config, **shape)
-    source = keep_data(images, labels, config.cache_dir)
-    return dataclasses.replace(config, data_dir=str(source)), None
+        if None not in encoder.input_shape[1:]:
+            config = _shaped(config, encoder.input_shape[1:])
+    return config, data
+
+
+def _shaped(config, shape):
+    height, width, channels = shape
+    return dataclasses.replace(config, image_size=f"{height}x{width}", channels=channels)
+
+
+def _name(part):
+    return getattr(part, "name", None) or getattr(part, "__name__", type(part).__name__)
 
 
 def _open(run, config, name, dataset=None):
@@ -149,31 +167,41 @@ def _open(run, config, name, dataset=None):
 def _check_needs(config, run):
     """Raises a RunError where a package or file that the training needs is not there."""
     weights, continues = config.weights, run and (run / STATE).exists()
-    fetched = weights in (None, "imagenet") or "://" in weights  # by Keras
-    if not (continues or fetched or Path(weights).exists()):
+    if not (continues or weights in (None, "imagenet") or Path(weights).exists()):
         raise RunError(
-            f"{config.backbone} cannot be filled with weights={weights!r}: no such file. Expected "
-            "'imagenet' (fetched once from the internet) or the weights file of this network "
-            "without its top."
+            f"weights={weights!r}: no such file. Expected 'imagenet', a finished run, or a weights "
+            "file of this network without its top."
         )
 
 
 def _resolve(args):
     """`(run to continue or None, config, name)` from the command line."""
     if args and Path(args[0]).is_dir():
-        run = RunDirectory(args[0])
-        if run.is_finished:
-            raise RunError(f"'{run.path}' is finished. Start a new run, or continue another.")
-        if (run / OWN_PARTS).exists():
-            own = ", ".join(run.read_json(OWN_PARTS).values())
-            raise RunError(f"'{run.path}' has parts of its own ({own}): train it from Python.")
+        run = _unfinished(args[0])
+        _no_own_parts(run.config)
         if len(args) > 1:
             raise RunError(f"A run continues with its own config. Received: {args[1:]}.")
         return run, run.config, run.path.name
     config, name = parse_command_line(args, "train.py")
+    _no_own_parts(config)
     if config.data_dir != DRAWN_LEAVES and (not args or args[0].startswith("-")):
         print(advice(read_index(config.data_dir, config.pair_label)))
     return None, config, name
+
+
+def _unfinished(path):
+    run = RunDirectory(path)
+    if run.is_finished:
+        raise RunError(f"'{run.path}' is finished. Start a new run, or continue another.")
+    return run
+
+
+def _no_own_parts(config):
+    if config.own_parts:
+        raise RunError(
+            f"This run has parts of its own ({config.own_parts}). Go on from Python: "
+            "train(RUN or Config, encoder=..., loss=...)."
+        )
 
 
 def _train(run, config, dataset, begin, **parts):

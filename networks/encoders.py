@@ -6,6 +6,7 @@ feature maps pooled, each of unit length, concatenated, and one dense layer, the
 """
 
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -193,21 +194,23 @@ def _backbone(name, input_shape, weights=None):
     return keras.Model(pixels, network(prepared), name="backbone")
 
 
-def pretrained_layers(encoder):
-    """The layers of an encoder that can hold pretrained weights: models within it."""
-    return [layer for layer in encoder.layers if layer.name in ("backbone", "lower", "upper")]
-
-
 def load_weights(encoder, config):
-    """Fills the pretrained part of an encoder with what `config.weights` names.
+    """Fills an encoder, but for its head, with what `config.weights` names.
+
+    A run directory gives all that it holds, its head too where that has the same shape.
+
+    Returns:
+        Whether the head is filled.
 
     Raises:
         WeightsError: If they cannot be had or do not fit.
     """
-    parts = pretrained_layers(encoder)
+    if Path(config.weights).is_dir():
+        return _copy_weights(_encoder_of_run(config.weights), encoder, config.weights)
+    parts = [part for part in encoder.layers if part.name in ("backbone", "lower", "upper")]
     if config.encoder == "efficientnet_lite0":
         pretrained.fill(parts, None if config.weights == "imagenet" else config.weights)
-        return
+        return False
     try:
         filled = _backbone(config.backbone, config.image_shape, config.weights)
     except Exception as error:  # the net, the disk, h5py: each has its own
@@ -217,6 +220,32 @@ def load_weights(encoder, config):
             "the weights file of this network without its top."
         ) from error
     parts[0].set_weights(filled.get_weights())
+    return False
+
+
+def _encoder_of_run(folder):
+    try:
+        return keras.saving.load_model(Path(folder, "encoder.keras"), compile=False)
+    except Exception as error:  # Keras, h5py, zip: each has its own
+        why = str(error).strip().splitlines()[0]
+        raise WeightsError(f"'{folder}' holds no encoder that loads: {why}") from error
+
+
+def _copy_weights(source, target, folder):
+    """Layer by layer; tells whether the head was of the same shape. A WeightsError elsewhere."""
+    both = [[layer for layer in model.layers if layer.weights] for model in (source, target)]
+    if len(both[0]) != len(both[1]):
+        raise WeightsError(f"'{folder}' holds another network. Set --encoder to the one it has.")
+    for giver, taker in zip(*both, strict=True):
+        given, taken = ([tuple(w.shape) for w in layer.weights] for layer in (giver, taker))
+        if given == taken:
+            taker.set_weights(giver.get_weights())
+        elif taker.name != HEAD:
+            raise WeightsError(
+                f"'{folder}' does not fit: layer '{taker.name}' has weights of {given} there, "
+                f"{taken} here. Take its encoder, image_size, channels and embedding_dim."
+            )
+    return given == taken
 
 
 ENCODERS = {

@@ -1,5 +1,8 @@
 """`train` from Python: arrays, paths, one's own network and loss, silence, errors as exceptions."""
 
+import dataclasses
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -60,9 +63,54 @@ def test_own_network_and_loss_on_arrays_in_silence(given, capsys):
     distances = run.model.predict([images, images[::-1]], verbose=0)
     np.testing.assert_allclose(distances[:, 0], np.linalg.norm(left - right, axis=1), atol=1e-4)
     assert left.shape == (60, 5) and run.threshold > 0
-    (run.path / "model.keras").unlink()  # as if it were not finished
-    assert command.main([str(run.path)]) == command.WRONG_INPUT
-    assert "skipping, squared): train it from Python" in capsys.readouterr().err
+    saved = json.loads((run.path / "config.json").read_text())
+    assert saved["own_parts"] == "encoder skipping, loss squared" and saved["embedding_dim"] == 5
+
+
+def test_a_run_with_own_parts_goes_on_from_python_alone(given, capsys):
+    class Killed(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise SystemExit
+
+    config = Config(**SMALL, run_name="run", deterministic=True)
+    keras.utils.set_random_seed(1)
+    own = skipping()
+    start = own.get_weights()
+    whole = train(dataclasses.replace(config, run_name="whole"), given, encoder=own, verbose=0)
+    own = skipping()
+    own.set_weights(start)
+    with pytest.raises(SystemExit):
+        train(config, given, encoder=own, callbacks=[Killed()], verbose=0)
+    for args in (["runs/run"], ["runs/run/config.json"]):
+        assert command.main(args) == command.WRONG_INPUT
+        assert "(encoder skipping). Go on from Python" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="Give them again. Expected: encoder skipping"):
+        train("runs/run", verbose=0)
+    run = train("runs/run", encoder=skipping(), verbose=0)
+    assert run.history["loss"] == whole.history["loss"]
+    pairs = zip(whole.encoder.get_weights(), run.encoder.get_weights(), strict=True)
+    assert all(np.array_equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize("encoder", ["compact", "spatial"])
+def test_weights_of_another_run(given, encoder, capsys):
+    """Other classes and another size: all but the head of a network of fixed size is taken over."""
+    first = train(Config(**SMALL, encoder=encoder), given, verbose=0)
+    images, labels = given
+    fresh = SMALL | {"epochs": 1, "encoder": encoder, "weights": str(first.path)}
+    still = train(Config(**fresh, learning_rate=1e-8), (images[:30], labels[:30]), verbose=0)
+    for one, other in zip(first.encoder.weights, still.encoder.weights, strict=True):
+        if "moving" not in one.path:
+            np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-4)
+    larger = images.repeat(2, axis=1).repeat(2, axis=2)
+    run = train(Config(**fresh), (larger, labels), verbose=0)
+    assert run.encoder.input_shape == (None, 32, 32, 3)
+    other = {"compact": "spatial", "spatial": "compact"}[encoder]
+    with pytest.raises(ValueError, match="another network|does not fit"):
+        train(Config(**fresh | {"encoder": other}), given, verbose=0)
+    with pytest.raises(ValueError, match="no such file"):
+        train(Config(**fresh | {"weights": "runs/none"}), given, verbose=0)
 
 
 def test_arrays_paths_and_a_data_set_give_the_same_pixels(given, tmp_path):
@@ -72,7 +120,7 @@ def test_arrays_paths_and_a_data_set_give_the_same_pixels(given, tmp_path):
         Image.fromarray(image).save(path)
     seen = []
     for data in (given, (paths, labels)):
-        config, _ = command._given(Config(**SMALL), data, None)
+        config, _ = command._given(Config(**SMALL), data, None, None)
         dataset = load_data(config)
         rows = range(len(dataset.index))
         seen.append({dataset.pixels[row].tobytes(): dataset.index.labels[row] for row in rows})

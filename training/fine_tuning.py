@@ -108,22 +108,23 @@ class UpperHalf:
     """What `fit.fit_encoder` trains in place of a whole encoder.
 
     Attributes:
-        encoder: From maps to embeddings; its head is fitted by whitening already.
+        encoder: From maps to embeddings; its head is fitted already.
         pixels: `LowerMaps`, what it takes of each row.
         batches: What it is trained on.
     """
 
     def __init__(self, dataset, config):
         self.whole, self.config = build_encoder(config), config
-        load_weights(self.whole, config)
+        filled = load_weights(self.whole, config)
         self.pixels = LowerMaps(self.whole.get_layer("lower"), dataset, config)
         maps = keras.Input(self.pixels.shape[2:], name="maps")
         outputs = unit_length(upper_half(maps, config.embedding_dim))
         self.encoder = keras.Model(maps, outputs, name="encoder")
-        self._copy(self.whole, self.encoder, ["upper"])
+        self._copy(self.whole, self.encoder, ["upper", "head"])
         rows, labels = dataset.splits.train, dataset.index.labels
-        features = embed(features_of(self.encoder), self.pixels, rows)
-        fit_head(self.encoder, features, labels[rows])
+        if not filled:
+            features = embed(features_of(self.encoder), self.pixels, rows)
+            fit_head(self.encoder, features, labels[rows])
         teacher = embed(self.encoder, self.pixels, rows)
         self.batches = MapBatches(dataset.index, self.pixels, rows, config, teacher)
 

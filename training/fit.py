@@ -10,7 +10,7 @@ import numpy as np
 
 import siamese_network_funcs as funcs
 from networks.embedding import embed
-from networks.encoders import HEAD, build_encoder, load_weights, pretrained_layers
+from networks.encoders import HEAD, build_encoder, load_weights
 from networks.losses import relational_distillation
 from networks.whitening import features_of, fit_head
 from pipeline.class_batches import ClassBatches
@@ -57,8 +57,8 @@ class WholeEncoder:
         self.batches = batches(*given)
         pairs = config.sampling == "pairs"
         check_batch_size(2 * self.batches.half if pairs else self.batches.images_per_step)
-        if config.weights and not continues and own is None:
-            load_weights(self.encoder, config)
+        fresh = config.weights and not continues and own is None
+        if fresh and not load_weights(self.encoder, config):
             whiten(self.encoder, dataset)
 
     def finished(self):
@@ -91,8 +91,8 @@ def fit_encoder(run, config, dataset, begin, *, encoder=None, loss=None, callbac
     """
     state = run.load_state()
     arrays, facts = state or ({}, NO_STATE)
-    pretrained = config.weights and config.encoder == "efficientnet_lite0"
-    if pretrained and config.epochs and encoder is None:
+    halves = config.encoder == "efficientnet_lite0" and config.sampling == "classes"
+    if halves and config.weights and config.epochs and encoder is None:
         task = UpperHalf(dataset, config)
         task.model = task.encoder
     else:
@@ -192,8 +192,8 @@ def compile_model(model, encoder, config, frozen=False, loss=None):
 
     With `frozen`, pretrained weights stay as they are.
     """
-    for layer in pretrained_layers(encoder):
-        layer.trainable = not frozen
+    for layer in encoder.layers:
+        layer.trainable = not frozen or layer.name == HEAD
     metric = funcs.accuracy if config.sampling == "pairs" else funcs.batch_accuracy
     loss = loss or funcs.build_loss(config)
     if config.distillation and model.input.name == "maps":
