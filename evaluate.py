@@ -18,8 +18,9 @@ import numpy as np
 from evaluation.figures import draw_figures
 from evaluation.held_out import embed_set, held_out_rows
 from evaluation.protocols import PROTOCOLS, lake_scores
-from evaluation.report import score_lines, write_report
+from evaluation.report import write_report
 from evaluation.scores import SEEDS, Options, score_set
+from evaluation.summary import score_lines
 from networks import pretrained
 from networks.embedding import start_keras
 from pipeline.files import DataError
@@ -73,9 +74,8 @@ def _load(run):
 
 def _score(run, encoder, distance, data, protocol, strict, options):
     """`(metrics, held_out)`: a dict for `metrics.json`, and the list of `HeldOut` behind it."""
-    weights = run.config.weights
     metrics = {"run": run.path.name, "data": data and Path(data).name, "seed": options.seed}
-    metrics["pretrained"] = weights and f"{weights}. {pretrained.TRAINED_ON}"
+    metrics["pretrained"] = pretrained.trained_on(run.config.weights)
     if protocol == "omniglot-lake":
         metrics["protocol"] = lake_scores(data, encoder, run.config, distance)
         return metrics, []

@@ -75,7 +75,7 @@ def draw(answers, path):
         [(decode(Path(image).read_bytes(), FIGURE)[0], text) for image, text in row]
         for row in map(table, answers[:ROWS_DRAWN])
     ]
-    write_whole(path, lambda partial: figures.plot_rows(pictures, partial))
+    write_whole(path, figures.plot_rows(pictures).savefig)
     if len(answers) > ROWS_DRAWN:
         print(f"{path}: the first {ROWS_DRAWN} of {len(answers)}.", file=sys.stderr)
 

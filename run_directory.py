@@ -159,6 +159,13 @@ class RunDirectory:
 
         self.write("history.csv", write)
 
+    def read_history(self):
+        """The lines of `history.csv` as dicts of text; none where nothing was trained."""
+        if not (self / "history.csv").exists():
+            return []
+        with open(self / "history.csv", newline="") as file:
+            return list(csv.DictReader(file))
+
     def save_state(self, arrays, facts):
         """Saves what continuing needs: a dict of lists of arrays, and one that JSON can hold."""
         flat = {f"{name}-{i}": a for name, values in arrays.items() for i, a in enumerate(values)}

@@ -9,7 +9,6 @@ python train.py [name | config.json] [--field value] any field of configs.Config
 
 import contextlib
 import dataclasses
-import functools
 import os
 import sys
 import time
@@ -255,8 +254,8 @@ def write_pairs(run, config, dataset):
     except ValueError:  # no pair of one kind: training will say so
         return
     names = dataset.index.class_names, dataset.index.labels
-    shown = figures.plot_training_pairs, dataset.pixels, left, right, same, *names
-    run.write("pairs.png", functools.partial(*shown))
+    shown = figures.plot_training_pairs(dataset.pixels, left, right, same, *names)
+    run.write("pairs.png", shown.savefig)
 
 
 def write_outputs(run, config, dataset, fitted):
@@ -284,8 +283,8 @@ def write_outputs(run, config, dataset, fitted):
         best = fitted.history[fitted.best_epoch - 1]
         for name in ("accuracy", "loss"):
             title = f"{name.capitalize()} of pairs, {run.path.name}"
-            shown = fitted.history, name, title, fitted.best_epoch
-            run.write(f"{name}.png", functools.partial(figures.plot_curves, *shown))
+            shown = figures.plot_curves(fitted.history, name, title, fitted.best_epoch)
+            run.write(f"{name}.png", shown.savefig)
     cut = threshold["threshold"]
     run.write("model.keras", model.save)  # last: it says that the rest is there
     shown = ", ".join(f"{name} {best[name]:.4f}" for name in best if name.startswith("val_"))

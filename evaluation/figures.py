@@ -1,60 +1,176 @@
-"""History, pairs and scores -> figures, PNG files at `path`. matplotlib and arrays only."""
+"""Histories, pairs and scores -> Matplotlib figures, small enough to be read on a phone."""
 
-import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.manifold import TSNE
+from sklearn.metrics import roc_curve
+from threadpoolctl import threadpool_limits
 
-matplotlib.use("agg")  # files only: no screen needed
-
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-from PIL import Image  # noqa: E402
-from sklearn.metrics import roc_curve  # noqa: E402
+from evaluation.neighbours import confusion, nearest, sample
 
 QUIET, GREEN, ORANGE, RED = "#8a8f98", "#1a7f5a", "#c2410c", "#b91c1c"
-PAIRS_A_KIND = 4
+COLORS = {"known": GREEN, "unseen": ORANGE}
+WIDTH, HEIGHT, DPI = 4.6, 3.5, 150  # inches
+MOST_ON_MAP, MOST_NAMED = 600, 20  # images of the t-SNE; classes with a name
 
 
 def draw_figures(metrics, held_out):
-    """Name -> `Figure` of what was scored."""
-    figures = {}
+    """What a report shows of the sets of `evaluate.evaluate`: name -> `Figure`."""
+    figures = {
+        "roc": plot_roc(metrics, held_out),
+        "distances": plot_distances(metrics, held_out),
+        "n_way": plot_n_way({held.name: metrics[held.name]["curve"] for held in held_out}),
+        "k_shot": plot_k_shot({held.name: metrics[held.name]["few_shot"] for held in held_out}),
+    }
     for held in held_out:
-        figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
-        auc = metrics[held.name]["auc"]
-        axes.plot(*roc_curve(held.same, -held.distances)[:2], label=f"{held.name}, AUC {auc:.4f}")
-        axes.legend(frameon=False)
-        figures["roc"] = figure
-        plt.close(figure)
-    return figures
+        figures[f"confusion_{held.name}"] = plot_confusion(held)
+        figures[f"t_sne_{held.name}"] = plot_t_sne(held)
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def _save(figure, path, *graphs):
-    """Gives the graphs a quiet grid and writes the figure."""
-    for axes in graphs:
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+def plot_roc(metrics, held_out):
+    """True against false accepts, both axes linear, with the low rates in a logarithmic inset."""
+    figure, axes = _graph("ROC", "false accept rate", "true accept rate")
+    inset = axes.inset_axes([0.46, 0.14, 0.52, 0.5])
+    inset.set(xscale="log", xlim=(1e-3, 1), ylim=(0, 1), xticks=[1e-3, 1e-2, 1e-1, 1])
+    inset.tick_params(labelsize=7)
+    inset.grid(alpha=0.25)
+    for held in held_out:
+        false, true, _ = roc_curve(held.same, -held.distances)
+        label = f"{held.name} classes, AUC {metrics[held.name]['auc']:.3f}"
+        for graph in (axes, inset):
+            graph.plot(false, true, color=COLORS[held.name], label=label)
+    axes.plot([0, 1], [0, 1], ":", color=QUIET, label="random")
+    return _with_legend(figure, axes)
 
 
-def plot_curves(history, name, title, best_epoch, path):
-    """Draws training and validation over the epochs, `best_epoch`, which was kept, marked.
+def plot_distances(metrics, held_out):
+    """Histograms of genuine and impostor distances with the run's threshold, a set each."""
+    figure = Figure((WIDTH, 1.2 + 1.4 * len(held_out)), DPI, layout="constrained")
+    graphs = figure.subplots(len(held_out), sharex=True, squeeze=False)[:, 0]
+    for axes, held in zip(graphs, held_out, strict=True):
+        kinds = [held.distances[held.same], held.distances[~held.same]]
+        style = {"color": [GREEN, RED], "alpha": 0.55, "label": ["genuine", "impostor"]}
+        axes.hist(kinds, 50, density=True, histtype="stepfilled", **style)
+        threshold = metrics[held.name]["threshold"]
+        label = f"threshold {threshold:.3f}"
+        axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label=label)
+        right = f"{metrics[held.name]['accuracy']:.1%} of pairs right"
+        axes.set(yticks=[], title=f"Distances, {held.name} classes: {right}")
+        _quiet(axes)
+    graphs[-1].set(xlabel="distance")
+    return _with_legend(figure, graphs[0])
+
+
+def plot_n_way(curves):
+    """One-shot accuracy against N with 95% bands; None without a curve.
+
+    `curves`: "known" and "unseen" -> what `evaluate.n_way_curve` gives.
+    """
+    curves = {name: curve for name, curve in curves.items() if curve}
+    if not curves:
+        return None
+    figure, axes = _graph("N-way one-shot", "N: classes to choose from", "accuracy (%)")
+    for name, curve in curves.items():
+        for kind, style in (("model", "-"), ("raw pixels", "--")):
+            accuracy = [100 * point["accuracy"] for point in curve[kind]]
+            band = 100 * np.array([point["interval"] for point in curve[kind]]).T
+            line = {"color": COLORS[name], "linestyle": style, "label": f"{kind}, {name} classes"}
+            axes.plot(curve["ways"], accuracy, **line)
+            axes.fill_between(curve["ways"], *band, color=COLORS[name], alpha=0.15, linewidth=0)
+    ways = max((curve["ways"] for curve in curves.values()), key=len)
+    axes.plot(ways, [100 / n for n in ways], ":", color=QUIET, label="random")
+    axes.set_ylim(0, 101)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    return _with_legend(figure, axes)
+
+
+def plot_k_shot(tables):
+    """Accuracy against K, a line for each N; None where only one K was asked for.
+
+    `tables`: "known" and "unseen" -> rows of `evaluate.few_shot_table`.
+    """
+    figure, axes = _graph("N-way K-shot", "K: references of each class", "accuracy (%)")
+    shots = set()
+    for name, rows in tables.items():
+        rows = [row for row in rows if row["classes"] == "across"]
+        for ways, marker in zip(sorted({row["ways"] for row in rows}), "os^D", strict=False):
+            line = [row for row in rows if row["ways"] == ways]
+            shots |= (numbers := {row["shots"] for row in line})
+            for kind, style in (("model", "-"), ("raw pixels", "--")):
+                accuracy = [100 * row[kind]["accuracy"] for row in line]
+                look = {"color": COLORS[name], "linestyle": style, "marker": marker}
+                axes.plot(sorted(numbers), accuracy, label=f"{kind}, {ways}-way {name}", **look)
+    axes.set(ylim=(0, 101), xticks=sorted(shots))
+    return _with_legend(figure, axes) if len(shots) > 1 else None
+
+
+def plot_confusion(held):
+    """Heat map of the classes that are most taken for one another: class of the nearest image."""
+    some = sample(held)
+    classes, counts = confusion(held.labels[some], nearest(held.embeddings[some], held.distance, 1))
+    wrong = counts - np.diag(counts.diagonal())
+    worst = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")[:MOST_NAMED]
+    shown = np.sort(worst)
+    shares = counts[np.ix_(shown, shown)] / np.maximum(counts[shown].sum(axis=1), 1)[:, None]
+    names = [held.dataset.index.class_names[each] for each in classes[shown]]
+    title = f"Nearest image's class, {held.name} classes"
+    if len(shown) < len(classes):
+        title += f"\nthe {len(shown)} most confused of {len(classes)}"
+    figure, axes = _graph(title, "class of the nearest image", "class of the image", height=WIDTH)
+    picture = axes.imshow(100 * shares, cmap="Greens", vmin=0, vmax=100)
+    figure.colorbar(picture, shrink=0.6, label="% of the class")
+    ticks = {"ticks": range(len(shown)), "labels": map(short, names), "fontsize": 6}
+    axes.set_xticks(**ticks, rotation=90)
+    axes.set_yticks(**ticks | {"labels": map(short, names)})
+    axes.grid(False)
+    return figure
+
+
+def plot_t_sne(held):
+    """The embeddings in two dimensions, the largest classes with colour, marker and name.
+
+    Van der Maaten and Hinton, "Visualizing data using t-SNE", 2008.
+    """
+    some = sample(held, MOST_ON_MAP)
+    if len(some) < 4:
+        return None
+    method = TSNE(2, perplexity=min(30, (len(some) - 1) / 3), max_iter=500, random_state=0)
+    with threadpool_limits(1):  # its threads wait for one another where others compute too
+        places, labels = method.fit_transform(held.embeddings[some]), held.labels[some]
+    classes, counts = np.unique(labels, return_counts=True)
+    named = np.sort(classes[np.argsort(-counts, kind="stable")[:MOST_NAMED]])
+    figure, axes = _graph(f"t-SNE, {held.name} classes", "", "", height=WIDTH)
+    axes.set(xticks=[], yticks=[])
+    others = ~np.isin(labels, named)
+    if others.any():
+        label = f"{len(classes) - len(named)} other classes"
+        axes.scatter(*places[others].T, s=6, color="#d4d6da", label=label)
+    for number, each in enumerate(named):
+        look = {"color": f"C{number % 10}", "marker": "o^"[number // 10], "s": 10}
+        name = short(held.dataset.index.class_names[each])
+        axes.scatter(*places[labels == each].T, label=name, **look)
+    return _with_legend(figure, axes)
+
+
+def plot_curves(history, name, title, best_epoch):
+    """Training and validation over the epochs, `best_epoch`, which was kept, marked.
 
     `history` is a list of dicts, one an epoch, with `epoch` (from 1), `name` and `val_` + `name`.
     """
     epochs = [row["epoch"] for row in history]
     best = history[epochs.index(best_epoch)][f"val_{name}"]
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure, axes = _graph(title, "epoch", name)
     for key, label, color in ((name, "training", QUIET), (f"val_{name}", "validation", GREEN)):
         axes.plot(epochs, [row[key] for row in history], color=color, marker=".", label=label)
     axes.axvline(best_epoch, color=ORANGE, linestyle=":", linewidth=1)
     axes.plot(best_epoch, best, "o", color=ORANGE, label=f"kept: epoch {best_epoch}, {best:.3f}")
-    axes.set(xlabel="epoch", ylabel=name, title=title)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False)
-    _save(figure, path, axes)
+    return _with_legend(figure, axes)
 
 
-def plot_training_pairs(pixels, left, right, same, class_names, labels, path):
-    """Shows some pairs of a training, genuine ones above impostor ones, with their classes.
+def plot_training_pairs(pixels, left, right, same, class_names, labels):
+    """Some pairs of a training, genuine ones above impostor ones, with their classes.
 
     Args:
         pixels: uint8 array (images, height, width, channels).
@@ -68,24 +184,19 @@ def plot_training_pairs(pixels, left, right, same, class_names, labels, path):
         for pair in np.array_split(np.flatnonzero(same == kind), 2):
             sides = zip(left[pair], right[pair], strict=True)
             shown = [row for both in sides for row in both]
-            rows.append([(pixels[row], _short(class_names[labels[row]])) for row in shown])
+            rows.append([(pixels[row], short(class_names[labels[row]])) for row in shown])
     titles = [("genuine: one class", GREEN), ("", GREEN), ("impostor: two classes", RED), ("", RED)]
-    plot_rows(rows, path, titles)
+    return plot_rows(rows, titles)
 
 
-def _short(name, most=22):
-    """The end of a name, which tells classes of a family apart."""
-    return name if len(name) <= most else "…" + name[1 - most :]
-
-
-def plot_rows(rows, path, titles=()):
-    """Lists of (uint8 array (size, size, channels), caption above it) as rows of images.
+def plot_rows(rows, titles=()):
+    """Lists of (uint8 array (height, width, channels), caption above it) as rows of images.
 
     `titles` are the text and colour above each row.
     """
     shape = len(rows), max(map(len, rows))
     size = max(4.5, 1.7 * shape[1]), (2.4 if titles else 2.0) * shape[0]
-    figure = plt.figure(figsize=size, layout="constrained")
+    figure = Figure(size, DPI, layout="constrained")
     lines = figure.subfigures(shape[0], squeeze=False)[:, 0]
     for (title, color), line in zip(titles, lines, strict=False):
         line.suptitle(title, color=color, fontweight="bold", x=0.01, ha="left")
@@ -96,61 +207,31 @@ def plot_rows(rows, path, titles=()):
                 pixels, caption = row[number]
                 axes.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255)
                 axes.set_title(caption, fontsize=8, loc="left")
-    _save(figure, path)
+    return figure
 
 
-def plot_verification(same, distances, scores, name, path):
-    """ROC curve, distance histograms with the threshold, and reliability, side by side.
-
-    `scores` are those of `verification.verification_scores`, `name` is "known" or "unseen".
-    """
-    figure, graphs = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
-    figure.suptitle(f"Verification, {name} classes: ROC AUC {scores['auc']:.4f}")
-    roc, histogram, reliability = graphs
-    roc.plot(*roc_curve(same, -distances)[:2], color=GREEN)
-    roc.plot([0, 1], [1, 0], ":", color=QUIET, linewidth=1)
-    title = f"equal error rate {scores['equal_error_rate']:.1%}"
-    roc.set(xlabel="false accepts", ylabel="true accepts", title=title)
-
-    kinds = [distances[same], distances[~same]]
-    style = {"color": [GREEN, RED], "alpha": 0.55, "label": ["genuine", "impostor"]}
-    histogram.hist(kinds, 50, density=True, histtype="stepfilled", **style)
-    histogram.axvline(scores["threshold"], color="black", linestyle="--", linewidth=1)
-    title = f"{scores['accuracy']:.1%} right, threshold {scores['threshold']:.3f}"
-    histogram.set(xlabel="distance", yticks=[], title=title)
-    histogram.legend(frameon=False)
-
-    points, title = scores["reliability"], f"Brier score {scores['brier']:.4f}"
-    reliability.plot([0, 1], [0, 1], ":", color=QUIET, linewidth=1)
-    reliability.plot(points["predicted"], points["observed"], color=GREEN, marker="o")
-    reliability.set(xlabel="predicted probability of same", ylabel="observed share", title=title)
-    _save(figure, path, *graphs)
+def short(name, most=22):
+    """The end of a name, which tells classes of a family apart."""
+    return name if len(name) <= most else "…" + name[1 - most :]
 
 
-def plot_n_way(curves, path):
-    """Draws `curves`, "known" and "unseen" -> what `evaluate.n_way_curve` gives, with 95% bands."""
-    figure, axes = plt.subplots(figsize=(7, 4.4), layout="constrained")
-    for name, curve in curves.items():
-        ways, color = curve["ways"], {"known": GREEN, "unseen": ORANGE}[name]
-        for kind, style in (("model", "-"), ("raw pixels", "--")):
-            accuracy = [100 * point["accuracy"] for point in curve[kind]]
-            band = 100 * np.array([point["interval"] for point in curve[kind]]).T
-            axes.plot(
-                ways, accuracy, style, color=color, marker=".", label=f"{kind}, {name} classes"
-            )
-            axes.fill_between(ways, *band, color=color, alpha=0.15, linewidth=0)
-    ways = max((curve["ways"] for curve in curves.values()), key=len)
-    axes.plot(ways, [100 / n for n in ways], ":", color=QUIET, label="random")
-    axes.set(xlabel="classes to choose from (N)", ylabel="accuracy (%)", title="N-way one-shot")
-    axes.set_ylim(0, 101)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False, fontsize=8)
-    _save(figure, path, axes)
+def _graph(title, xlabel, ylabel, height=HEIGHT):
+    figure = Figure((WIDTH, height), DPI, layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    _quiet(axes)
+    return figure, axes
 
 
-def overlay(pixels, heat):
-    """An image (size, size, channels) in grey under a heat map (rows, columns) in red, uint8."""
-    grey = pixels.mean(axis=2, keepdims=True)
-    scaled = Image.fromarray((178 * heat / (heat.max() or 1)).astype(np.uint8))  # at most 70% red
-    red = np.asarray(scaled.resize(pixels.shape[1::-1], Image.Resampling.BICUBIC))[..., None] / 255
-    return (grey * (1 - red) + red * np.array([255, 40, 20])).astype(np.uint8)
+def _quiet(axes):
+    axes.title.set_fontsize(10)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _with_legend(figure, axes):
+    """Below the graph, where it covers nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    look = {"frameon": False, "fontsize": 7, "ncols": 2}
+    figure.legend(handles, labels, loc="outside lower center", **look)
+    return figure

@@ -35,6 +35,13 @@ class WeightsError(ValueError):
     """Pretrained weights cannot be had or do not fit; the message says how to mend it."""
 
 
+def trained_on(weights):
+    """What the weights that a config names were trained on, a sentence; None without any."""
+    if weights == "imagenet":
+        return f"Pretrained on {TRAINED_ON}. What is among them is not new to the network."
+    return weights and f"Pretrained weights, {Path(weights).name}: trained on what is not known."
+
+
 def build_lower(input_shape):
     """The stem and the first four stages.
 

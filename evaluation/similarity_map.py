@@ -1,0 +1,48 @@
+"""Where in an image its similarity to another one comes from; for any encoder."""
+
+import numpy as np
+from PIL import Image
+
+from evaluation.verification import all_distances
+
+PATCHES = 8  # squares along a side that are covered in turn
+
+
+def similarity_map(encoder, pixels, other_embedding, distance=None):
+    """How much the distance to another image grows when a part of this one is covered.
+
+    Args:
+        encoder: Model from raw pixels to embeddings.
+        pixels: uint8 array (height, width, channels).
+        other_embedding: The other image's, (embedding_dim,).
+        distance: Of two embeddings, as in `verification`.
+
+    Returns:
+        Array (PATCHES, PATCHES); 0 where the part does not matter (Zeiler and Fergus, "Visualizing
+        and understanding convolutional networks", 2014).
+    """
+    from networks.embedding import embed
+
+    down, across = (_strips(side) for side in pixels.shape[:2])
+    squares = down[:, None, :, None] & across[:, None]  # (PATCHES, PATCHES, height, width)
+    squares = squares.reshape(-1, *pixels.shape[:2], 1)
+    covered = np.where(squares, np.median(pixels, axis=(0, 1)).astype(np.uint8), pixels)
+    shown = np.concatenate([covered, pixels[None]])
+    embeddings = embed(encoder, shown, np.arange(len(shown)))
+    distances = all_distances(other_embedding[None], embeddings, distance)[0]
+    return np.maximum(distances[:-1] - distances[-1], 0).reshape(PATCHES, PATCHES)
+
+
+def _strips(side):
+    """Which pixels of a side each patch covers, and half a patch beyond: (PATCHES, side)."""
+    edges, margin = np.linspace(0, side, PATCHES + 1).astype(int), side // PATCHES // 2
+    places = np.arange(side)
+    return (places >= edges[:-1, None] - margin) & (places < edges[1:, None] + margin)
+
+
+def overlay(pixels, heat):
+    """An image (height, width, channels) in grey under a map (rows, columns) in red, uint8."""
+    grey = pixels.mean(axis=2, keepdims=True)
+    scaled = Image.fromarray((178 * heat / (heat.max() or 1)).astype(np.uint8))  # at most 70% red
+    red = np.asarray(scaled.resize(pixels.shape[1::-1], Image.Resampling.BICUBIC))[..., None] / 255
+    return (grey * (1 - red) + red * np.array([255, 40, 20])).astype(np.uint8)
