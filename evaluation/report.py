@@ -12,7 +12,7 @@ from evaluation import neighbours, summary
 from evaluation.similarity_map import overlay, similarity_map
 from run_directory import write_whole
 
-PAIRS, ODD, EXPLAINED = 6, 8, 8  # shown: the hardest of each kind, at odds, with similarity maps
+PAIRS, ODD, EXPLAINED = 5, 10, 8  # shown: the worst of each kind, at odds, with maps
 SIDE, LARGE = 96, 144  # pixels of a picture
 
 HEAD = """<meta charset="utf-8">
@@ -33,7 +33,7 @@ h1 { margin: 8px 0; overflow-wrap: anywhere } h2 { margin-top: 40px }
 figure { margin: 0 } .row img { height: 96px; border-radius: 4px; margin-right: 4px }
 .row .large { height: 144px }
 figcaption { font-size: .8rem; width: 0; min-width: 100%; overflow-wrap: anywhere }
-.scroll { overflow-x: auto }
+.scroll { overflow-x: auto; margin: 16px 0 }
 table { border-collapse: collapse; font-size: .9rem }
 th, td { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid var(--card) }
 td { vertical-align: top; overflow-wrap: break-word }
@@ -113,11 +113,10 @@ def _details(held, retrieval):
     """Yields the images and classes behind one set's scores."""
     yield tag("h2", f"{held.name.capitalize()} classes in detail")
     order = np.argsort(held.distances, kind="stable")  # nearest first
-    genuine, impostor = (order[held.same[order] == same] for same in (True, False))
     yield tag("h3", "Worst pairs: one class, far apart")
-    yield _pairs(held, genuine[::-1][:PAIRS])
+    yield _pairs(held, order[held.same[order]][::-1])
     yield tag("h3", "Worst pairs: two classes, close together")
-    yield _pairs(held, impostor[:PAIRS])
+    yield _pairs(held, order[~held.same[order]])
     yield tag("h3", "Images most at odds with their label")
     yield _at_odds(held)
     confused = [["image of", "nearest is of", "times"], *retrieval["most_confused"]]
@@ -129,9 +128,13 @@ def _details(held, retrieval):
 
 
 def _pairs(held, pairs):
-    figures = []
+    """The first few of some pairs, an image once."""
+    figures, shown = [], set()
     for pair in pairs:
         both = held.left[pair], held.right[pair]
+        if len(figures) == PAIRS or shown & {*both}:
+            continue
+        shown |= {*both}
         names = " and ".join(dict.fromkeys(map(held.class_name, both)))
         images = (_image(held.image(at), SIDE, held.class_name(at)) for at in both)
         figures.append(_figure(f"{held.distances[pair]:.3f}: {names}", *images))

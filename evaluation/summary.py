@@ -123,7 +123,7 @@ def leakage(metrics):
 
 
 def model_card(run, metrics):
-    """Title -> rows of (name, value) about a `RunDirectory`, without a path of the machine.
+    """Title -> rows of text about a `RunDirectory`, without a path of the machine.
 
     Mitchell et al., "Model cards for model reporting", 2019.
     """
@@ -154,7 +154,7 @@ def model_card(run, metrics):
             ("started", started["time"]),
             ("command", " ".join(map(_without_path, started["command"]))),
         ],
-        "Scores": [(title, ", ".join(cells)) for title, *cells in score_table(metrics)],
+        "Scores": score_table(metrics),
         "Versions": [
             *{"python": started["python"], **started["versions"]}.items(),
             *((key, started[key]) for key in ("backend", "machine", "commit")),
@@ -172,6 +172,6 @@ def markdown(title, card):
     """A `model_card` as Markdown."""
     lines = [f"# {title}"]
     for heading, rows in card.items():
-        lines += ["", f"## {heading}", "", "| | |", "|---|---|"]
+        lines += ["", f"## {heading}", "", "| " * len(rows[0]) + "|", "|---" * len(rows[0]) + "|"]
         lines += ["| " + " | ".join(str(c).replace("|", "\\|") for c in row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
