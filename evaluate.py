@@ -21,7 +21,6 @@ from evaluation.protocols import PROTOCOLS, lake_scores
 from evaluation.report import write_report
 from evaluation.scores import SEEDS, Options, score_set
 from evaluation.summary import score_lines
-from networks import pretrained
 from networks.embedding import start_keras
 from pipeline.files import DataError
 from pipeline.image_index import read_index
@@ -74,8 +73,10 @@ def _load(run):
 
 def _score(run, encoder, distance, data, protocol, strict, options):
     """`(metrics, held_out)`: a dict for `metrics.json`, and the list of `HeldOut` behind it."""
+    from networks.pretrained import trained_on
+
     metrics = {"run": run.path.name, "data": data and Path(data).name, "seed": options.seed}
-    metrics["pretrained"] = pretrained.trained_on(run.config.weights)
+    metrics["pretrained"] = trained_on(run.config.weights)
     if protocol == "omniglot-lake":
         metrics["protocol"] = lake_scores(data, encoder, run.config, distance)
         return metrics, []

@@ -16,6 +16,8 @@ MOST_ON_MAP, MOST_NAMED = 600, 20  # images of the t-SNE; classes with a name
 
 def draw_figures(metrics, held_out):
     """What a report shows of the sets of `evaluate.evaluate`: name -> `Figure`."""
+    if not held_out:
+        return {}
     figures = {
         "roc": plot_roc(metrics, held_out),
         "distances": plot_distances(metrics, held_out),

@@ -14,6 +14,10 @@ from run_directory import write_whole
 
 PAIRS, ODD, EXPLAINED = 5, 10, 8  # shown: the worst of each kind, at odds, with maps
 SIDE, LARGE = 96, 144  # pixels of a picture
+MAPS = (
+    "Each part is covered in turn; the redder, the more the distance grows without it. Red beside "
+    "the object is a bad sign. Pairs of {} classes."
+)
 
 HEAD = """<meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -67,7 +71,7 @@ def write_report(out, run, metrics, held_out, figures, encoder):
     for name, figure in figures.items():
         write_whole(out / f"{name}.png", figure.savefig)
     card = summary.model_card(run, metrics)
-    text = summary.markdown(run.path.name, card)
+    text = summary.markdown(run.path.name, metrics, card)
     write_whole(out / "model_card.md", lambda path: path.write_text(text, encoding="utf-8"))
     pictures = [out / f"{name}.png" for name in figures]
     pictures += [run / name for name in ("accuracy.png", "loss.png") if (run / name).exists()]
@@ -79,34 +83,27 @@ def write_report(out, run, metrics, held_out, figures, encoder):
 
 def _parts(run, metrics, held_out, encoder, card, pictures):
     """Yields the page from top to bottom."""
-    data = metrics["data"]
+    scored = f"images of {metrics['data']}" if metrics["data"] else "images it never trained on"
     yield tag("h1", run.path.name)
-    scored = f"images of {data}" if data else "images it never trained on"
     yield tag("p", f"Scored on {scored}. [Ranges] are 95% intervals.", class_="note")
     said = summary.sentences(metrics).items()
-    yield _card((tag("b", f"{title}. ") + html.escape(text) for title, text in said))
+    yield _card([tag("p", tag("b", f"{title}: "), text) for title, text in said])
     found, verdict = summary.leakage(metrics)
-    yield _card(map(html.escape, verdict), "card found" if found else "card")
+    yield _card([tag("p", sentence) for sentence in verdict], "card found" if found else "card")
     yield tag("h2", "Scores")
-    yield _table(summary.score_table(metrics))
-    yield _table(summary.few_shot_table(metrics))
+    yield from map(_table, summary.tables(metrics))
     yield tag("h2", "Figures")
     plots = [_embedded(path.read_bytes(), "png", path.stem) for path in pictures]
     yield tag("div", *plots, class_="plots")
     for held in held_out:
         yield from _details(held, metrics[held.name]["retrieval"])
-    yield tag("h2", "Where the similarity comes from")
-    yield tag(
-        "p",
-        "Each part is covered in turn; the redder, the more the distance grows without it. Red "
-        f"beside the object is a bad sign. Pairs of {held_out[-1].name} classes.",
-        class_="note",
-    )
-    yield _explained(held_out[-1], encoder)
+    if held_out:
+        yield tag("h2", "Where the similarity comes from")
+        yield tag("p", MAPS.format(held_out[-1].name), class_="note")
+        yield _explained(held_out[-1], encoder)
     yield tag("h2", "Model card")
-    for title, rows in card.items():
-        if title not in ("Use", "Leakage", "Scores"):  # they stand above
-            yield tag("details", tag("summary", title), _table([[], *rows]))
+    for title, facts in card.items():
+        yield tag("details", tag("summary", title), _table([[], *facts.items()]))
 
 
 def _details(held, retrieval):
@@ -172,16 +169,14 @@ def _explained(held, encoder):
 
 
 def _card(sentences, class_="card"):
-    return tag("div", *(tag("p", Markup(each)) for each in sentences), class_=class_)
+    return tag("div", *sentences, class_=class_)
 
 
 def _table(rows):
     """A table whose first row is the head."""
-    lines = [
-        tag("tr", *(tag("td" if number else "th", c) for c in row))
-        for number, row in enumerate(rows)
-    ]
-    return tag("div", tag("table", *lines), class_="scroll") if rows else Markup()
+    kinds = ["th", *["td"] * (len(rows) - 1)]
+    lines = [tag("tr", *(tag(kind, c) for c in row)) for kind, row in zip(kinds, rows, strict=True)]
+    return tag("div", tag("table", *lines), class_="scroll")
 
 
 def _figure(caption, *images):

@@ -1,11 +1,10 @@
 """Metrics -> words: tables for terminal and page, what they mean, the model card. No pictures."""
 
 import dataclasses
-import os
-from pathlib import Path
+import re
 
 BASELINES = "raw pixels", "centred, blurred", "background"
-FEW_CLASSES = 10  # below, other classes may well give other numbers
+FEW_CLASSES, POOR = 10, 0.75  # a number and a ROC AUC below which a sentence warns
 
 SCORES = {  # key in metrics.json -> title and format
     "auc": ("ROC AUC", ".4f"),
@@ -28,7 +27,8 @@ def sets_of(metrics):
 
 def score_table(metrics):
     """Rows of text, the head first: a score with its 95% interval, a column a set."""
-    sets = sets_of(metrics)
+    if not (sets := sets_of(metrics)):
+        return []
     rows = [["", *(f"{name} classes" for name in sets)]]
     rows.append(["images, classes", *(f"{s['images']:,}, {s['classes']}" for s in sets.values())])
     for key, (title, form) in SCORES.items():
@@ -52,6 +52,22 @@ def few_shot_table(metrics):
     return rows if lines else []
 
 
+def protocol_table(metrics):
+    """Rows of text, the head first: errors by a published protocol, ours and those published."""
+    if not (found := metrics.get("protocol")):
+        return []
+    rows = [[found["title"], "error"]]
+    for row in found["rows"]:
+        rows.append([row["name"], f"{row['error']:.2%}" + interval(row["interval"], ".2%")])
+    return rows + [[name, f"{error:.2%}, published"] for name, error in found["published"].items()]
+
+
+def tables(metrics):
+    """All tables that there is something for."""
+    each = score_table(metrics), few_shot_table(metrics), protocol_table(metrics)
+    return [rows for rows in each if rows]
+
+
 def interval(ends, form):
     """ " [low, high]", or nothing."""
     return " [" + ", ".join(f"{end:{form}}" for end in ends) + "]" if ends else ""
@@ -60,7 +76,7 @@ def interval(ends, form):
 def score_lines(metrics):
     """The scores as lines for a terminal."""
     lines = []
-    for rows in filter(None, (score_table(metrics), few_shot_table(metrics))):
+    for rows in tables(metrics):
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         cells = (zip(row, widths, strict=True) for row in rows)
         lines += ["", *("  ".join(c.ljust(w) for c, w in line).rstrip() for line in cells)]
@@ -74,37 +90,38 @@ def warnings(metrics):
 
 
 def sentences(metrics):
-    """Three sentences for who never trained a network, each with the words it answers."""
-    sets = sets_of(metrics)
+    """Three sentences for who never trained a network: what they answer -> sentence."""
+    if not (sets := sets_of(metrics)):
+        return {}
     name, scores = list(sets.items())[-1]  # unseen classes, where there are any
-    whose = {"known": "it trained on", "unseen": "it never saw"}[name]
+    one_shot = next((row for row in scores["few_shot"] if row["shots"] == 1), None)
     can = (
-        f"Of pairs of images from {scores['classes']} classes {whose}, it calls "
-        f"{scores['accuracy']:.0%} rightly same or different (ROC AUC {scores['auc']:.3f})."
+        f"of pairs of images from {scores['classes']} classes it "
+        f"{'trained on' if name == 'known' else 'never saw'}, it calls {scores['accuracy']:.0%} "
+        f"rightly same or different (ROC AUC {scores['auc']:.3f})"
     )
-    if row := next((row for row in scores["few_shot"] if row["shots"] == 1), None):
-        can = can[:-1] + (
-            f"; shown one image each of {row['ways']}, it names the right one in "
-            f"{row['model']['accuracy']:.0%} (chance {1 / row['ways']:.0%})."
+    if one_shot:
+        can += (
+            f"; shown one image each of {one_shot['ways']}, it names the right one in "
+            f"{one_shot['model']['accuracy']:.0%} (chance {1 / one_shot['ways']:.0%})"
         )
-    low, high = scores["intervals"]["auc"]
     sure = (
-        f"On other such classes the ROC AUC lies between {low:.3f} and {high:.3f} with 95% "
-        f"confidence, judged by {scores['images']:,} images."
-    )
+        "with 95% confidence the ROC AUC lies between {:.3f} and {:.3f} on other such classes, "
+        "judged by {images:,} images"
+    ).format(*scores["intervals"]["auc"], **scores)
     if scores["classes"] < FEW_CLASSES:
-        sure = sure[:-1] + f"; {scores['classes']} classes are few, so others may differ more."
-    strict = scores["true_accept_at_1_percent"]
-    limits = ["images of another kind or taken in another way"]
+        sure += f"; {scores['classes']} classes are few, so that others may differ by more"
+    limits = "images of another kind, or taken in another way"
     if "unseen" not in sets:
-        limits.append("classes it did not train on, which were not measured")
-    elif scores["auc"] < 0.75:
-        limits.append("classes it did not train on, where it is little better than chance")
-    limits.append(
-        "decisions that nobody checks: where 1% of impostors may pass, it misses "
-        f"{1 - strict:.0%} of the genuine pairs"
+        limits += "; classes it did not train on, which were not measured"
+    elif scores["auc"] < POOR:
+        limits += "; classes it did not train on, where it is little better than chance"
+    limits += (
+        "; decisions that nobody checks: where 1% of impostors may pass, "
+        f"{1 - scores['true_accept_at_1_percent']:.0%} of the genuine pairs are refused"
     )
-    return {"Tells apart": can, "How sure": sure, "Not for": "; ".join(limits).capitalize() + "."}
+    answers = {"It can tell apart": can, "How sure": sure, "Not for": limits}
+    return {title: f"{text}." for title, text in answers.items()}
 
 
 def leakage(metrics):
@@ -123,55 +140,60 @@ def leakage(metrics):
 
 
 def model_card(run, metrics):
-    """Title -> rows of text about a `RunDirectory`, without a path of the machine.
-
-    Mitchell et al., "Model cards for model reporting", 2019.
-    """
+    """Title -> name -> value of what a `RunDirectory` is, without a path of the machine."""
     config, splits, threshold = run.config, *map(run.read_json, ("splits.json", "threshold.json"))
-    started, rows = run.read_json("environment.json"), run.read_history()
-    seconds = sum(float(row["seconds"]) for row in rows)
-    kept = {name: len(splits[name]) for name in ("train", "val", "test_known", "test_unseen")}
-    settings = dataclasses.asdict(config).items()
+    started, history = run.read_json("environment.json"), run.read_history()
+    sides = ("train", "val", "test_known", "test_unseen")
     return {
-        "Use": list(sentences(metrics).items()),
-        "Leakage": [("", sentence) for sentence in leakage(metrics)[1]],
-        "Model": [
-            ("encoder", f"{config.encoder}, {config.embedding_dim} numbers an image"),
-            ("weights", metrics["pretrained"] or "trained from nothing"),
-            ("images", "{} x {} pixels, {} channels".format(*config.image_shape)),
-            ("distance", config.distance),
-            ("threshold", f"{threshold['threshold']:.4f}, {threshold['chosen_for']}"),
-        ],
-        "Data": [
-            ("source", _without_path(splits["source"])),
-            ("classes trained on", len(splits["known_classes"])),
-            ("classes kept out", len(splits["unseen_classes"])),
-            *((f"images, {name.replace('_', ' ')}", f"{count:,}") for name, count in kept.items()),
-        ],
-        "Training": [
-            ("loss", f"{config.loss_name}, sampling {config.sampling}"),
-            ("epochs, minutes", f"{len(rows)}, {seconds / 60:.1f}"),
-            ("started", started["time"]),
-            ("command", " ".join(map(_without_path, started["command"]))),
-        ],
-        "Scores": score_table(metrics),
-        "Versions": [
-            *{"python": started["python"], **started["versions"]}.items(),
-            *((key, started[key]) for key in ("backend", "machine", "commit")),
-        ],
-        "Settings": [(name, _without_path(value)) for name, value in settings],
+        "Model": {
+            "encoder": f"{config.encoder}, {config.embedding_dim} numbers an image",
+            "weights": metrics["pretrained"] or "trained from nothing",
+            "images": "{} x {} pixels, {} channels".format(*config.image_shape),
+            "distance": config.distance,
+            "threshold": f"{threshold['threshold']:.4f}, {threshold['chosen_for']}",
+        },
+        "Data": {
+            "source": _without_folders(splits["source"]),
+            "classes trained on": len(splits["known_classes"]),
+            "classes kept out": len(splits["unseen_classes"]),
+            **{f"images, {side.replace('_', ' ')}": len(splits[side]) for side in sides},
+        },
+        "Training": {
+            "loss": f"{config.loss_name}, sampling {config.sampling}",
+            "epochs": len(history),
+            "minutes": f"{sum(float(row['seconds']) for row in history) / 60:.1f}",
+            "started": started["time"],
+            "command": " ".join(map(_without_folders, started["command"])),
+        },
+        "Versions": {
+            "python": started["python"],
+            **started["versions"],
+            **{name: started[name] for name in ("backend", "machine", "commit")},
+        },
+        "Settings": {
+            name: _without_folders(str(value)) for name, value in dataclasses.asdict(config).items()
+        },
     }
 
 
-def _without_path(value):
-    """A value as text; of a path its end."""
-    return Path(value).name if isinstance(value, str) and os.sep in value else str(value)
+def _without_folders(text):
+    return re.sub(r"[^\s=]*[/\\](?=.)", "", text)
 
 
-def markdown(title, card):
-    """A `model_card` as Markdown."""
-    lines = [f"# {title}"]
-    for heading, rows in card.items():
-        lines += ["", f"## {heading}", "", "| " * len(rows[0]) + "|", "|---" * len(rows[0]) + "|"]
-        lines += ["| " + " | ".join(str(c).replace("|", "\\|") for c in row) + " |" for row in rows]
+def markdown(title, metrics, card):
+    """The model card as text (Mitchell et al., "Model cards for model reporting", 2019)."""
+    lines = [f"# {title}", "", *_items(sentences(metrics)), "", "## Leakage", ""]
+    lines += [f"- {sentence}" for sentence in leakage(metrics)[1]]
+    for head, *rows in tables(metrics):
+        lines += ["", *map(_row, (head, ["---"] * len(head), *rows))]
+    for heading, facts in card.items():
+        lines += ["", f"## {heading}", "", *_items(facts)]
     return "\n".join(lines) + "\n"
+
+
+def _items(facts):
+    return [f"- **{name}**: {value}" for name, value in facts.items()]
+
+
+def _row(cells):
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,0 +1,154 @@
+"""The report says what was measured, of the images it was measured on, on any screen."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from PIL import Image
+
+import evaluate
+from evaluation import figures, neighbours, summary
+from evaluation.similarity_map import PATCHES, overlay, similarity_map
+
+
+@pytest.fixture(scope="module")
+def scored(tiny_run, tmp_path_factory):
+    """`(folder, metrics)` of a run that was scored on its own held-out images."""
+    folder = tmp_path_factory.mktemp("report")
+    shutil.copytree(tiny_run, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert evaluate.main("runs/run --trials 50 --ways 2 --shots 1 3".split()) == 0
+    return folder, json.loads((folder / "runs/run/metrics.json").read_text())
+
+
+def test_page_and_model_card_say_what_was_measured(scored):
+    folder, metrics = scored
+    page = (folder / "runs/run/report.html").read_text()
+    card = (folder / "runs/run/model_card.md").read_text()
+    assert len(page) < 3e6 and page.count("<img") == page.count('src="data:image/')
+    for text in (page, card):
+        assert str(folder) not in text and "/tmp" not in text  # no path of the machine
+        for name in ("known", "unseen"):
+            assert f"{metrics[name]['auc']:.4f}" in text
+        assert f"calls {metrics['unseen']['accuracy']:.0%} rightly" in text
+        assert "trained from nothing" in text
+    for part in ("Worst pairs", "at odds", "confused", "similarity comes from", "Model card"):
+        assert part in page
+    drawn = {path.stem for path in (folder / "runs/run").glob("*.png")}
+    assert drawn >= {"roc", "distances", "n_way", "k_shot", "confusion_known", "t_sne_unseen"}
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_page_fits_the_screen(scored, width):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if browser is None:
+        pytest.skip("no Chromium to open the report in")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = opened.new_page(viewport={"width": width, "height": 900}, color_scheme="dark")
+        page.goto(f"file://{scored[0]}/runs/run/report.html")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("[...document.images].every(image => image.naturalWidth)")
+        ground, ink = (
+            page.evaluate(f"getComputedStyle(document.body).{kind}")
+            for kind in ("color", "backgroundColor")
+        )
+        assert ground != ink
+        opened.close()
+
+
+def scores(auc=0.9, classes=12, warnings=()):
+    row = {"ways": 5, "shots": 1, "classes": "across", "random": {"accuracy": 0.2}}
+    for name in ("model", *summary.BASELINES):
+        row[name] = {"accuracy": 0.8 if name == "model" else 0.3, "interval": [0.7, 0.85]}
+    found = dict.fromkeys(summary.SCORES, 0.5) | {"auc": auc, "accuracy": 0.85}
+    found |= {"retrieval": {}, "few_shot": [row], "images": 100, "classes": classes}
+    return found | {"intervals": {"auc": [auc - 0.1, auc + 0.05]}, "warnings": list(warnings)}
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        ({"known": scores()}, "did not train on, which were not measured"),
+        ({"known": scores(), "unseen": scores(0.6)}, "little better than chance"),
+        ({"unseen": scores(classes=4)}, "4 classes are few"),
+        ({"unseen": scores()}, "names the right one in 80% (chance 20%)"),
+    ],
+)
+def test_sentences_warn_of_what_is_not_known(sets, expected):
+    assert expected in " ".join(summary.sentences(sets).values())
+
+
+def test_leakage_is_found_where_a_baseline_warns():
+    metrics = {"unseen": scores(), "pretrained": "Pretrained on things."}
+    found, said = summary.leakage(metrics)
+    assert not found and said[0].startswith("No sign") and said[-1] == "Pretrained on things."
+    found, said = summary.leakage(metrics | {"known": scores(warnings=["The border tells."])})
+    assert found and said[0] == "Known classes: The border tells."
+    assert "WARNING: Known classes: The border tells." in summary.score_lines(
+        {"known": scores(warnings=["The border tells."])}
+    )
+
+
+def test_confusion_and_wrong_labels_are_those_of_a_double_loop():
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1, 2], 12)
+    embeddings = rng.normal(size=(36, 4)) * 0.2 + np.eye(3, 4)[truth]
+    labels = truth.copy()
+    labels[[3, 20]] = 2, 0
+    nearest = neighbours.nearest(embeddings)
+    classes, counts = neighbours.confusion(labels, nearest)
+    expected = np.zeros((3, 3), int)
+    for row in range(36):
+        others = [other for other in range(36) if other != row]
+        closest = min(others, key=lambda other: np.linalg.norm(embeddings[row] - embeddings[other]))
+        expected[labels[row], labels[closest]] += 1
+        assert nearest[row, 0] == closest
+    assert counts.tolist() == expected.tolist() and classes.tolist() == [0, 1, 2]
+    found = neighbours.at_odds(labels, nearest)
+    assert {image for image, *_ in found} == {3, 20}
+    assert all(labels[twin] == truth[image] != labels[image] for image, twin, _ in found)
+
+
+def test_similarity_map_is_red_where_the_network_looks():
+    """At the upper left quarter alone, of an image that is not square."""
+    pixels = keras.Input((32, 48, 1))
+    encoder = keras.Model(pixels, ops.mean(pixels[:, :16, :24], axis=(1, 2)))
+    image = np.zeros((32, 48, 1), np.uint8)
+    image[4:12, 4:20] = 255
+    heat = similarity_map(encoder, image, np.array([image[:16, :24].mean()]))
+    half = PATCHES // 2
+    assert heat[:half, :half].max() > 0
+    assert not heat[half + 1 :].any() and not heat[:, half + 1 :].any()
+    shown = overlay(np.full((40, 40, 1), 100, np.uint8), np.eye(4))
+    assert shown[5, 5, 0] > 160 and shown[5, 5, 2] < 60 and shown[35, 5].tolist() == [100] * 3
+
+
+def test_curves_are_those_of_the_metrics(scored):
+    _, metrics = scored
+    curves = {name: metrics[name]["curve"] for name in ("known", "unseen")}
+    line = figures.plot_n_way(curves).axes[0].lines[0]
+    model = curves["known"]["model"]
+    assert line.get_ydata() == pytest.approx([100 * point["accuracy"] for point in model])
+    tables = {"unseen": metrics["unseen"]["few_shot"]}
+    line = figures.plot_k_shot(tables).axes[0].lines[0]
+    assert line.get_xdata().tolist() == [1, 3]
+    assert figures.plot_k_shot({"known": metrics["known"]["few_shot"]}) is None
+    assert figures.plot_n_way({"known": None}) is None
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_training_pairs_are_drawn_with_the_ends_of_their_names(tmp_path, channels):
+    pixels = np.zeros((4, 8, 8, channels), np.uint8)
+    pixels[1] = 255
+    rows = np.array([0, 1, 2, 3]), np.array([1, 0, 3, 2])
+    names = ["a very long family of plants___rust", "b"], np.array([0, 0, 1, 1])
+    figure = figures.plot_training_pairs(pixels, *rows, np.arange(4) < 2, *names)
+    figure.savefig(tmp_path / "pairs.png")
+    assert np.asarray(Image.open(tmp_path / "pairs.png")).std() > 10
+    assert figures.short(names[0][0]).endswith("plants___rust") and figures.short("b") == "b"
