@@ -137,7 +137,9 @@ def plot_t_sne(held):
     some = sample(held, MOST_ON_MAP)
     if len(some) < 4:
         return None
-    method = TSNE(2, perplexity=min(30, (len(some) - 1) / 3), max_iter=500, random_state=0)
+    # Not from principal components: of equal embeddings they are NaN.
+    settings = {"init": "random", "max_iter": 500, "random_state": 0}
+    method = TSNE(perplexity=min(30, (len(some) - 1) / 3), **settings)
     with threadpool_limits(1):  # its threads wait for one another where others compute too
         places, labels = method.fit_transform(held.embeddings[some]), held.labels[some]
     classes, counts = np.unique(labels, return_counts=True)
