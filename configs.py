@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import inspect
 import json
+import re
 import sys
 import typing
 from pathlib import Path
@@ -71,16 +72,14 @@ class Config:
     rotated_classes: bool = False  # classes turned by 90, 180, 270 degrees count as new
 
     # Network
-    encoder: str = "compact"  # one of ENCODERS, or a network of keras.applications
+    encoder: str = "compact"  # ours, or a network of keras.applications
     weights: str | None = None  # "imagenet", a run directory or a weights file; None: from nothing
     embedding_dim: Annotated[int, 1, 16384] = 128  # numbers that describe an image
     unit_length: bool = True  # embeddings on the unit sphere: distances lie in 0..2
     distance: Literal["euclidean", "cosine", "l1", "l1_512"] = "euclidean"  # l1: learned
 
     # Loss
-    loss: (
-        Literal["contrastive", "binary_crossentropy", "supervised_contrastive", "triplet"] | None
-    ) = None  # None: contrastive for pairs, supervised_contrastive for classes
+    loss: str | None = None  # None: contrastive for pairs, supervised_contrastive for classes
     triplet: Literal["hardest", "semi_hard", "1+2", "2+1"] = "hardest"  # positives + negatives
     margin: Annotated[float, 1e-6, 1e6] = 1.0  # distance beyond which impostors cost nothing
     distillation: Annotated[float, 0.0, 1e4] = 0.0  # weight of what a pretrained network knew
@@ -173,7 +172,7 @@ class Config:
     @property
     def loss_name(self):
         """The loss that is trained with: `loss`, or the one that goes with `sampling`."""
-        return self.loss or LOSSES[self.sampling][0]
+        return self.loss or f"{'' if self.sampling == 'pairs' else 'supervised_'}contrastive"
 
     @property
     def accuracy_distance(self):
@@ -203,9 +202,17 @@ RANGES = {  # of the numbers, from their types
     if hasattr(kind, "__metadata__")
 }
 
-ENCODERS = (
-    "compact spatial drawing efficientnet_lite0 leaf_cnn koch signet alexnet vgg16".split()
-)  # ours, in encoders.py
+
+def _functions(file, pattern):
+    """Names of the functions in a file, whose import would take seconds, that match a pattern."""
+    return re.findall(f"^def {pattern}", (Path(__file__).parent / file).read_text(), re.M)
+
+
+ENCODERS = _functions("networks/encoders.py", r"([a-z]\w*)\(pixels, embedding_dim\)")
+LOSSES = {  # what each sampling can feed
+    "pairs": _functions("siamese_network_funcs.py", r"(\w+)_loss\(same, distance\b"),
+    "classes": _functions("networks/losses.py", r"(?:batch_)?(\w+)_loss\(labels, embeddings\b"),
+}
 APPLICATIONS = """
     ConvNeXtBase ConvNeXtLarge ConvNeXtSmall ConvNeXtTiny ConvNeXtXLarge DenseNet121 DenseNet169
     DenseNet201 EfficientNetB0 EfficientNetB1 EfficientNetB2 EfficientNetB3 EfficientNetB4
@@ -219,11 +226,6 @@ APPLICATIONS = """
 SMALLEST_IMAGES = {  # pixels; below, a network's last map would be empty
     **{"leaf_cnn": 22, "koch": 65, "signet": 25, "alexnet": 91, "vgg16": 32},
     **{"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75},  # Keras's others take 32
-}
-
-LOSSES = {  # what each sampling can feed
-    "pairs": ("contrastive", "binary_crossentropy"),
-    "classes": ("supervised_contrastive", "contrastive", "triplet"),
 }
 
 
@@ -417,7 +419,8 @@ def help_text(config, program):
         title = above[2:] if above.startswith("# ") else title
         value = f"--{name} {getattr(config, name)}"
         line = f"  {value:<34} {lines[node.end_lineno - 1].partition('  # ')[2]}"
-        if choices := [c for c in _choices(HINTS[name]) if c is not None]:
+        named = {"encoder": ENCODERS, "loss": [*{*LOSSES["pairs"], *LOSSES["classes"]}]}
+        if choices := named.get(name) or [c for c in _choices(HINTS[name]) if c is not None]:
             line += f" ({', '.join(map(str, choices))})"
         groups.setdefault("First options" if name in FIRST else title, []).append((name, line))
     groups["First options"].sort(key=lambda entry: FIRST.index(entry[0]))

@@ -4,19 +4,15 @@ An encoder takes raw pixels (0 to 255) and gives an embedding; small distances m
 are 1 for genuine pairs (one class) and 0 for impostors (two classes).
 """
 
+import inspect
+
 import keras
 from keras import layers, ops
 
+from networks import losses
 from networks.embedding import SMALLEST_SQUARED_DISTANCE, unit_length
 from networks.encoders import build_encoder  # noqa: F401  known from here
-from networks.losses import (
-    batch_contrastive_loss,
-    batch_triplet_loss,
-    masked_mean,
-    pair_masks,
-    squared_distances,
-    supervised_contrastive_loss,
-)
+from networks.losses import masked_mean, pair_masks, squared_distances
 
 
 @keras.saving.register_keras_serializable(package="siamese")
@@ -100,14 +96,14 @@ def contrastive_loss(same, distance, margin=1.0):
     return ops.mean(same * ops.square(distance) + (1 - same) * impostor_cost)
 
 
-def pair_crossentropy(same, distance):
+def binary_crossentropy_loss(same, distance):
     """Binary cross-entropy of a learned distance in 0..1, the probability of two classes."""
     different = 1 - ops.cast(same, distance.dtype)
     return ops.mean(keras.losses.binary_crossentropy(different, distance))
 
 
 class PairwiseLoss(keras.losses.Loss):
-    """One of the functions above, with its settings, as a Keras loss on (labels, outputs)."""
+    """A function over the pairs of a batch, with its settings, as a Keras loss."""
 
     def __init__(self, function, **settings):
         super().__init__(name=function.__name__, reduction=None)
@@ -119,16 +115,17 @@ class PairwiseLoss(keras.losses.Loss):
 
 
 def build_loss(config):
-    """The `keras.losses.Loss` that a config names."""
-    if config.loss_name == "binary_crossentropy":
-        return PairwiseLoss(pair_crossentropy)
-    if config.loss_name == "contrastive":
-        of_pairs = config.sampling == "pairs"
-        function = contrastive_loss if of_pairs else batch_contrastive_loss
-        return PairwiseLoss(function, margin=config.margin)
-    if config.loss_name == "triplet":
-        return PairwiseLoss(batch_triplet_loss, margin=config.margin, triplet=config.triplet)
-    return PairwiseLoss(supervised_contrastive_loss, temperature=config.temperature)
+    """The `keras.losses.Loss` that a config names: `NAME_loss` here, or in `networks.losses`.
+
+    Its parameters beside labels and outputs are fields of the config.
+    """
+    name = f"{config.loss_name}_loss"
+    if config.sampling == "pairs":
+        function = globals()[name]
+    else:
+        function = getattr(losses, f"batch_{name}", None) or getattr(losses, name)
+    parameters = list(inspect.signature(function).parameters)[2:]
+    return PairwiseLoss(function, **{field: getattr(config, field) for field in parameters})
 
 
 def accuracy(same, distance, threshold=0.5):

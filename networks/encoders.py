@@ -1,8 +1,8 @@
 """The encoders: raw pixels (0 to 255) -> embedding. Knows no files but weights.
 
-An encoder is a function from pixels (batch, height, width, channels) and `embedding_dim` to
-(batch, embedding_dim), entered in `ENCODERS` under the name that a config gives. Ours end alike:
-feature maps pooled, each of unit length, concatenated, and one dense layer, the head.
+An encoder is a function `name(pixels, embedding_dim)` from pixels (batch, height, width, channels)
+to (batch, embedding_dim), and `--encoder name` takes it. Ours end alike: feature maps pooled, each
+of unit length, concatenated, and one dense layer, the head.
 """
 
 import sys
@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import initializers, layers, ops, regularizers
 
+from configs import ENCODERS
 from networks import pretrained
 from networks.embedding import unit_length
 from networks.pretrained import WeightsError
@@ -30,7 +31,7 @@ def build_encoder(config):
     """
     pixels = keras.Input(config.image_shape, name="pixels")
     if config.encoder in ENCODERS:
-        embeddings = ENCODERS[config.encoder](pixels, config.embedding_dim)
+        embeddings = globals()[config.encoder](pixels, config.embedding_dim)
     else:
         embeddings = application(pixels, config)
     embeddings = ops.cast(embeddings, "float32")
@@ -246,22 +247,6 @@ def _copy_weights(source, target, folder):
                 f"{taken} here. Take its encoder, image_size, channels and embedding_dim."
             )
     return given == taken
-
-
-ENCODERS = {
-    each.__name__: each
-    for each in (
-        compact,
-        spatial,
-        drawing,
-        efficientnet_lite0,
-        leaf_cnn,
-        koch,
-        signet,
-        alexnet,
-        vgg16,
-    )
-}
 
 
 def _centre(pixels, size):

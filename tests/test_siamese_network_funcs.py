@@ -15,6 +15,7 @@ from keras import ops
 
 import siamese_network_funcs as funcs
 from configs import Config
+from networks import losses
 
 RNG = np.random.default_rng(0)
 
@@ -55,7 +56,7 @@ def test_batch_contrastive_loss_equals_a_double_loop():
             elif labels[i] != labels[j] and distance < 3.0:
                 impostor.append((3.0 - distance) ** 2)
     expected = np.mean(genuine) + np.mean(impostor)
-    loss = funcs.batch_contrastive_loss(labels, embeddings, margin=3.0)
+    loss = losses.batch_contrastive_loss(labels, embeddings, margin=3.0)
     assert float(loss) == pytest.approx(expected, rel=1e-4)
 
 
@@ -63,7 +64,7 @@ def test_supervised_contrastive_loss_equals_a_double_loop():
     labels, embeddings = random_batch()
     labels = np.append(labels, 99)  # an image without partner is a negative only
     embeddings = np.vstack([embeddings, RNG.normal(size=(1, 5)).astype(np.float32)])
-    directions, losses = unit(embeddings), []
+    directions, costs = unit(embeddings), []
     for i in range(len(labels)):
         others = [j for j in range(len(labels)) if j != i]
         partners = [j for j in others if labels[j] == labels[i]]
@@ -71,9 +72,9 @@ def test_supervised_contrastive_loss_equals_a_double_loop():
             continue
         total = sum(math.exp(directions[i] @ directions[j] / 0.2) for j in others)
         shares = [math.exp(directions[i] @ directions[j] / 0.2) / total for j in partners]
-        losses.append(-np.mean(np.log(shares)))
-    loss = funcs.supervised_contrastive_loss(labels, embeddings, temperature=0.2)
-    assert float(loss) == pytest.approx(np.mean(losses), rel=1e-4)
+        costs.append(-np.mean(np.log(shares)))
+    loss = losses.supervised_contrastive_loss(labels, embeddings, temperature=0.2)
+    assert float(loss) == pytest.approx(np.mean(costs), rel=1e-4)
 
 
 def triplet_by_loops(labels, embeddings, margin, triplet):
@@ -99,7 +100,7 @@ def triplet_by_loops(labels, embeddings, margin, triplet):
 def test_batch_triplet_loss_equals_a_loop(triplet):
     labels, embeddings = random_batch()
     labels, embeddings = labels[:-1], embeddings[:-1]  # one class smaller than the others
-    loss = funcs.batch_triplet_loss(labels, embeddings, margin=0.7, triplet=triplet)
+    loss = losses.batch_triplet_loss(labels, embeddings, margin=0.7, triplet=triplet)
     expected = triplet_by_loops(labels, embeddings, 0.7, triplet)
     assert float(loss) == pytest.approx(expected, rel=1e-4)
 
@@ -139,11 +140,11 @@ def test_batch_accuracy_equals_accuracy_over_all_pairs():
 
 
 LOSSES = [
-    funcs.batch_contrastive_loss,
-    funcs.supervised_contrastive_loss,
-    funcs.batch_triplet_loss,
-    functools.partial(funcs.batch_triplet_loss, triplet="semi_hard"),
-    functools.partial(funcs.batch_triplet_loss, triplet="2+1"),
+    losses.batch_contrastive_loss,
+    losses.supervised_contrastive_loss,
+    losses.batch_triplet_loss,
+    functools.partial(losses.batch_triplet_loss, triplet="semi_hard"),
+    functools.partial(losses.batch_triplet_loss, triplet="2+1"),
 ]
 
 
@@ -191,11 +192,13 @@ def test_cosine_distance_by_hand():
     np.testing.assert_allclose(result, [[1.0], [0.0]], atol=1e-6)
 
 
-def test_pair_crossentropy_by_hand():
+def test_binary_crossentropy_by_hand():
     """A learned distance is the probability of two classes."""
     same, distance = np.array([[1.0], [0.0]]), np.array([[0.2], [0.9]], np.float32)
     expected = -(math.log(0.8) + math.log(0.9)) / 2
-    assert float(funcs.pair_crossentropy(same, distance)) == pytest.approx(expected, rel=1e-5)
+    assert float(funcs.binary_crossentropy_loss(same, distance)) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["euclidean", "cosine", "l1", "l1_512"])
