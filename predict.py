@@ -50,7 +50,8 @@ def table(answer):
         return [(answer["a"], f"{verdict:<9}  {said}"), (answer["b"], "")]
     if "accepted" in answer:
         verdict = "accepted" if answer["accepted"] else "rejected"
-        said = f"distance {answer['distance']:.3f}, threshold {answer['threshold']:.3f}"
+        said = f"{answer['rule']} distance {answer['distance']:.3f}, "
+        said += f"threshold {answer['threshold']:.3f}"
         stated = f"false-accept rate {answer['false_accept_rate']:g}, {answer['references']} images"
         return [(answer["query"], f"{verdict}  {said} ({stated})")]
     if "results" in answer:

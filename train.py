@@ -260,7 +260,9 @@ def write_pairs(run, config, dataset):
 
 def write_outputs(run, config, dataset, fitted):
     """Writes models, threshold and figures of a `fit.Fitted` that has an encoder."""
-    from evaluation import figures, thresholds, verification
+    import numpy as np
+
+    from evaluation import figures, references, thresholds, verification
     from siamese_network_funcs import distance_function
     from training.validation import Validator
 
@@ -273,11 +275,18 @@ def write_outputs(run, config, dataset, fitted):
     pairs = validator.left, validator.right
     distances = verification.pair_distances(embeddings, *pairs, distance)
     threshold = thresholds.choose_threshold(validator.same, distances, config.false_accept_rate)
+    enrolled = None
     if dataset.index.classes_known:
-        unknown = thresholds.unknown_thresholds(embeddings, validator.labels, distance)
+        images = embeddings, validator.classes, validator.forged
+        unknown = thresholds.unknown_thresholds(
+            *(rows[~validator.forged] for rows in images[:2]), distance
+        )
+        rng = np.random.default_rng([config.seed, 6])
+        enrolled = references.reference_thresholds(*images, rng, distance)
     else:  # of images of two pairs nobody knows whether they show the same
         unknown = thresholds.unknown_thresholds_of_pairs(distances[~validator.same])
-    run.write_json("threshold.json", threshold | {"unknown": unknown})
+    enrolled = enrolled or {"rule": "nearest", **unknown}
+    run.write_json("threshold.json", threshold | {"unknown": unknown, "enrolled": enrolled})
     best = {}
     if fitted.best_epoch is not None:
         best = fitted.history[fitted.best_epoch - 1]

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from evaluation.references import RULES
 from evaluation.thresholds import probability, unknown_threshold
 from evaluation.verification import all_distances
 from inference.gallery import Gallery, open_gallery
@@ -176,7 +177,8 @@ class SimilarityModel:
     def verify(self, images, references, false_accept_rate=0.01, unreadable=None):
         """Whether questioned images are of the one class that all references are of.
 
-        The score is the distance to the nearest reference.
+        The score is the distance to the nearest reference or the mean one: what told validation
+        images better, forgeries where there were any.
 
         Args:
             references: Folder with the genuine images of one person or thing, without folders in
@@ -185,8 +187,9 @@ class SimilarityModel:
                 references. Forgeries of this very class come nearer than that.
 
         Returns:
-            List of dicts: `query`, `accepted`, `distance`, the `threshold` below which it is
-            accepted, `false_accept_rate`, and the number of `references`.
+            List of dicts: `query`, `accepted`, `distance` by the `rule` "nearest" or "mean", the
+            `threshold` below which it is accepted, `false_accept_rate`, and the number of
+            `references`.
         """
         _check_rate(false_accept_rate)
         known = self.open(references)
@@ -195,16 +198,16 @@ class SimilarityModel:
                 "verify takes the genuine images of one class, directly in the folder of "
                 f"references. Received: '{inside[0]}'. Name that folder, or use identify."
             )
+        table = self._decision["enrolled"]
+        threshold = unknown_threshold(table, len(known.names), false_accept_rate)
         stated = {"false_accept_rate": false_accept_rate, "references": len(known.names)}
-        threshold = unknown_threshold(
-            self._decision["unknown"], len(known.names), false_accept_rate
-        )
+        stated |= {"rule": table["rule"], "threshold": threshold}
         names, embeddings = self._embedded(images, unreadable)
-        nearest = all_distances(embeddings, known.embeddings, self.metric).min(axis=1)
+        distances = all_distances(embeddings, known.embeddings, self.metric)
+        scores = RULES[table["rule"]](distances, axis=1)
         return [
-            {"query": name, "accepted": bool(distance < threshold), "distance": float(distance)}
-            | {"threshold": threshold, **stated}
-            for name, distance in zip(names, nearest, strict=True)
+            {"query": name, "accepted": bool(score < threshold), "distance": float(score), **stated}
+            for name, score in zip(names, scores, strict=True)
         ]
 
     def search(self, images, gallery, top=10, unreadable=None):

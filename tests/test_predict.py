@@ -186,18 +186,21 @@ def test_identify_takes_the_nearest_reference_or_none(here, capsys):
     assert "none of these" in capsys.readouterr().out
 
 
-def test_verify_accepts_by_the_nearest_of_one_class(here, capsys, model):
+@pytest.mark.parametrize("rule", ["nearest", "mean"])
+def test_verify_accepts_by_the_rule_of_the_run(rule, here, capsys, model, monkeypatch):
     genuine = [f"images/class0/{number}.png" for number in range(5)]
     (here / "person").mkdir(exist_ok=True)
     for path in genuine:
         shutil.copy(path, here / "person")
     queries = [f"images/class{label}/7.png" for label in range(NUM_CLASSES)]
+    table = json.loads(Path("copy/threshold.json").read_text())["enrolled"]
+    monkeypatch.setitem(model._decision["enrolled"], "rule", rule)
     answers, _ = ask(capsys, "verify", *queries, "--references", "person",
                      "--false_accept_rate", "0.1")  # fmt: skip
-    table = json.loads(Path("copy/threshold.json").read_text())["unknown"]
     for answer, embedding in zip(answers, embed_plainly(queries), strict=True):
-        nearest = np.linalg.norm(embed_plainly(genuine) - embedding, axis=1).min()
-        assert answer["distance"] == pytest.approx(nearest, abs=1e-4)
+        distances = np.linalg.norm(embed_plainly(genuine) - embedding, axis=1)
+        expected = {"nearest": distances.min(), "mean": distances.mean()}[rule]
+        assert answer["rule"] == rule and answer["distance"] == pytest.approx(expected, abs=1e-4)
         assert answer["threshold"] == pytest.approx(unknown_threshold(table, 5, 0.1))
         assert answer["accepted"] == (answer["distance"] < answer["threshold"])
         assert (answer["false_accept_rate"], answer["references"]) == (0.1, 5)

@@ -34,6 +34,9 @@ class Validator:
         rows = dataset.splits.val
         self.rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST_IMAGES).astype(int))]
         self.labels = training_labels(dataset.index)[self.rows]  # a forgery is alone in its class
+        self.classes, self.forged = dataset.index.labels[self.rows], np.zeros(len(self.rows), bool)
+        if dataset.index.forged is not None:
+            self.forged = dataset.index.forged[self.rows]
         rng = np.random.default_rng([config.seed, 2])
         pairs = verification.verification_pairs(dataset, self.rows, rng)
         self.left, self.right, self.same = pairs

@@ -1,0 +1,77 @@
+"""Scores against several references: by a plain loop, and what the tables promise."""
+
+import numpy as np
+import pytest
+
+from evaluation.references import equal_errors, reference_distances, reference_thresholds
+from evaluation.thresholds import unknown_threshold
+
+
+@pytest.fixture
+def writers():
+    """Embeddings, classes and forgeries of 60 writers with 10 genuine images and 4 forgeries."""
+    rng = np.random.default_rng(0)
+    labels, forged = np.repeat(np.arange(60), 14), np.tile(np.arange(14) >= 10, 60)
+    centres, imitations = rng.normal(size=(60, 64)), rng.normal(size=(60, 64)) * 0.4
+    embeddings = centres[labels] + forged[:, None] * imitations[labels]
+    return embeddings + 0.3 * rng.normal(size=embeddings.shape), labels, forged
+
+
+def test_scores_are_those_of_a_loop(writers):
+    embeddings, labels, forged = writers
+    distances = np.linalg.norm(embeddings[:, None] - embeddings, axis=2)
+    scores = reference_distances(distances, labels, forged, 5, np.random.default_rng(3))
+    rng, expected = np.random.default_rng(3), {"genuine": [], "random": [], "skilled": []}
+    for writer in range(60):
+        own = rng.permutation(np.flatnonzero((labels == writer) & ~forged))
+        for row in [*own[5:], *np.flatnonzero(forged | (labels != writer))]:
+            kind = "genuine" if row in own else "skilled" if labels[row] == writer else "random"
+            if kind != "random" or not forged[row]:
+                to = [np.linalg.norm(embeddings[row] - embeddings[one]) for one in own[:5]]
+                expected[kind].append((min(to), sum(to) / 5))
+    for kind, values in expected.items():
+        for at, rule in enumerate(("nearest", "mean")):
+            wanted = [value[at] for value in values]
+            np.testing.assert_allclose(np.sort(scores[rule][kind]), np.sort(wanted))
+
+
+def test_the_table_keeps_its_rate_on_other_writers(writers):
+    embeddings, labels, forged = writers
+    old, new = labels < 30, labels >= 30
+    rng = np.random.default_rng(0)
+    table = reference_thresholds(embeddings[old], labels[old], forged[old], rng)
+    assert table["references"] == [1, 2, 5]
+    errors = table["equal_error_rates"]
+    assert errors["nearest"].keys() == {"random", "skilled"}
+    assert errors[table["rule"]]["skilled"] == min(of["skilled"] for of in errors.values())
+    distances = np.linalg.norm(embeddings[new][:, None] - embeddings[new], axis=2)
+    for count in (1, 3, 5):
+        scores = reference_distances(distances, labels[new], forged[new], count, rng)
+        accepted = scores[table["rule"]]["random"] < unknown_threshold(table, count, 0.1)
+        assert accepted.mean() == pytest.approx(0.1, abs=0.03)
+
+
+def test_the_rule_that_errs_less_is_kept():
+    """One reference in five is far off: the mean suffers from it, the nearest does not."""
+    rng = np.random.default_rng(1)
+    labels, forged = np.repeat(np.arange(20), 12), np.tile(np.arange(12) >= 8, 20)
+    embeddings = 10 * rng.normal(size=(20, 4))[labels] + 0.1 * rng.normal(size=(240, 4))
+    embeddings += forged[:, None] * 0.6
+    embeddings += (
+        (rng.random(240) < 0.2)[:, None] * rng.normal(size=(240, 4)) * 5 * ~forged[:, None]
+    )
+    assert reference_thresholds(embeddings, labels, forged, rng)["rule"] == "nearest"
+    even = np.repeat(np.arange(20), 8)
+    assert reference_thresholds(np.eye(20)[even], even, np.zeros(160, bool), rng)["thresholds"]
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2], [0, 0, 0]])
+def test_what_cannot_be_measured(labels):
+    images = np.eye(3), np.array(labels), np.zeros(3, bool), np.random.default_rng(0)
+    assert reference_thresholds(*images) is None
+
+
+def test_kinds_that_are_missing_have_no_rate():
+    assert equal_errors({"genuine": np.ones(3), "random": 2 * np.ones(3), "skilled": []}) == {
+        "random": 0.0
+    }
