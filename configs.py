@@ -135,13 +135,14 @@ class Config:
         )
         yield (
             self.weights != "imagenet"
-            or self.encoder in ("vgg16", "efficientnet_lite0", *APPLICATIONS),
+            or self.encoder.startswith(("vgg16", "efficientnet_lite0"))
+            or self.encoder in APPLICATIONS,
             f"No weights of ImageNet are known for encoder='{self.encoder}'. Choose "
             "efficientnet_lite0, vgg16 or a network of keras.applications.",
         )
         yield (
             not self.distillation
-            or (self.weights and self.encoder == "efficientnet_lite0" and not of_pairs),
+            or (self.weights and self.encoder.startswith("efficientnet_lite0") and not of_pairs),
             f"distillation={self.distillation} needs efficientnet_lite0 with weights, and "
             f"sampling='classes'. Received: encoder='{self.encoder}', weights={self.weights!r}, "
             f"sampling='{self.sampling}'. Set distillation=0.",
@@ -337,12 +338,13 @@ CONFIGS = {  # a line for each of: data, batches, augmentation, network and loss
     ),
     # Ours for signatures, as data/draw_signatures.py draws: ink alone, small turns, no flips.
     "signatures": Config(
-        **SIGNATURES | CLASSES, classes_per_batch=12, images_per_class=6,
+        **SIGNATURES | CLASSES, validate_on="classes", classes_per_batch=12, images_per_class=8,
         rotate=5.0, zoom=0.1, shift=0.04, shear=0.1, horizontal_flip=False, brightness=0.0,
-        encoder="spatial", embedding_dim=256, temperature=0.1,
-        learning_rate=1e-3, epochs=6, max_minutes=5.0,
+        encoder="efficientnet_lite0_grid", weights="imagenet", embedding_dim=256,
+        temperature=0.1, distillation=20.0,
+        learning_rate=5e-4, steps_per_epoch=40, epochs=5, max_minutes=5.0,
     ),
-    # Recipe 6, Dey et al. 2017 (without RMSprop's momentum): writers are split, ink alone is seen.
+    # Recipe 6, Dey et al. 2017: writers are split, ink alone is seen.
     "signet": Config(
         **SIGNATURES | UNCHANGED | PUBLISHED, pairs_per_batch=128,
         encoder="signet", embedding_dim=128, loss="contrastive",

@@ -97,10 +97,23 @@ def efficientnet_lite0(pixels, embedding_dim):
     return upper_half(pretrained.build_lower(pixels.shape[1:])(pixels), embedding_dim)
 
 
-def upper_half(maps, embedding_dim):
-    """What `efficientnet_lite0` makes of the maps of its lower half."""
+def efficientnet_lite0_grid(pixels, embedding_dim):
+    """As `efficientnet_lite0`, for wide pictures that are upright and centred, as signatures: maps
+    are pooled within 2 x 4 parts of the picture, 15,872 numbers before the head."""
+    return upper_half(pretrained.build_lower(pixels.shape[1:])(pixels), embedding_dim, grid=True)
+
+
+def upper_half(maps, embedding_dim, grid=False):
+    """What the two make of the maps of their lower half."""
     maps = pretrained.build_upper(maps.shape[1:])(maps)
-    return head([layers.GlobalAveragePooling2D()(each) for each in maps], embedding_dim)
+    return head([_parts(each) if grid else layers.GlobalAveragePooling2D()(each) for each in maps],
+                embedding_dim)  # fmt: skip
+
+
+def _parts(maps):
+    """Means of maps within 2 x 4 parts of the picture: (batch, 8 channels)."""
+    parts = -(-maps.shape[1] // 2), -(-maps.shape[2] // 4)
+    return layers.Flatten()(layers.AveragePooling2D(parts, padding="same")(maps))
 
 
 def leaf_cnn(pixels, embedding_dim):
@@ -135,25 +148,27 @@ def koch(pixels, embedding_dim):
 
 
 def signet(pixels, embedding_dim):
-    """Recipe 6: four convolutions and two dense layers; paper is 0, ink 1.
+    """Recipe 6: four convolutions and two dense layers with weight decay; paper is 0, ink 1.
 
-    Batch normalisation stands where the paper has local response normalisation.
+    Batch normalisation stands where the paper has local response normalisation. What it calls
+    RMSprop's momentum of 0.9 is the decay that Keras calls rho.
 
     Reference:
         Dey et al., "SigNet: Convolutional Siamese network for writer independent offline signature
         verification", 2017.
     """
+    settings = {"activation": "relu", "kernel_regularizer": regularizers.L2(5e-4)}
     values = layers.Rescaling(-1 / 255, offset=1)(pixels)
     for filters, size, last in ((96, 11, 0.0), (256, 5, 0.3), (384, 3, None), (256, 3, 0.3)):
         padding = "valid" if size == 11 else "same"
-        values = layers.Conv2D(filters, size, padding=padding, activation="relu")(values)
+        values = layers.Conv2D(filters, size, padding=padding, **settings)(values)
         if size > 3:
             values = layers.BatchNormalization(momentum=0.9)(values)
         if last is not None:
             values = layers.Dropout(last)(layers.MaxPooling2D(3, strides=2)(values))
     values = layers.Flatten()(values)  # 108,800 at 155 x 220
-    values = layers.Dropout(0.5)(layers.Dense(1024, activation="relu")(values))
-    return layers.Dense(embedding_dim, activation="relu")(values)
+    values = layers.Dropout(0.5)(layers.Dense(1024, **settings)(values))
+    return layers.Dense(embedding_dim, **settings)(values)
 
 
 def alexnet(pixels, embedding_dim):
@@ -209,7 +224,7 @@ def load_weights(encoder, config):
     if Path(config.weights).is_dir():
         return _copy_weights(_encoder_of_run(config.weights), encoder, config.weights)
     parts = [part for part in encoder.layers if part.name in ("backbone", "lower", "upper")]
-    if config.encoder == "efficientnet_lite0":
+    if config.encoder.startswith("efficientnet_lite0"):
         pretrained.fill(parts, None if config.weights == "imagenet" else config.weights)
         return False
     try:

@@ -7,12 +7,32 @@ variation makes directions comparable; of those, the ones in which all images va
 import keras
 import numpy as np
 
+from networks.embedding import embed
+
+MOST_NUMBERS = 60_000_000  # of features that a head is fitted to; more images change nothing
 RIDGE = 1.0  # share of the mean variance that is added to each direction's
 
 
 def features_of(encoder, head="head"):
     """The model from an encoder's pixels to what its dense layer `head` is given."""
     return keras.Model(encoder.inputs, encoder.get_layer(head).input)
+
+
+def whiten(encoder, pixels, rows, labels):
+    """Fits the head of an encoder, where it has one, to images: a sample of very many.
+
+    Args:
+        encoder: A `keras.Model`.
+        pixels: What it takes of each row.
+        rows: The training images.
+        labels: Class of each row of `pixels`.
+    """
+    if "head" not in [layer.name for layer in encoder.layers]:
+        return
+    model = features_of(encoder)
+    most = max(2, MOST_NUMBERS // model.output_shape[-1])
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))]
+    fit_head(encoder, embed(model, pixels, rows), labels[rows])
 
 
 def fit_head(encoder, features, labels, head="head"):
@@ -43,22 +63,27 @@ def fit_whitening(features, labels, num_directions):
     features = np.asarray(features, np.float64)
     mean, size = features.mean(axis=0), features.shape[1]
     within = _within_classes(features, labels)
-    # Of few images, the directions that these span; in all others nothing varies.
-    if len(within) < size:
-        _, lengths, directions = np.linalg.svd(within, full_matrices=False)
-        variances = np.square(lengths)
-    else:
-        variances, directions = np.linalg.eigh(within.T @ within)
-        directions = directions.T
+    variances, directions = _principal(within)
     ridge = RIDGE * variances.sum() / size + 1e-12
     gains = 1 / np.sqrt(np.maximum(variances, 0) + ridge) - 1 / np.sqrt(ridge)
     centred = features - mean
     whitened = centred / np.sqrt(ridge) + (centred @ directions.T * gains) @ directions
     whitened /= np.maximum(np.linalg.norm(whitened, axis=1, keepdims=True), 1e-12)
-    main = np.linalg.eigh(whitened.T @ whitened)[1][:, ::-1][:, :num_directions]  # (d, directions)
+    main = _principal(whitened)[1][:num_directions].T  # (d, directions)
     matrix = main / np.sqrt(ridge) + directions.T @ (gains[:, None] * (directions @ main))
     matrix = np.pad(matrix, ((0, 0), (0, num_directions - matrix.shape[1])))
     return matrix.astype(np.float32), (-mean @ matrix).astype(np.float32)
+
+
+def _principal(rows):
+    """Variances and principal directions (k, d), largest first; of few rows, those they span."""
+    if few := len(rows) < rows.shape[1]:
+        variances, vectors = np.linalg.eigh(rows @ rows.T)
+    else:
+        variances, vectors = np.linalg.eigh(rows.T @ rows)
+    there = variances > 1e-12 * variances.max(initial=0)
+    variances, vectors = variances[there][::-1], vectors[:, there][:, ::-1]
+    return variances, (vectors.T @ rows / np.sqrt(variances)[:, None] if few else vectors.T)
 
 
 def _within_classes(features, labels):

@@ -10,11 +10,13 @@ from tqdm import tqdm
 
 from networks.embedding import embed, unit_length
 from networks.encoders import build_encoder, load_weights, upper_half
-from networks.whitening import features_of, fit_head
+from networks.whitening import whiten
 from pipeline.augmentation import augment
-from pipeline.class_batches import ClassBatches
+from pipeline.class_batches import ClassBatches, training_labels
 
-VIEWS = 3  # of each image: as it is, mirrored, and as the augmentation makes it
+VIEWS = (
+    3  # of each image: as it is, mirrored where that is allowed, and as the augmentation makes it
+)
 MOST_BYTES = 8_000_000_000  # of maps on disk; past them fewer views are kept
 VIEW_FIELDS = """
     image_size channels fit ink seed rotate zoom shift shear horizontal_flip brightness contrast
@@ -62,7 +64,8 @@ class LowerMaps:
             for start in range(0, len(self.rows), BATCH):
                 images = pixels[self.rows[start : start + BATCH]]
                 rng = np.random.default_rng([config.seed, 4, start])
-                others = [images[:, :, ::-1], *(augment(images, config, rng) for _ in range(VIEWS))]
+                others = [augment(images, config, rng) for _ in range(VIEWS)]
+                others = [images[:, :, ::-1]] * config.horizontal_flip + others
                 for view, seen in zip(range(self.shape[1]), [images, *others], strict=False):
                     maps[start : start + BATCH, view] = lower.predict_on_batch(seen)
                 progress.update(len(images))
@@ -118,13 +121,13 @@ class UpperHalf:
         filled = load_weights(self.whole, config)
         self.pixels = LowerMaps(self.whole.get_layer("lower"), dataset, config)
         maps = keras.Input(self.pixels.shape[2:], name="maps")
-        outputs = unit_length(upper_half(maps, config.embedding_dim))
+        grid = config.encoder == "efficientnet_lite0_grid"
+        outputs = unit_length(upper_half(maps, config.embedding_dim, grid))
         self.encoder = keras.Model(maps, outputs, name="encoder")
         self._copy(self.whole, self.encoder, ["upper", "head"])
-        rows, labels = dataset.splits.train, dataset.index.labels
+        rows = dataset.splits.train
         if not filled:
-            features = embed(features_of(self.encoder), self.pixels, rows)
-            fit_head(self.encoder, features, labels[rows])
+            whiten(self.encoder, self.pixels, rows, training_labels(dataset.index))
         teacher = embed(self.encoder, self.pixels, rows)
         self.batches = MapBatches(dataset.index, self.pixels, rows, config, teacher)
 

@@ -6,14 +6,12 @@ import time
 from pathlib import Path
 
 import keras
-import numpy as np
 
 import siamese_network_funcs as funcs
-from networks.embedding import embed
 from networks.encoders import HEAD, build_encoder, load_weights
 from networks.losses import relational_distillation
-from networks.whitening import features_of, fit_head
-from pipeline.class_batches import ClassBatches
+from networks.whitening import whiten
+from pipeline.class_batches import ClassBatches, training_labels
 from pipeline.pairs import PairBatches
 from training.callbacks import Epochs, Feed, Interrupted, Recorder, interrupts
 from training.devices import check_batch_size, over_whole_batch
@@ -22,7 +20,6 @@ from training.schedule import Schedule
 from training.validation import TrainingFailed, Validator
 
 FINISHED, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
-MOST_WHITENED = 10_000  # images; more change nothing
 SAVING_SECONDS = 4.0  # of max_minutes, for models and figures at the end
 NO_STATE = {"epoch": 0, "done": False, "total_steps": None}
 
@@ -59,7 +56,8 @@ class WholeEncoder:
         check_batch_size(2 * self.batches.half if pairs else self.batches.images_per_step)
         fresh = config.weights and not continues and own is None
         if fresh and not load_weights(self.encoder, config):
-            whiten(self.encoder, dataset)
+            labels = training_labels(dataset.index)
+            whiten(self.encoder, dataset.pixels, dataset.splits.train, labels)
 
     def finished(self):
         """The encoder rebuilt in float32, so that it runs anywhere."""
@@ -68,16 +66,6 @@ class WholeEncoder:
         encoder = build_encoder(self.config)
         encoder.set_weights(self.encoder.get_weights())
         return encoder
-
-
-def whiten(encoder, dataset):
-    """Fits the head of a pretrained encoder to training images, a sample of very many."""
-    if HEAD not in [layer.name for layer in encoder.layers]:
-        return
-    rows = dataset.splits.train
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST_WHITENED).astype(int))]
-    features = embed(features_of(encoder), dataset.pixels, rows)
-    fit_head(encoder, features, dataset.index.labels[rows])
 
 
 def fit_encoder(run, config, dataset, begin, *, encoder=None, loss=None, callbacks=()):
@@ -91,7 +79,7 @@ def fit_encoder(run, config, dataset, begin, *, encoder=None, loss=None, callbac
     """
     state = run.load_state()
     arrays, facts = state or ({}, NO_STATE)
-    halves = config.encoder == "efficientnet_lite0" and config.sampling == "classes"
+    halves = config.encoder.startswith("efficientnet_lite0") and config.sampling == "classes"
     if halves and config.weights and config.epochs and encoder is None:
         task = UpperHalf(dataset, config)
         task.model = task.encoder

@@ -20,7 +20,7 @@ def bare(function, shape, embedding_dim):
 
 
 def test_configs_name_the_encoders_and_kerass_networks():
-    assert all(callable(getattr(encoders, name)) for name in ENCODERS) and len(ENCODERS) == 9
+    assert all(callable(getattr(encoders, name)) for name in ENCODERS) and len(ENCODERS) == 10
     builders = {n for n in dir(keras.applications) if n[0].isupper()}
     assert set(APPLICATIONS) == builders
 
