@@ -52,7 +52,8 @@ def table(answer):
         verdict = "accepted" if answer["accepted"] else "rejected"
         said = f"{answer['rule']} distance {answer['distance']:.3f}, "
         said += f"threshold {answer['threshold']:.3f}"
-        stated = f"false-accept rate {answer['false_accept_rate']:g}, {answer['references']} images"
+        stated = f"false-accept rate of {answer['impostors']} {answer['false_accept_rate']:.3g}, "
+        stated += f"{answer['references']} references"
         return [(answer["query"], f"{verdict}  {said} ({stated})")]
     if "results" in answer:
         found = [(one["path"], f"{one['distance']:.3f}") for one in answer["results"]]
@@ -142,7 +143,10 @@ def parse(args):
         what = "a folder of genuine images of one class" if verb is verify else what
         verb.add_argument("--references", required=verb is not serve, help=what)
         what = "share of images of unknown classes that may be accepted; default: %(default)s"
-        verb.add_argument("--false_accept_rate", type=float, default=0.01, help=what)
+        if verb is verify:
+            what = "share of impostors that may be accepted; default: as many as genuine rejected"
+        rate = None if verb is verify else 0.01
+        verb.add_argument("--false_accept_rate", type=float, default=rate, help=what)
     for verb in (search, serve):
         verb.add_argument("--gallery", required=verb is search, help="a folder of images")
     search.add_argument("--top", type=int, default=10, help="how many neighbours")

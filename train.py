@@ -285,7 +285,10 @@ def write_outputs(run, config, dataset, fitted):
         enrolled = references.reference_thresholds(*images, rng, distance)
     else:  # of images of two pairs nobody knows whether they show the same
         unknown = thresholds.unknown_thresholds_of_pairs(distances[~validator.same])
-    enrolled = enrolled or {"rule": "nearest", **unknown}
+    if enrolled is None:
+        rates = [thresholds.equal_error_rate(validator.same, distances)[0]]
+        enrolled = {"rule": "nearest", "impostors": references.IMPOSTORS["random"], **unknown}
+        enrolled["equal_error_rates"] = rates * len(unknown["references"])
     run.write_json("threshold.json", threshold | {"unknown": unknown, "enrolled": enrolled})
     best = {}
     if fitted.best_epoch is not None:

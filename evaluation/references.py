@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from evaluation.thresholds import NUMBERS, RATES, equal_error_rate
+from evaluation.thresholds import NUMBERS, RATES, equal_error_rate, unknown_threshold
 from evaluation.verification import all_distances
 
 RULES = {"nearest": np.min, "mean": np.mean}  # of the distances to the references
+IMPOSTORS = {"random": "images of other classes", "skilled": "forgeries"}
 DRAWS = 5  # of the references of a class, for a table
 KINDS = ("genuine", "random", "skilled")  # of the class, of another one, forgeries of the class
 
@@ -56,11 +57,12 @@ def equal_errors(scores):
 def reference_thresholds(embeddings, labels, forged, rng, distance=None):
     """The better rule and its table of thresholds, for `threshold.json`, from validation images.
 
-    The better rule has the lower equal error rate with the most references there can be: against
-    forgeries where there are any. A false accept is an image of another class.
+    A false accept is a forgery where there are any, else an image of another class. The better rule
+    has the lower equal error rate with the most references there can be.
 
     Returns:
-        Dict: `rule`, `equal_error_rates` by rule and kind, and the table that
+        Dict: `rule`, `impostors` in words, `measured` (equal error rates of both rules with most
+        references), `equal_error_rates` by number of references, and the table that
         `thresholds.unknown_threshold` reads; None where no class has two images.
     """
     distances = all_distances(embeddings, embeddings, distance)
@@ -68,15 +70,28 @@ def reference_thresholds(embeddings, labels, forged, rng, distance=None):
     numbers = [n for n in NUMBERS if np.sum(counts > n) >= max(1, np.sum(counts > 1) / 2)]
     if not numbers or np.sum(counts > 0) < 2:
         return None
-    scores = {n: reference_distances(distances, labels, forged, n, rng, DRAWS) for n in numbers}
-    errors = {rule: equal_errors(of) for rule, of in scores[numbers[-1]].items()}
-    kind = "skilled" if forged.any() else "random"
-    rule = min(RULES, key=lambda rule: errors[rule].get(kind, 1))
-    cuts = [np.quantile(scores[n][rule]["random"], RATES).tolist() for n in numbers]
+    scores = [reference_distances(distances, labels, forged, n, rng, DRAWS) for n in numbers]
+    measured = {rule: equal_errors(of) for rule, of in scores[-1].items()}
+    kind = "skilled" if all("skilled" in errors for errors in measured.values()) else "random"
+    rule = min(RULES, key=lambda rule: measured[rule][kind])
     return {
         "rule": rule,
-        "equal_error_rates": errors,
+        "impostors": IMPOSTORS[kind],
+        "measured": measured,
         "references": numbers,
+        "equal_error_rates": [equal_errors(of[rule])[kind] for of in scores],
         "false_accept_rates": list(RATES),
-        "thresholds": cuts,
+        "thresholds": [np.quantile(of[rule][kind], RATES).tolist() for of in scores],
     }
+
+
+def accept_below(table, count, false_accept_rate=None):
+    """`(threshold, false-accept rate)` for `count` references, from what `threshold.json` keeps.
+
+    None stands for the equal error rate.
+    """
+    if false_accept_rate is None:
+        numbers = np.log(table["references"])
+        false_accept_rate = float(np.interp(np.log(count), numbers, table["equal_error_rates"]))
+    false_accept_rate = max(false_accept_rate, RATES[0])
+    return unknown_threshold(table, count, false_accept_rate), false_accept_rate

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from evaluation.references import RULES
+from evaluation.references import RULES, accept_below
 from evaluation.thresholds import probability, unknown_threshold
 from evaluation.verification import all_distances
 from inference.gallery import Gallery, open_gallery
@@ -174,7 +174,7 @@ class SimilarityModel:
             answers.append({"query": name} | best)
         return answers
 
-    def verify(self, images, references, false_accept_rate=0.01, unreadable=None):
+    def verify(self, images, references, false_accept_rate=None, unreadable=None):
         """Whether questioned images are of the one class that all references are of.
 
         The score is the distance to the nearest reference or the mean one: what told validation
@@ -183,15 +183,17 @@ class SimilarityModel:
         Args:
             references: Folder with the genuine images of one person or thing, without folders in
                 it; or what `open` gives of one.
-            false_accept_rate: Share of images of other classes that may be accepted with so many
-                references. Forgeries of this very class come nearer than that.
+            false_accept_rate: Share of impostors that may be accepted with so many references;
+                None: as many as genuine images are rejected. Impostors are forgeries if the run
+                validated on any, else images of other classes.
 
         Returns:
             List of dicts: `query`, `accepted`, `distance` by the `rule` "nearest" or "mean", the
-            `threshold` below which it is accepted, `false_accept_rate`, and the number of
-            `references`.
+            `threshold` below which it is accepted, `false_accept_rate`, of which `impostors`, and
+            the number of `references`.
         """
-        _check_rate(false_accept_rate)
+        if false_accept_rate is not None:
+            _check_rate(false_accept_rate)
         known = self.open(references)
         if inside := [name for name in known.names if "/" in name]:
             raise DataError(
@@ -199,9 +201,9 @@ class SimilarityModel:
                 f"references. Received: '{inside[0]}'. Name that folder, or use identify."
             )
         table = self._decision["enrolled"]
-        threshold = unknown_threshold(table, len(known.names), false_accept_rate)
-        stated = {"false_accept_rate": false_accept_rate, "references": len(known.names)}
-        stated |= {"rule": table["rule"], "threshold": threshold}
+        threshold, rate = accept_below(table, len(known.names), false_accept_rate)
+        stated = {"rule": table["rule"], "threshold": threshold, "false_accept_rate": rate}
+        stated |= {"impostors": table["impostors"], "references": len(known.names)}
         names, embeddings = self._embedded(images, unreadable)
         distances = all_distances(embeddings, known.embeddings, self.metric)
         scores = RULES[table["rule"]](distances, axis=1)

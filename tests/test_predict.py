@@ -206,7 +206,7 @@ def test_verify_accepts_by_the_rule_of_the_run(rule, here, capsys, model, monkey
         assert (answer["false_accept_rate"], answer["references"]) == (0.1, 5)
     assert answers[0]["accepted"] and not all(one["accepted"] for one in answers)
     assert predict.main(["verify", "copy", queries[0], "--references", "person"]) == 0
-    assert "false-accept rate 0.01, 5 images" in capsys.readouterr().out
+    assert "rate of images of other classes 0.001, 5 references" in capsys.readouterr().out
     with pytest.raises(ValueError, match="directly in the folder of references"):
         model.verify(queries, "images")
 

@@ -184,7 +184,7 @@ def compile_model(model, encoder, config, frozen=False, loss=None):
         layer.trainable = not frozen or layer.name == HEAD
     metric = funcs.accuracy if config.sampling == "pairs" else funcs.batch_accuracy
     loss = loss or funcs.build_loss(config)
-    if config.distillation and model.input.name == "maps":
+    if model.inputs[0].name == "maps":
         loss, metric = _distilled(loss, config.distillation), _of_classes(metric)
     loss, metric = over_whole_batch(model, loss, metric)
     at = {"threshold": config.accuracy_distance}

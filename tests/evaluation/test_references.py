@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
-from evaluation.references import equal_errors, reference_distances, reference_thresholds
-from evaluation.thresholds import unknown_threshold
+from evaluation.references import (
+    accept_below,
+    equal_errors,
+    reference_distances,
+    reference_thresholds,
+)
 
 
 @pytest.fixture
@@ -41,14 +45,17 @@ def test_the_table_keeps_its_rate_on_other_writers(writers):
     rng = np.random.default_rng(0)
     table = reference_thresholds(embeddings[old], labels[old], forged[old], rng)
     assert table["references"] == [1, 2, 5]
-    errors = table["equal_error_rates"]
-    assert errors["nearest"].keys() == {"random", "skilled"}
+    errors = table["measured"]
+    assert errors["nearest"].keys() == {"random", "skilled"} and table["impostors"] == "forgeries"
     assert errors[table["rule"]]["skilled"] == min(of["skilled"] for of in errors.values())
     distances = np.linalg.norm(embeddings[new][:, None] - embeddings[new], axis=2)
     for count in (1, 3, 5):
         scores = reference_distances(distances, labels[new], forged[new], count, rng)
-        accepted = scores[table["rule"]]["random"] < unknown_threshold(table, count, 0.1)
-        assert accepted.mean() == pytest.approx(0.1, abs=0.03)
+        accepted = scores[table["rule"]]["skilled"] < accept_below(table, count, 0.1)[0]
+        assert accepted.mean() == pytest.approx(0.1, abs=0.07)
+        threshold, rate = accept_below(table, count)
+        rejected = scores[table["rule"]]["genuine"] >= threshold
+        assert rejected.mean() == pytest.approx(rate, abs=0.07)
 
 
 def test_the_rule_that_errs_less_is_kept():
