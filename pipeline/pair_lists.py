@@ -1,7 +1,12 @@
 """Lists of pairs: two paths and a label a line, or LFW's `pairs.txt`, in any usual separator."""
 
+import os
+
+import numpy as np
+
 from pipeline.files import IMAGE_SUFFIXES, DataError, file_stamp, file_status
 from pipeline.forgeries import class_folders
+from pipeline.splits import join_groups
 from pipeline.tables import is_true, read_cells
 
 SAYS_SAME = ("same", "genuine")  # columns in which 1 means that both images show one class
@@ -50,7 +55,11 @@ def read_pairs(source, pair_label, skipped):
             contradictory.add(pair)
     if missing:
         skipped[f"{missing} pairs"] = "a file of theirs is missing"
-    return {pair: said for pair, said in found.items() if pair not in contradictory}
+    found = {pair: said for pair, said in found.items() if pair not in contradictory}
+    if not found:
+        why = "; ".join(f"{name}: {reason}" for name, reason in [*skipped.items()][:3])
+        raise DataError(f"{source}: none of its {len(pairs)} pairs can be used ({why}).")
+    return found
 
 
 def pair_rows(root, pairs):
@@ -79,17 +88,12 @@ def pair_rows(root, pairs):
 
 def _joined(names, pairs):
     """Name -> the first name of those that pairs join it to, itself where there are none."""
-    first = {name: name for name in names}
-
-    def root(name):
-        while first[name] != name:
-            first[name] = name = first[first[name]]
-        return name
-
-    for left, right in pairs:
-        left, right = sorted((root(left), root(right)))
-        first[right] = left
-    return {name: root(name) for name in names}
+    place = {name: row for row, name in enumerate(names)}
+    links = np.array([(place[left], place[right]) for left, right in pairs], int).reshape(-1, 2)
+    _, first, group = np.unique(
+        join_groups(np.arange(len(names)), links), return_index=True, return_inverse=True
+    )
+    return {name: names[first[of]] for name, of in zip(names, group, strict=True)}
 
 
 def _paths(cells):
@@ -99,8 +103,8 @@ def _paths(cells):
 
 def _labelled_pairs(source, rows, pair_label):
     """`(left, right, same, fold)` of lines of two paths and a label, with or without a header."""
-    header = None if _paths(rows[0][1]) else [cell.lower() for cell in rows[0][1]]
-    rows = rows if header is None else rows[1:]
+    header = [] if _paths(rows[0][1]) else [cell.lower() for cell in rows[0][1]]
+    rows = rows[bool(header) :]
     left, right = _paths(rows[0][1])
     others = [at for at in range(len(rows[0][1])) if at not in (left, right)]
     named = [at for at in others if header and header[at] in LABELS]
@@ -109,15 +113,14 @@ def _labelled_pairs(source, rows, pair_label):
             f"{source}: expected two columns of paths and one label, called one of {LABELS} where "
             f"there are more. Received: {header or rows[0][1]}."
         )
-    (label,), what = named or others, f"{source}, line {{}}: label"
-    fold = header.index("fold") if header and "fold" in header else None
+    (label,), fold = named or others, header.index("fold") if "fold" in header else None
     pairs = []
     for number, cells in rows:
-        if len(cells) <= max(left, right, label):
+        if len(cells) < len(rows[0][1]):
             raise DataError(f"{source}, line {number}: expected {len(rows[0][1])} cells. "
                             f"Received: {cells}.")  # fmt: skip
         names = (cells[at].replace("\\", "/") for at in (left, right))
-        said = is_true(cells[label], what.format(number))
+        said = is_true(cells[label], f"{source}, line {number}: label")
         pairs.append((*names, said, None if fold is None else cells[fold]))
     says = "same" if header and header[label] in SAYS_SAME else None
     means = _meaning(source, pairs, says, pair_label)
@@ -168,7 +171,7 @@ def _folder_of(source, names):
     some = names[:: max(1, len(names) // 50)]
 
     def count(folder):
-        there = sum((source.parent / folder / name).is_file() for name in some)
+        there = sum(os.path.isfile(source.parent / folder / name) for name in some)
         return there, not folder, folder[:-1] in source.stem.lower()
 
     return max(["", *(f"{name}/" for name in beside)], key=count)

@@ -11,7 +11,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "eval"), "test"),
 }
-YES, NO = ("1", "true", "yes", "y"), ("0", "false", "no", "n", "")
+YES, NO = ("1", "1.0", "true", "yes", "y"), ("0", "0.0", "-1", "false", "no", "n", "")
 SPLIT_SUFFIX = re.compile(r"[ _-]?(set|data)$")  # train_set, test-data
 
 

@@ -86,7 +86,10 @@ def test_what_counts_once_and_what_is_left_out(write_images):
         (["a/1.png,a/2.png,maybe"], "line 1: label must be 1 or 0.*'maybe'"),
         (["a/1.png,a/2.png,1", "a/1.png,b/1.png"], "line 2: expected 3 cells"),
         (["left,right,x,z", "a/1.png,a/2.png,1,1"], "two columns of paths and one label"),
-        (["left,right,same", "no.png,none.png,1"], "No images.*first: no"),
+        (
+            ["left,right,same", "no.png,none.png,1"],
+            "none of its 1 pairs can be used .no.*No such file",
+        ),
     ],
 )
 def test_lists_that_do_not_load(lines, message, write_images):
