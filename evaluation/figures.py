@@ -3,12 +3,13 @@
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
-from sklearn.metrics import roc_curve
+from sklearn.metrics import auc, roc_curve
 from threadpoolctl import threadpool_limits
 
-from evaluation.neighbours import confusion, nearest, sample
+from evaluation.neighbours import confusion, kinds_of_pairs, nearest, sample
 
 QUIET, GREEN, ORANGE, RED = "#8a8f98", "#1a7f5a", "#c2410c", "#b91c1c"
+KINDS = GREEN, RED, "#4f46e5"  # of pairs: genuine, (random) impostor, skilled forgery
 COLORS = {"known": GREEN, "unseen": ORANGE}
 WIDTH, HEIGHT, DPI = 4.6, 3.5, 150  # inches
 MOST_ON_MAP, MOST_NAMED = 600, 20  # images of the t-SNE; classes with a name
@@ -19,18 +20,19 @@ def draw_figures(metrics, held_out):
     if not held_out:
         return {}
     figures = {
-        "roc": plot_roc(metrics, held_out),
+        "roc": plot_roc(held_out),
         "distances": plot_distances(metrics, held_out),
         "n_way": plot_n_way({held.name: metrics[held.name]["curve"] for held in held_out}),
         "k_shot": plot_k_shot({held.name: metrics[held.name]["few_shot"] for held in held_out}),
     }
     for held in held_out:
-        figures[f"confusion_{held.name}"] = plot_confusion(held)
-        figures[f"t_sne_{held.name}"] = plot_t_sne(held)
+        if metrics[held.name]["retrieval"]:  # else classes are not known, pairs alone
+            figures[f"confusion_{held.name}"] = plot_confusion(held)
+            figures[f"t_sne_{held.name}"] = plot_t_sne(held)
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def plot_roc(metrics, held_out):
+def plot_roc(held_out):
     """True against false accepts, both axes linear, with the low rates in a logarithmic inset."""
     figure, axes = _graph("ROC", "false accept rate", "true accept rate")
     inset = axes.inset_axes([0.46, 0.14, 0.52, 0.5])
@@ -38,11 +40,16 @@ def plot_roc(metrics, held_out):
     inset.tick_params(labelsize=7)
     inset.grid(alpha=0.25)
     for held in held_out:
-        false, true, _ = roc_curve(held.same, -held.distances)
-        label = f"{held.name} classes, AUC {metrics[held.name]['auc']:.3f}"
-        for graph in (axes, inset):
-            graph.plot(false, true, color=COLORS[held.name], label=label)
-    axes.plot([0, 1], [0, 1], ":", color=QUIET, label="random")
+        kinds = kinds_of_pairs(held)
+        genuine = kinds.pop("genuine")
+        for (kind, impostor), style in zip(kinds.items(), ("-", "--"), strict=False):
+            pairs = genuine | impostor
+            if len(np.unique(genuine[pairs])) == 2:
+                false, true, _ = roc_curve(genuine[pairs], -held.distances[pairs])
+                label = f"{held.name} classes, {kind}: AUC {auc(false, true):.3f}"
+                for graph in (axes, inset):
+                    graph.plot(false, true, style, color=COLORS[held.name], label=label)
+    axes.plot([0, 1], [0, 1], ":", color=QUIET, label="chance")
     return _with_legend(figure, axes)
 
 
@@ -51,9 +58,10 @@ def plot_distances(metrics, held_out):
     figure = Figure((WIDTH, 1.2 + 1.4 * len(held_out)), DPI, layout="constrained")
     graphs = figure.subplots(len(held_out), sharex=True, squeeze=False)[:, 0]
     for axes, held in zip(graphs, held_out, strict=True):
-        kinds = [held.distances[held.same], held.distances[~held.same]]
-        style = {"color": [GREEN, RED], "alpha": 0.55, "label": ["genuine", "impostor"]}
-        axes.hist(kinds, 50, density=True, histtype="stepfilled", **style)
+        edges = np.linspace(held.distances.min(), held.distances.max(), 51)
+        for (kind, pairs), color in zip(kinds_of_pairs(held).items(), KINDS, strict=False):
+            style = {"density": True, "histtype": "stepfilled", "color": color, "alpha": 0.55}
+            axes.hist(held.distances[pairs], edges, label=kind, **style)
         threshold = metrics[held.name]["threshold"]
         label = f"threshold {threshold:.3f}"
         axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label=label)
@@ -76,10 +84,10 @@ def plot_n_way(curves):
     for name, curve in curves.items():
         for kind, style in (("model", "-"), ("raw pixels", "--")):
             accuracy = [100 * point["accuracy"] for point in curve[kind]]
-            band = 100 * np.array([point["interval"] for point in curve[kind]]).T
             line = {"color": COLORS[name], "linestyle": style, "label": f"{kind}, {name} classes"}
             axes.plot(curve["ways"], accuracy, **line)
-            axes.fill_between(curve["ways"], *band, color=COLORS[name], alpha=0.15, linewidth=0)
+        band = 100 * np.array([point["interval"] for point in curve["model"]]).T
+        axes.fill_between(curve["ways"], *band, color=COLORS[name], alpha=0.15, linewidth=0)
     ways = max((curve["ways"] for curve in curves.values()), key=len)
     axes.plot(ways, [100 / n for n in ways], ":", color=QUIET, label="random")
     axes.set_ylim(0, 101)

@@ -114,6 +114,8 @@ def _details(held, retrieval):
     yield _pairs(held, order[held.same[order]][::-1])
     yield tag("h3", "Worst pairs: two classes, close together")
     yield _pairs(held, order[~held.same[order]])
+    if not retrieval:  # classes are not known, pairs alone
+        return
     yield tag("h3", "Images most at odds with their label")
     yield _at_odds(held)
     confused = [["image of", "nearest is of", "times"], *retrieval["most_confused"]]

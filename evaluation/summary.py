@@ -3,12 +3,15 @@
 import dataclasses
 import re
 
-BASELINES = "raw pixels", "centred, blurred", "background"
 FEW_CLASSES, POOR = 10, 0.75  # a number and a ROC AUC below which a sentence warns
 
 SCORES = {  # key in metrics.json -> title and format
     "auc": ("ROC AUC", ".4f"),
     "equal_error_rate": ("equal error rate", ".1%"),
+    "skilled auc": ("ROC AUC, skilled forgeries", ".4f"),
+    "skilled equal_error_rate": ("equal error rate, skilled forgeries", ".1%"),
+    "random auc": ("ROC AUC, random impostors", ".4f"),
+    "random equal_error_rate": ("equal error rate, random impostors", ".1%"),
     "accuracy": ("accuracy at the threshold", ".1%"),
     "precision": ("precision there", ".1%"),
     "recall": ("recall there", ".1%"),
@@ -31,12 +34,22 @@ def score_table(metrics):
         return []
     rows = [["", *(f"{name} classes" for name in sets)]]
     rows.append(["images, classes", *(f"{s['images']:,}, {s['classes']}" for s in sets.values())])
+    flat = [scores | (scores["retrieval"] or {}) for scores in sets.values()]
+    for kind in ("skilled", "random"):  # impostors, where there are forgeries
+        for scores in flat:
+            for key, value in scores.get(kind, {}).items():
+                scores[f"{kind} {key}"] = value
+                ends = scores[kind]["intervals"].get(key)
+                scores["intervals"] = scores["intervals"] | {f"{kind} {key}": ends}
     for key, (title, form) in SCORES.items():
-        cells = []
-        for scores in sets.values():
-            ends = scores["intervals"].get(key)
-            cells.append(f"{(scores | scores['retrieval'])[key]:{form}}" + interval(ends, form))
-        rows.append([title, *cells])
+        cells = [
+            f"{scores[key]:{form}}" + interval(scores["intervals"].get(key), form)
+            if key in scores
+            else ""
+            for scores in flat
+        ]
+        if any(cells):
+            rows.append([title, *cells])
     return rows
 
 
@@ -47,7 +60,7 @@ def few_shot_table(metrics):
     rows = [["N-way K-shot", *names]]
     for name, row in lines:
         cells = [f"{row[key]['accuracy']:.1%}" if key in row else "" for key in names]
-        cells[0] += interval(row["model"]["interval"], ".1%")
+        cells[0] += interval(row["model"].get("interval"), ".1%")
         rows.append([f"{name}, {row['ways']}-way {row['shots']}-shot {row['classes']}", *cells])
     return rows if lines else []
 
@@ -116,10 +129,10 @@ def sentences(metrics):
         limits += "; classes it did not train on, which were not measured"
     elif scores["auc"] < POOR:
         limits += "; classes it did not train on, where it is little better than chance"
-    limits += (
-        "; decisions that nobody checks: where 1% of impostors may pass, "
-        f"{1 - scores['true_accept_at_1_percent']:.0%} of the genuine pairs are refused"
-    )
+    limits += "; decisions that nobody checks"
+    if "true_accept_at_1_percent" in scores:
+        refused = 1 - scores["true_accept_at_1_percent"]
+        limits += f": where 1% of impostors may pass, {refused:.0%} of genuine pairs are refused"
     answers = {"It can tell apart": can, "How sure": sure, "Not for": limits}
     return {title: f"{text}." for title, text in answers.items()}
 
@@ -130,11 +143,17 @@ def leakage(metrics):
     said = found or ["No sign of leakage: no image it is scored on, nor a copy, was trained on."]
     for name, scores in sets_of(metrics).items():
         for row in scores["few_shot"][:1]:
-            best = max(BASELINES, key=lambda key: row[key]["accuracy"])
+            others = {key: row[key]["accuracy"] for key in row if isinstance(row[key], dict)}
+            accuracy = others.pop("model")
+            best = max(others, key=others.get)
             said.append(
                 f"{name.capitalize()} classes, {row['ways']}-way one-shot: the network "
-                f"{row['model']['accuracy']:.1%}, the best baseline ({best}) "
-                f"{row[best]['accuracy']:.1%}."
+                f"{accuracy:.1%}, the best baseline ({best}) {others[best]:.1%}."
+            )
+        for best in sorted(scores.get("baselines", []), key=lambda each: -each["auc"])[:1]:
+            said.append(
+                f"{name.capitalize()} classes, ROC AUC of pairs: the network {scores['auc']:.3f}, "
+                f"the best single number of a picture ({best['name']}) {best['auc']:.3f}."
             )
     return bool(found), said + [metrics["pretrained"]] * bool(metrics["pretrained"])
 
