@@ -4,10 +4,12 @@ to publish.
 python evaluate.py RUN                  its own held-out images: known and unseen classes
 python evaluate.py RUN --data PATH      another folder, without what the run was trained on
 python evaluate.py RUN --protocol omniglot-lake --data ZIP    a published protocol
+python evaluate.py --compare RUN RUN    what differs, and whether it is more than chance
 """
 
 import argparse
 import contextlib
+import functools
 import os
 import sys
 import time
@@ -15,16 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation import comparison
 from evaluation.figures import draw_figures
 from evaluation.held_out import embed_set, held_out_rows
 from evaluation.protocols import PROTOCOLS, lake_scores
 from evaluation.report import write_report
 from evaluation.scores import SEEDS, Options, score_set
-from evaluation.summary import score_lines
+from evaluation.summary import aligned, score_lines
 from networks.embedding import start_keras
 from pipeline.files import DataError
 from pipeline.image_index import read_index
-from run_directory import RunDirectory, RunError
+from run_directory import RunDirectory, RunError, write_whole
 
 
 def evaluate(run, data=None, *, protocol=None, strict=False, verbose=1, **options):
@@ -102,7 +105,8 @@ def parse(args):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("run", help="a finished run directory")
+    add("run", nargs="?", help="a finished run directory")
+    add("--compare", nargs="+", metavar="RUN", help="finished runs, into comparison.csv")
     add("--data", help="score on this folder, .zip or .csv instead")
     add("--protocol", choices=PROTOCOLS, help="as published, on --data")
     add("--ways", type=int, nargs="+", default=Options.ways, help="N classes")
@@ -121,7 +125,11 @@ def main(args=None):
         options = Options(given.ways, given.shots, given.trials, given.seed)
         if given.data and not given.protocol:
             read_index(given.data)  # a wrong path is told before Keras is imported
+        if bool(given.run) == bool(given.compare):
+            raise ValueError("Give one run, or --compare and several.")
         start_keras()
+        if given.compare:
+            return _compare(given, options)
         run, encoder, distance = _load(given.run)
         asked = given.data, given.protocol, given.strict, options
         metrics, held_out = _score(run, encoder, distance, *asked)
@@ -132,6 +140,23 @@ def main(args=None):
         print(error, file=sys.stderr)
         return 2
     print(f"\n{out / 'report.html'}, metrics.json and figures; {time.monotonic() - begin:.0f} s.")
+    return 0
+
+
+def _compare(given, options):
+    """Scores the runs to compare, prints their table and writes it."""
+    scored = []
+    for path in given.compare:
+        run, encoder, distance = _load(path)
+        asked = given.data, given.protocol, given.strict, options
+        found = _score(run, encoder, distance, *asked)
+        scored.append(comparison.ScoredRun(run.path.name, run.config, *found))
+    rows = comparison.compare(scored)
+    print("", *aligned(comparison.table(rows)), sep="\n")
+    path = Path(given.out or ".", "comparison.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, functools.partial(comparison.write_csv, rows))
+    print(f"\n{path}")
     return 0
 
 

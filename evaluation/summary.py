@@ -88,12 +88,15 @@ def interval(ends, form):
 
 def score_lines(metrics):
     """The scores as lines for a terminal."""
-    lines = []
-    for rows in tables(metrics):
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        cells = (zip(row, widths, strict=True) for row in rows)
-        lines += ["", *("  ".join(c.ljust(w) for c, w in line).rstrip() for line in cells)]
+    lines = [line for rows in tables(metrics) for line in ("", *aligned(rows))]
     return lines + ["", *(f"WARNING: {each}" for each in warnings(metrics))]
+
+
+def aligned(rows):
+    """Rows of text as lines with the columns below one another."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (zip(row, widths, strict=True) for row in rows)
+    return ["  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in lines]
 
 
 def warnings(metrics):

@@ -1,0 +1,104 @@
+"""A difference of runs is told from chance, on made-up embeddings whose truth is known."""
+
+import csv
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+import evaluate
+from configs import Config
+from evaluation.comparison import ScoredRun, auc_differences, compare, table
+
+CLASSES, IMAGES = 12, 10
+
+
+def held_out(noise, seed, rows=None, name="unseen"):
+    """Classes whose images lie at a point each, and noise; images are told by their digests."""
+    rows = np.arange(CLASSES * IMAGES) if rows is None else rows
+    labels = np.repeat(np.arange(CLASSES), IMAGES)
+    truth = np.random.default_rng(0).normal(size=(CLASSES, 8))[labels]
+    embeddings = truth + noise * np.random.default_rng(seed).normal(size=truth.shape)
+    index, cache = SimpleNamespace(forged=None), SimpleNamespace(digests=np.arange(len(labels)))
+    dataset = SimpleNamespace(index=index, cache=cache)
+    parts = {"name": name, "dataset": dataset, "rows": rows, "distance": None}
+    return SimpleNamespace(labels=labels[rows], embeddings=embeddings[rows], **parts)
+
+
+def scored(name, noise, seed=0, run_seed=0, auc=0.9, **settings):
+    metrics = {"unseen": {"auc": auc, "intervals": {"auc": [auc - 0.1, 0.99]}, "few_shot": []}}
+    config = Config(seed=run_seed, **settings)
+    return ScoredRun(name, config, metrics, [held_out(noise, seed)])
+
+
+def test_the_better_is_better_and_an_equal_one_is_chance():
+    runs = [scored("a", 1.5, 1), scored("b", 0.7, 2, margin=2.0), scored("c", 1.5, 3, margin=3.0)]
+    first, better, equal = compare(runs)
+    assert better["unseen verdict"] == "better" and better["unseen AUC difference low"] > 0
+    assert equal["unseen verdict"] == "no more than chance" and "unseen verdict" not in first
+    assert [row["margin"] for row in (first, better, equal)] == ["1.0", "2.0", "3.0"]
+    assert "encoder" not in first and "run_name" not in first
+    worse = compare([runs[1], runs[0]])[1]
+    assert worse["unseen verdict"] == "worse"
+    assert worse["unseen AUC difference"] == pytest.approx(-better["unseen AUC difference"])
+
+
+def test_the_difference_is_that_of_all_pairs_of_the_shared_images():
+    """Every second image is held out by the other run, and in another order of classes."""
+    rows = np.arange(0, CLASSES * IMAGES, 2)
+    left, right = np.triu_indices(len(rows), 1)
+    both = held_out(1.5, 1), held_out(0.7, 2, rows)
+    same = both[1].labels[left] == both[1].labels[right]
+    embeddings = both[0].embeddings[rows], both[1].embeddings
+    exact = [
+        roc_auc_score(same, -np.linalg.norm(each[left] - each[right], axis=1))
+        for each in embeddings
+    ]
+    found = auc_differences(*both, np.random.default_rng(0))
+    assert found[0] == pytest.approx(exact[1] - exact[0], abs=0.03)  # impostors are drawn
+    assert auc_differences(both[0], held_out(1, 1, rows[:1]), np.random.default_rng(0)) is None
+
+
+@pytest.mark.slow
+def test_equal_runs_differ_by_chance_in_19_of_20():
+    seeds = np.random.default_rng(5).integers(10**6, size=(100, 2))
+    wrong = 0
+    for one, other in seeds:
+        found = auc_differences(held_out(1.5, one), held_out(1.5, other), np.random.default_rng(0))
+        low, high = np.nanpercentile(found[1:], [2.5, 97.5])
+        wrong += not low <= 0 <= high
+    assert wrong <= 12
+
+
+def test_seeds_of_one_config_are_a_row_with_mean_and_range():
+    runs = [scored(f"a{seed}", 1.5, seed, seed, 0.7 + seed / 10) for seed in range(3)]
+    runs += [scored(f"b{seed}", 0.7, 9 + seed, seed, margin=2.0) for seed in range(3)]
+    one, other = compare(runs)
+    assert one["runs"] == "a0 a1 a2" and one["seeds"] == 3
+    assert [one[f"unseen AUC{end}"] for end in ("", " low", " high")] == pytest.approx(
+        [0.8, 0.7, 0.9]
+    )
+    assert other["unseen verdict"] == "better"
+    head, *cells = table([one, other])
+    assert cells[0][head.index("unseen AUC")] == "0.800 [0.700, 0.900]"
+
+
+def test_command_line(tiny_run, tmp_path, monkeypatch, capsys):
+    shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree("runs/run", "runs/other")
+    config = json.loads((tmp_path / "runs/other/config.json").read_text())
+    (tmp_path / "runs/other/config.json").write_text(json.dumps(config | {"margin": 2.0}))
+    asked = "--trials 20 --ways 2 --shots 1 --compare runs/run runs/other --out tables".split()
+    assert evaluate.main(asked) == 0
+    with open("tables/comparison.csv", newline="") as file:
+        one, other = csv.DictReader(file)
+    assert (one["margin"], other["margin"]) == ("1.0", "2.0")
+    assert other["unseen verdict"] == "no more than chance" and one["unseen verdict"] == ""
+    assert float(other["known AUC difference"]) == 0 and "known 2-way 1-shot" in one
+    assert "no more than chance" in capsys.readouterr().out
+    assert evaluate.main(["runs/run", "--compare", "runs/other"]) == 2
+    assert evaluate.main(["--compare", "runs/run", "nowhere"]) == 2
