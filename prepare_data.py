@@ -1,8 +1,9 @@
 """From a folder of images to what a training needs: index, decoded pixels, splits.
 
-python prepare_data.py PATH          prints an inventory, writes a contact sheet
-python prepare_data.py omniglot      downloads into data/omniglot
-python prepare_data.py plantvillage  downloads into data/plantvillage
+python prepare_data.py PATH                  prints an inventory, draws a contact sheet
+python prepare_data.py NAME --data_dir PATH  with the splits that `train.py` with the same makes
+python prepare_data.py omniglot              downloads into data/omniglot; or plantvillage
+Options: every --field of configs.Config, and --out FOLDER for the contact sheet.
 """
 
 import argparse
@@ -13,21 +14,19 @@ import io
 import runpy
 import sys
 import zipfile
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from configs import DRAWN_LEAVES, Config
+from configs import CONFIGS, DRAWN_LEAVES, parse_command_line
 from pipeline import download
+from pipeline.files import CONTACT_SHEET
 from pipeline.image_cache import ImageCache, one_at_a_time, open_cache
 from pipeline.image_index import ImageIndex, read_index
+from pipeline.inventory import advice, contact_sheet, inventory
 from pipeline.near_duplicates import near_duplicates
-from pipeline.splits import Splits, equal_files, make_splits
-
-SHEET_COLUMNS, SHEET_CLASSES, SHEET_IMAGE = 8, 40, 96  # images a class, classes, pixels
-MOST_NAMED = 10  # entries of a list that an inventory prints in full
+from pipeline.splits import Splits, make_splits
 
 
 @dataclasses.dataclass
@@ -170,118 +169,38 @@ def _keep(data, folder, suffix):
     return path
 
 
-def inventory(dataset):
-    """What a `Dataset` holds, lines for a person to read."""
-    index, cache, splits = dataset.index, dataset.cache, dataset.splits
-    per_class = np.bincount(index.labels)
-    families = [name for name in index.family_names if name]
-    kinds = [f"{kind} x {count}" for kind, count in cache.kinds.items()]
-    single = [index.class_names[label] for label in np.flatnonzero(per_class == 1)]
-    others = {row: why for row, why in splits.left_out.items() if row not in cache.unreadable}
-    lines = [
-        f"{index.source}: {len(index)} images in {len(index.class_names)} classes",
-        f"  images per class: {per_class.min()} to {per_class.max()}, "
-        f"median {np.median(per_class):g}",
-        f"  families:         {len(families) or 'none'}{_some(families)}",
-        f"  groups:           {(np.bincount(index.groups) > 1).sum()} of 2 images or more",
-        f"  sizes and modes{_some(kinds)}",
-    ]
-    if index.forged is not None:
-        lines.append(f"  {_forgeries(index)}")
-    if index.pairs is not None:
-        genuine = int(index.pairs[:, 2].sum())
-        impostor = len(index.pairs) - genuine
-        lines.append(f"  given pairs:      {genuine} genuine, {impostor} impostor")
-    for name, rows in splits.items():
-        classes = len(np.unique(index.labels[rows]))
-        lines.append(f"  {name + ':':<17} {len(rows)} images of {classes} classes")
-    if single and index.classes_known:
-        lines.append(f"Note: {len(single)} classes of one image are impostors only{_some(single)}")
-    lines += [f"Note: {remark}" for remark in splits.remarks]
-    lines += _duplicate_lines(index, equal_files(cache.digests, cache.unreadable))
-    for title, reasons in (("Unreadable, skipped", cache.unreadable), ("Left out", others)):
-        lines += _reason_lines(title, {index.names[row]: why for row, why in reasons.items()})
-    return [*lines, *_reason_lines("Not indexed", index.skipped)]
-
-
-def _forgeries(index):
-    """What was taken for genuine and what for forged, with an example of each."""
-    forged, genuine = np.flatnonzero(index.forged), np.flatnonzero(~index.forged)
-    writers, imitated = (len(np.unique(index.labels[rows])) for rows in (genuine, forged))
-    first = genuine[index.labels[genuine] == index.labels[forged[0]]][0]
-    return (
-        f"forgeries:        {len(forged)} of {imitated} classes, beside {len(genuine)} genuine "
-        f"images of {writers}; '{index.names[forged[0]]}' imitates '{index.names[first]}'"
-    )
-
-
-def _some(names):
-    """The first few of a list."""
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return f": {', '.join(names[:MOST_NAMED])}{more}" if names else ""
-
-
-def _duplicate_lines(index, equal):
-    """Files of equal content, with a warning where they lie in two classes."""
-    if equal:
-        yield f"Exact duplicates: {sum(map(len, equal))} files of {len(equal)} contents"
-    for rows in equal[:MOST_NAMED]:
-        yield "  " + " = ".join(index.names[row] for row in rows)
-    classes = (sorted({index.class_names[index.labels[row]] for row in rows}) for rows in equal)
-    crossing = Counter(" and ".join(names) for names in classes if len(names) > 1)
-    for names, count in crossing.items() if index.classes_known else ():
-        yield f"WARNING: {count} files lie in two classes, {names}: none of them is used."
-
-
-def _reason_lines(title, reasons):
-    if reasons:
-        kinds = Counter(reasons.values()).most_common(3)
-        yield f"{title}: {len(reasons)}  ({', '.join(f'{n} x {why}' for why, n in kinds)})"
-    for name, reason in reasons.items():
-        yield f"  {name}: {reason}"
-
-
-def contact_sheet(dataset):
-    """A picture of the first images of each class of a `Dataset`, a class a line."""
-    index, step = dataset.index, SHEET_IMAGE + 4
-    usable = np.setdiff1d(np.arange(len(index)), list(dataset.splits.left_out))
-    labels = np.unique(index.labels[usable])[:SHEET_CLASSES]
-    sheet = Image.new("RGB", (SHEET_COLUMNS * step + 4, len(labels) * (step + 16) + 4), "white")
-    draw = ImageDraw.Draw(sheet)
-    for line, label in enumerate(labels):
-        rows, top = usable[index.labels[usable] == label], line * (step + 16) + 4
-        draw.text((4, top), f"{index.class_names[label]}  ({len(rows)})", "black")
-        for column, row in enumerate(rows[:SHEET_COLUMNS]):
-            image = Image.fromarray(dataset.pixels[row].squeeze())
-            sheet.paste(image.resize((SHEET_IMAGE,) * 2), (column * step + 4, top + 14))
-    return sheet
-
-
 def main(args=None):
     """Downloads a data set, or prints the inventory of one and draws its contact sheet."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    datasets = download.DATASETS
-    parser.add_argument("path", help=f"folder, .zip or .csv; or: {', '.join(datasets)}")
-    what = "what label 1 of a list of pairs means"
-    parser.add_argument("--pair_label", choices=("same", "different"), help=what)
-    parser.add_argument("--image_size", type=int, default=Config.image_size)
-    parser.add_argument("--out", default="contact_sheet.png", help="where the picture goes")
-    options = parser.parse_args(args)
     try:
-        path = options.path
-        if path in datasets and not Path(path).exists():
-            path = download.fetch(path, Path("data"))
-        given = {"image_size": options.image_size, "pair_label": options.pair_label}
-        dataset = load_data(Config(data_dir=str(path), **given))
-        print(*inventory(dataset), sep="\n")
-        contact_sheet(dataset).save(options.out)
-        print(f"Contact sheet: {options.out}")
-    except (ValueError, OSError, download.DownloadError) as error:
+        config, name, out = _resolve(sys.argv[1:] if args is None else args)
+        dataset = load_data(config)
+        print(*inventory(dataset), *advice(dataset, name), sep="\n")
+        path = Path(out or dataset.cache.folder, CONTACT_SHEET)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(dataset).save(path)
+        print(f"Contact sheet: {path}")
+    except download.DownloadError as error:
         print(error, file=sys.stderr)
         return 1
+    except (ValueError, OSError) as error:  # DataError is a ValueError
+        print(error, file=sys.stderr)
+        return 2
     return 0
+
+
+def _resolve(args):
+    """`(config, its name, folder for the contact sheet or None)` from the command line."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--out")
+    options, args = parser.parse_known_args(args)
+    if {"-h", "--help"} & {*args}:
+        print(__doc__)
+    elif args and not (args[0].startswith("-") or args[0].endswith(".json") or args[0] in CONFIGS):
+        path = args[0]
+        if path in download.DATASETS and not Path(path).exists():
+            path = download.fetch(path, Path("data"))
+        args = ["--data_dir", str(path), *args[1:]]
+    return *parse_command_line(args, "prepare_data.py"), options.out
 
 
 if __name__ == "__main__":

@@ -14,11 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-from configs import DRAWN_LEAVES, parse_command_line
+from configs import parse_command_line
 from networks.embedding import start_keras
-from pipeline.image_index import read_index
-from pipeline.suggest import advice
-from prepare_data import Dataset, inventory, keep_data, load_data
+from pipeline.inventory import advice, inventory
+from prepare_data import Dataset, keep_data, load_data
 from run_directory import STATE, RunDirectory, RunError
 from training import devices
 
@@ -155,7 +154,7 @@ def _open(run, config, name, dataset=None):
             f"'{config.data_dir}' gives pairs, and no classes that agree with them. "
             "Use --sampling pairs --loss contrastive."
         )
-    print(*inventory(dataset), sep="\n")
+    print(*inventory(dataset), *advice(dataset, name), sep="\n")
     run = run or RunDirectory.create(config, name)
     run.write_splits(dataset.index, dataset.splits)
     run.write_json("reading.json", dataset.cache.ranges)
@@ -183,8 +182,6 @@ def _resolve(args):
         return run, run.config, run.path.name
     config, name = parse_command_line(args, "train.py")
     _no_own_parts(config)
-    if config.data_dir != DRAWN_LEAVES and (not args or args[0].startswith("-")):
-        print(advice(read_index(config.data_dir, config.pair_label)))
     return None, config, name
 
 

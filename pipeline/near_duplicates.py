@@ -1,31 +1,34 @@
 """Which images show the same picture: resized, re-encoded, mirrored, brightened or cropped copies.
 
-A 64-bit difference hash (Krawetz 2013: whether each of 8 x 8 places is brighter than its left
-neighbour) of an image, its mirror image and their middles finds candidates; the correlation of
-small pictures decides, as drawings in thin lines share hashes.
+An image, its mirror image and their middles are compared with every other image: small pictures
+must correlate, and their 64-bit difference hashes agree (Krawetz 2013: whether each of 8 x 8 places
+is brighter than its left neighbour). Neither suffices: drawings share hashes, portraits correlate.
 """
 
 import hashlib
+import itertools
 
 import numpy as np
 from PIL import Image
 
-MOST_BITS = 10  # in which the hashes of candidates differ
+MOST_BITS = 10  # in which the hashes of copies differ
 LEAST_CORRELATION = 0.975  # of 16 x 16 grey pixels
 MARGINS = (0.0, 0.025, 0.05)  # share cut off each side, to find cropped copies
 THUMBNAIL, PLAIN = 32, 4.0  # pixels; deviation of grey below which there is no picture to compare
-MOST_IMAGES, BLOCK = 50_000, 500  # every pair is looked at: beyond, that takes too long
+DIRECTIONS = 12  # in which candidates are looked for
+MOST_COPIES = 16  # of one image in one view: of more, the nearest are named
+MOST_IMAGES = 100_000  # beyond, the search takes minutes and gigabytes
 
 
 def near_duplicates(cache):
     """Rows of an `ImageCache` that show the same picture, int array (n, 2), left below right.
 
-    What was found is kept in the cache. Above 50,000 images nothing is searched: (0, 2).
+    What was found is kept in the cache. None above `MOST_IMAGES`: nothing is searched.
     """
     if len(cache.rows) > MOST_IMAGES:
-        return np.zeros((0, 2), int)
+        return None
     key = hashlib.blake2b(cache.rows["stamp"].tobytes(), digest_size=8).hexdigest()
-    path = cache.folder / f"near-{key}.npy"
+    path = cache.folder / f"copies-{key}.npy"
     if not path.exists():
         links = find_copies(thumbnails(cache.pixels))
         try:
@@ -36,27 +39,35 @@ def near_duplicates(cache):
 
 
 def thumbnails(pixels):
-    """Grey float32 array (n, 32, 32) of uint8 images (n, height, width, channels)."""
+    """Grey uint8 array (n, 32, 32) of uint8 images (n, height, width, channels)."""
     size, box = (THUMBNAIL, THUMBNAIL), Image.Resampling.BOX
     images = (Image.fromarray(pixels[row].squeeze()).convert("L") for row in range(len(pixels)))
-    return np.array([np.asarray(image.resize(size, box)) for image in images], np.float32)
+    small = [np.asarray(image.resize(size, box)) for image in images]
+    return np.array(small, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)
 
 
 def find_copies(small):
     """`near_duplicates` of thumbnails (n, 32, 32)."""
-    views = [(one, margin) for one in (small, small[:, :, ::-1]) for margin in MARGINS]
-    hashes = [_hash(*view) for view in views]
-    units = [_unit(*view) for view in views]
-    pictures, found = small.std(axis=(1, 2)) > PLAIN, [np.zeros((0, 2), int)]
-    for start in range(0, len(small), BLOCK):
-        rows = slice(start, start + BLOCK)
-        for hashed, unit in zip(hashes, units, strict=True):
-            near = np.bitwise_count(hashed[rows, None] ^ hashes[0]) <= MOST_BITS
-            one, other = np.nonzero(near & pictures[rows, None] & pictures)
-            one, different = one + start, one + start != other
-            one, other = one[different], other[different]
-            alike = np.einsum("nd,nd->n", unit[one], units[0][other]) >= LEAST_CORRELATION
-            found.append(np.sort(np.stack([one, other], axis=1)[alike], axis=1))
+    from scipy.spatial import KDTree  # late: it takes half a second
+
+    rows, found = np.flatnonzero(small.std(axis=(1, 2)) > PLAIN), []
+    if not len(rows):
+        return np.zeros((0, 2), int)
+    small = small[rows]
+    hashes, units = _hash(small, 0.0), _unit(small, 0.0)
+    # No projection makes distances longer, so none of the pairs that correlate is missed.
+    directions = np.linalg.eigh(units.T @ units)[1][:, -DIRECTIONS:]
+    tree, radius = KDTree(units @ directions), np.sqrt(2 - 2 * LEAST_CORRELATION)
+    for turned, margin in itertools.product((small, small[:, :, ::-1]), MARGINS):
+        hashed, unit = _hash(turned, margin), _unit(turned, margin)
+        near = (unit @ directions, MOST_COPIES + 1, 0, 2, radius)
+        others = tree.query(*near, workers=-1)[1]
+        one, column = np.nonzero(others < len(rows))  # the tree gives n where there is none
+        other = others[one, column]
+        alike = np.bitwise_count(hashed[one] ^ hashes[other]) <= MOST_BITS
+        one, other = one[alike & (one != other)], other[alike & (one != other)]
+        alike = np.einsum("nd,nd->n", unit[one], units[other]) >= LEAST_CORRELATION
+        found.append(np.sort(rows[np.stack([one, other], axis=1)[alike]], axis=1))
     return np.unique(np.concatenate(found), axis=0)
 
 

@@ -14,6 +14,7 @@ ROW = np.dtype([("stamp", "u8"), ("digest", "u8"), ("kind", "S24")])  # a line o
 SHARD_BYTES = 64_000_000  # of pixels; what is decoded between two notes of progress
 MOST_SMALL = 8  # shards of less than half that, as additions leave them, before they are merged
 KINDS = ("rows", "pixels", "json")  # the table goes first: without it there is no shard
+CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n"  # bford.info/cachedir: no data in here
 MANY_FILES = 100  # shards beside which a process may not open enough others
 
 
@@ -68,6 +69,7 @@ class ShardFolder:
             OSError: If the disk has too little room.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        self.file("CACHEDIR.TAG").write_text(CACHE_TAG)
         self.refresh()
         shards = self.find(stamps)[0]
         sizes = np.array([len(table) for table in self.tables.values()])

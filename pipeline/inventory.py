@@ -1,0 +1,158 @@
+"""What lies in a data set, for a person to read: an inventory, a contact sheet, which config."""
+
+import shlex
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from configs import DRAWN_LEAVES
+from pipeline.splits import equal_files
+
+SHEET_COLUMNS, SHEET_CLASSES, SHEET_IMAGE = 8, 40, 96  # images a class, classes, pixels
+MOST_NAMED = 10  # entries of a list that are printed
+SAMPLE = 64  # images that tell what kind they are
+SAME_COLOUR = 6  # largest median difference between the channels of grey images
+DARK, BRIGHT, TWO_TONE = 40, 215, 0.8  # drawings have this share of their pixels beyond them
+
+
+def inventory(dataset):
+    """What a `Dataset` holds, lines for a person to read."""
+    index, cache, splits = dataset.index, dataset.cache, dataset.splits
+    per_class = np.bincount(index.labels)
+    families = [name for name in index.family_names if name]
+    kinds = [f"{kind} x {count}" for kind, count in cache.kinds.items()]
+    lines = [
+        f"{index.source}: {len(index)} images in {len(index.class_names)} classes",
+        f"  images per class: {per_class.min()} to {per_class.max()}, "
+        f"median {np.median(per_class):g}",
+        f"  families:         {len(families) or 'none'}{_named(families)}",
+        f"  groups:           {(np.bincount(index.groups) > 1).sum()} of 2 images or more",
+        f"  sizes and modes{_named(kinds)}",
+    ]
+    if index.forged is not None:
+        lines.append(f"  {_forgeries(index)}")
+    if index.pairs is not None:
+        genuine = int(index.pairs[:, 2].sum())
+        impostor = len(index.pairs) - genuine
+        lines.append(f"  given pairs:      {genuine} genuine, {impostor} impostor")
+    for name, rows in splits.items():
+        classes = len(np.unique(index.labels[rows]))
+        lines.append(f"  {name + ':':<17} {len(rows)} images of {classes} classes")
+    lines += [f"Note: {remark}" for remark in index.remarks + splits.remarks]
+    single = [index.class_names[label] for label in np.flatnonzero(per_class == 1)]
+    if single and index.classes_known:
+        lines.append(f"Note: {len(single)} classes of one image are impostors only{_named(single)}")
+    lines += _equal_lines(index, equal_files(cache.digests, cache.unreadable))
+    lines += _copy_lines(index, splits.copies, cache.digests)
+    others = {row: why for row, why in splits.left_out.items() if row not in cache.unreadable}
+    for title, reasons in (("Unreadable, skipped", cache.unreadable), ("Left out", others)):
+        lines += _reason_lines(title, {index.names[row]: why for row, why in reasons.items()})
+    lines += _reason_lines("Not indexed", index.skipped)
+    return [_printable(line) for line in lines]
+
+
+def _forgeries(index):
+    """What was taken for genuine and what for forged, with an example of each."""
+    forged, genuine = np.flatnonzero(index.forged), np.flatnonzero(~index.forged)
+    writers, imitated = (len(np.unique(index.labels[rows])) for rows in (genuine, forged))
+    first = genuine[index.labels[genuine] == index.labels[forged[0]]][0]
+    return (
+        f"forgeries:        {len(forged)} of {imitated} classes, beside {len(genuine)} genuine "
+        f"images of {writers}; '{index.names[forged[0]]}' imitates '{index.names[first]}'"
+    )
+
+
+def _named(names):
+    """The first few of a list."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f": {', '.join(names[:MOST_NAMED])}{more}" if names else ""
+
+
+def _printable(text):
+    """A line in which no file name can break lines or move the cursor."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def _equal_lines(index, equal):
+    """Files of equal content, with a warning where they lie in two classes."""
+    if equal:
+        yield f"Exact duplicates: {sum(map(len, equal))} files of {len(equal)} contents"
+    for rows in equal[:MOST_NAMED]:
+        yield "  " + " = ".join(index.names[row] for row in rows)
+    classes = (sorted({index.class_names[index.labels[row]] for row in rows}) for rows in equal)
+    crossing = Counter(" and ".join(names) for names in classes if len(names) > 1)
+    for names, count in crossing.items() if index.classes_known else ():
+        yield f"WARNING: {count} files lie in two classes, {names}: none of them is used."
+
+
+def _copy_lines(index, copies, digests):
+    """Near-duplicates that were joined, those across classes first: labels that may be wrong."""
+    copies = copies[digests[copies[:, 0]] != digests[copies[:, 1]]]
+    across = index.labels[copies[:, 0]] != index.labels[copies[:, 1]]
+    if len(copies):
+        yield (
+            f"Near-duplicates: {len(copies)} pairs, {across.sum()} of them across classes; "
+            "each pair stays on one side of the splits"
+        )
+    for at in np.argsort(~across, kind="stable")[:MOST_NAMED]:
+        one, other = (index.names[row] for row in copies[at])
+        yield f"  {one} ~ {other}{'  (two classes: is a label wrong?)' if across[at] else ''}"
+
+
+def _reason_lines(title, reasons):
+    """Each reason with its number of files and the names of some."""
+    names_of = {}
+    for name, reason in reasons.items():
+        names_of.setdefault(reason, []).append(name)
+    if reasons:
+        yield f"{title}: {len(reasons)}"
+    for reason, names in sorted(names_of.items(), key=lambda item: -len(item[1])):
+        yield f"  {len(names)} x {reason}{_named(names)}"
+
+
+def contact_sheet(dataset):
+    """A picture of the first images of each class of a `Dataset`, a class a line."""
+    import matplotlib  # late: it takes a while
+
+    path = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")  # letters beyond ASCII
+    font = ImageFont.truetype(str(path), 12)
+    index, step = dataset.index, SHEET_IMAGE + 4
+    usable = np.setdiff1d(np.arange(len(index)), list(dataset.splits.left_out))
+    labels = np.unique(index.labels[usable])[:SHEET_CLASSES]
+    sheet = Image.new("RGB", (SHEET_COLUMNS * step + 4, len(labels) * (step + 16) + 4), "white")
+    draw = ImageDraw.Draw(sheet)
+    for line, label in enumerate(labels):
+        rows, top = usable[index.labels[usable] == label], line * (step + 16) + 4
+        title = _printable(f"{index.class_names[label]}  ({len(rows)})")
+        draw.text((4, top - 1), title, "black", font)
+        for column, row in enumerate(rows[:SHEET_COLUMNS]):
+            image = Image.fromarray(dataset.pixels[row].squeeze())
+            sheet.paste(image.resize((SHEET_IMAGE,) * 2), (column * step + 4, top + 14))
+    return sheet
+
+
+def advice(dataset, name):
+    """Yields a sentence where another named config than 'leaves' suits a `Dataset` better.
+
+    Nothing is said where another config was asked for, by its name, or where the images are grey.
+    """
+    index = dataset.index
+    usable = np.setdiff1d(np.arange(len(index)), list(dataset.splits.left_out))
+    sample = dataset.pixels[usable[:: max(1, len(usable) // SAMPLE)]]
+    asked = name != "leaves" or str(index.source) == DRAWN_LEAVES
+    given = index.pairs is not None or index.forged is not None
+    if asked or given or sample.shape[3] == 1 or np.ptp(sample) == 0:
+        return
+    spread = np.ptp(sample.astype(int), axis=3).mean(axis=(1, 2))  # (images,)
+    if np.median(spread) >= SAME_COLOUR:
+        kind, name = "colour photographs", "photographs"
+    elif np.mean((sample < DARK) | (sample > BRIGHT)) > TWO_TONE:
+        kind, name = "drawings in two tones", "characters"
+    else:
+        kind, name = "grey photographs", "faces"
+    yield (
+        f"These are {kind}: the config '{name}' would suit them better than 'leaves'. "
+        f"Type: python train.py {name} --data_dir {shlex.quote(str(index.source))}"
+    )
