@@ -124,7 +124,9 @@ def _open_zip(path, process, time):  # a forked process must not share the file 
     members, skipped = {}, {}
     for number, member in reversed([*enumerate(archive.infolist(), 1)]):
         name = _member_name(member.filename)
-        if members.setdefault(name, member) is not member and not name.endswith("/"):
+        if not name:
+            skipped[member.filename] = "a member without a name"
+        elif members.setdefault(name, member) is not member and not name.endswith("/"):
             skipped[f"{member.filename} (member {number})"] = "a later member has the same name"
     return archive, members, skipped
 
@@ -150,7 +152,7 @@ def _zip_entries(path, skipped):
         entries[name] = None if large or name.endswith("/") else (member.file_size, member.CRC)
         if large:
             skipped[name] = TOO_LARGE
-    return {name: found for name, found in entries.items() if name.strip("/")}
+    return {name: found for name, found in entries.items() if name != "/"}
 
 
 def _folder_entries(root, skipped):

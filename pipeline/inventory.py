@@ -136,14 +136,15 @@ def contact_sheet(dataset):
 def advice(dataset, name):
     """Yields a sentence where another named config than 'leaves' suits a `Dataset` better.
 
-    Nothing is said where another config was asked for, by its name, or where the images are grey.
+    Nothing is said where another config was asked for, by its name, or where
+    the images were read as grey, or show nothing.
     """
     index = dataset.index
     usable = np.setdiff1d(np.arange(len(index)), list(dataset.splits.left_out))
     sample = dataset.pixels[usable[:: max(1, len(usable) // SAMPLE)]]
     asked = name != "leaves" or str(index.source) == DRAWN_LEAVES
     given = index.pairs is not None or index.forged is not None
-    if asked or given or sample.shape[3] == 1 or np.ptp(sample) == 0:
+    if asked or given or sample.shape[3] == 1 or np.ptp(sample) < DARK:
         return
     spread = np.ptp(sample.astype(int), axis=3).mean(axis=(1, 2))  # (images,)
     if np.median(spread) >= SAME_COLOUR:

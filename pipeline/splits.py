@@ -9,7 +9,7 @@ from pipeline.class_batches import training_labels
 from pipeline.files import DataError
 
 SPLITS = ("train", "val", "test_known", "test_unseen")
-FEWEST_FAMILIES = 4  # to keep whole ones out
+FEW_CLASSES = 10  # of fewer, those kept unseen say little about other new ones
 
 
 @dataclasses.dataclass
@@ -22,6 +22,7 @@ class Splits:
     test_unseen: np.ndarray  # all usable images of classes kept out of training whole
     left_out: dict  # row -> reason, for images on no side
     remarks: list  # sentences for the user
+    copies: np.ndarray  # near-duplicates that were joined, (n, 2)
 
     def items(self):
         """`(name, rows)` of the four sides."""
@@ -33,7 +34,8 @@ def make_splits(index, digests, unreadable, config, copies=()):
 
     A file that lies in two classes is left out, as nobody knows what it shows. Digests (images,)
     are equal for equal files, which become one group in the index; `unreadable` is row -> reason;
-    `copies` are the `near_duplicates`, (n, 2), which become one group too.
+    `copies` are the `near_duplicates`, (n, 2), which become one group too; None where they were
+    not searched.
 
     Raises:
         DataError: If fewer than two classes, or none with two images, would be left to train on.
@@ -41,13 +43,13 @@ def make_splits(index, digests, unreadable, config, copies=()):
     left_out, remarks = unusable(index, digests, unreadable), []
     # Copies of one file are one thing: a genuine pair of them would teach nothing.
     index.groups = groups = merge_equal_files(index.groups, digests, skip=unreadable)
-    if len(copies):
-        index.groups = groups = join_groups(groups, np.asarray(copies))
-        across = (index.labels[copies[:, 0]] != index.labels[copies[:, 1]]).sum()
+    if copies is None:
         remarks.append(
-            f"{len(copies)} pairs of images are copies of one picture, {across} of them across "
-            "classes: each stays on one side of the splits."
+            "Too many images to search for near-duplicates: only equal files are joined."
         )
+    copies = np.reshape([] if copies is None else copies, (-1, 2)).astype(int)
+    if len(copies):
+        index.groups = groups = join_groups(groups, copies)
     usable = np.setdiff1d(np.arange(len(index)), list(left_out))
     if index.splits is not None:
         sides = _given_sides(index, usable, groups, config, left_out, remarks)
@@ -57,8 +59,10 @@ def make_splits(index, digests, unreadable, config, copies=()):
         sides = _drawn_sides(index, usable, groups, config, remarks)
     for row in usable[sides[usable] == ""].tolist():
         left_out.setdefault(row, "shows what another held-out class shows too")
-    splits = Splits(*(np.flatnonzero(sides == name) for name in SPLITS), left_out, remarks)
+    rows = (np.flatnonzero(sides == name) for name in SPLITS)
+    splits = Splits(*rows, left_out, remarks, copies)
     _check_enough(index, splits)
+    remarks += _what_cannot_be_known(index, splits, config)
     return splits
 
 
@@ -105,19 +109,18 @@ def unusable(index, digests, unreadable):
 
 def _drawn_sides(index, usable, groups, config, remarks):
     """Side of each row, drawn; asks for less where there are too few families, classes, images."""
-    if config.hold_out_by == "family":
-        num_families = len(_units(index, usable, config))
-        if num_families < FEWEST_FAMILIES:
-            remarks.append(
-                f"Only {num_families} families of {FEWEST_FAMILIES} needed for "
-                "hold_out_by='family': single classes are kept out of training instead."
-            )
-            config = dataclasses.replace(config, hold_out_by="class")
-    num_units = len(_units(index, usable, config))
-    num_kept = sum(_num_kept(config, num_units))
-    if num_kept and num_units - num_kept < 2:
-        what = {"class": "classes", "family": "families"}[config.hold_out_by]
-        remarks.append(f"Only {num_units} {what} of 2 images or more: none is kept unseen.")
+    num_units, by_family = len(_units(index, usable, config)), config.hold_out_by == "family"
+    kept = _num_kept(config, num_units)
+    too_many = num_units - sum(kept) < 2
+    if by_family and any(kept) and too_many:
+        remarks.append(
+            f"Only {num_units} families (hold_out_by='family'): single classes are kept out of "
+            "training instead of whole families."
+        )
+        by_class = dataclasses.replace(config, hold_out_by="class")
+        return _drawn_sides(index, usable, groups, by_class, remarks)
+    too_few = not by_family and round(config.unseen_share * num_units) < 2  # one has no impostors
+    if too_many or (too_few and num_units < FEW_CLASSES):
         config = dataclasses.replace(config, unseen_share=0.0)
     sides = _draw_sides(index, usable, groups, config)
     if config.validate_on == "classes" or _is_enough(training_labels(index)[sides == "val"]):
@@ -170,20 +173,27 @@ def _blank(length):
 
 
 def _place_groups(rows, groups, shares, group_side, sides, rng):
-    """Places the groups of some rows; at least two images stay in training."""
-    wanted = {side: max(2, round(share * len(rows))) for side, share in shares.items() if share > 0}
+    """Places the groups of some rows; two images at least stay in training, and on a side or none.
+
+    A single image would have no genuine pair there, and be missing in training.
+    """
     own, sizes = np.unique(groups[rows], return_counts=True)
-    rest = len(rows)
-    for at in rng.permutation(len(own)):
-        group, size = own[at], sizes[at]
-        side = str(group_side[group]).replace("unseen", "known")
-        if not side:  # no other class has placed it
-            open_sides = [side for side, count in wanted.items() if count > 0]
-            side = open_sides[0] if open_sides and rest - size >= 2 else "train"
-        group_side[group] = side
-        if side != "train":
-            rest -= size
-            wanted[side] = wanted.get(side, 0) - size
+    placed = group_side[own]  # by another class
+    placed[placed == "test_unseen"] = "test_known"
+    free = [at for at in rng.permutation(len(own)) if not placed[at]]
+    rest = sizes[(placed == "") | (placed == "train")].sum()
+    for side, share in shares.items():
+        there = sizes[placed == side].sum()
+        wanted, chosen = max(2, round(share * len(rows))) if share > 0 else 0, []
+        for at in free:
+            taken = there + sizes[chosen].sum()
+            if taken < wanted and rest - taken + there - sizes[at] >= 2:
+                chosen.append(at)
+        if there + sizes[chosen].sum() >= 2:
+            placed[chosen], rest = side, rest - sizes[chosen].sum()
+            free = [at for at in free if at not in chosen]
+    placed[free] = "train"
+    group_side[own] = placed
     sides[rows] = group_side[groups[rows]]
 
 
@@ -239,6 +249,33 @@ def _is_enough(labels):
     """Two classes and a genuine pair are the least that can be trained and validated on."""
     counts = np.bincount(labels, minlength=1)
     return (counts > 0).sum() >= 2 and counts.max() >= 2
+
+
+def _what_cannot_be_known(index, splits, config):
+    """Yields what a test on these splits will not tell."""
+    if not index.classes_known:
+        return
+    labels, tests = training_labels(index), (splits.test_known, splits.test_unseen)
+    usable = np.delete(np.arange(len(index)), list(splits.left_out))
+    num_classes = (np.bincount(index.labels[usable]) >= 2).sum()
+    num_unseen = len(np.unique(index.labels[splits.test_unseen]))
+    if not any(_is_enough(labels[rows]) for rows in tests):
+        share = f", or set unseen_share to {2 / num_classes:.2g}" if num_classes > 3 else ""
+        yield (
+            "Nothing is left to test on: evaluate.py will have nothing to score. Add images, 6 in "
+            f"a class are enough{share}."
+        )
+    few = num_classes < FEW_CLASSES
+    if few and num_unseen:
+        yield (
+            f"What is scored on unseen classes rests on {num_unseen} of {num_classes}: it says "
+            f"little about other new ones. {FEW_CLASSES} classes or more say more."
+        )
+    elif not num_unseen and (few or (config.unseen_share and index.splits is None)):
+        yield (
+            f"Of {num_classes} classes of 2 images or more none is kept unseen: nothing will be "
+            "known of how well new ones are told apart."
+        )
 
 
 def _check_enough(index, splits):

@@ -1,15 +1,17 @@
 """From a folder to a data set: what the inventory says, the contact sheet, the command."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import prepare_data
-from configs import DRAWN_LEAVES, Config
+from configs import DRAWN_LEAVES, Config, parse_command_line
 from pipeline.files import DataError
-from prepare_data import contact_sheet, create_pairs, inventory, load_data, main
+from pipeline.inventory import SHEET_IMAGE, advice, contact_sheet, inventory
+from prepare_data import create_pairs, load_data, main
 
 
 @pytest.fixture
@@ -38,6 +40,8 @@ def test_inventory(write_images, prepare):
     shutil.copy(folder / "Ash___rust/3.png", folder / "Ash___well/3.png")
     (folder / "Ash___rust/4.png").write_bytes(b"")
     Image.new("L", (30, 7)).save(folder / "Ash___rust/5.png")
+    for name in ["a\nb", *range(19)]:
+        (folder / f"Fig___rust/{name}.txt").write_text("x")
     (folder / "leaf-map.json").write_text('{"7": ["Fig___rust:::1"]}')  # five of that stem
     dataset = prepare(folder)
     lines = inventory(dataset)
@@ -49,18 +53,37 @@ def test_inventory(write_images, prepare):
     assert has_line(lines, "Fig___rust/0.png = Fig___rust/copy.png")
     assert has_line(lines, "WARNING", "Ash___rust and Ash___well")
     assert not has_line(lines, "WARNING", "Fig___rust")
-    assert has_line(lines, "Unreadable, skipped: 1") and has_line(lines, "4.png: empty file")
-    assert has_line(lines, "Left out: 2") and has_line(lines, "Ash___well/3.png: same content as")
+    assert has_line(lines, "Unreadable, skipped: 1") and has_line(lines, "1 x empty file", "4.png")
+    assert has_line(lines, "Left out: 2")
+    assert has_line(lines, "same content as 'Ash___rust/3.png' of another class: Ash___well/3.png")
     assert has_line(lines, "1 classes of one image", "Oak___one")
-    assert has_line(lines, "Not indexed: 1") and has_line(lines, "beside.png: lies beside")
+    assert has_line(lines, "Not indexed: 21")
+    assert has_line(lines, "1 x lies beside the class folders", "beside.png")
+    assert has_line(lines, "20 x not an image (.txt): ", "and 10 more")
+    assert has_line(lines, "a\\nb.txt") and all(map(str.isprintable, lines))
     for name, rows in dataset.splits.items():
         classes = len({dataset.index.labels[row] for row in rows})
         assert has_line(lines, f"{name}:", f"{len(rows)} images of {classes} classes")
 
 
 def test_a_tidy_set_has_a_short_inventory(write_images, prepare):
-    lines = inventory(prepare(write_images(*ten_each(*"abcdef"))))
+    lines = inventory(prepare(write_images(*ten_each(*"abcdefghij"))))
     assert len(lines) == 9 and has_line(lines, "families", "none")
+
+
+def test_near_duplicates_are_listed_across_classes_first(write_images, prepare):
+    folder = write_images(*ten_each(*"abcde"), size=(64, 64))
+    coarse = np.random.default_rng(0).integers(256, size=(2, 6, 6), dtype=np.uint8)
+    for picture, names in zip(coarse, (["a/x", "a/y"], ["b/v", "c/w"]), strict=True):
+        for name, quality in zip(names, (95, 60), strict=True):
+            image = Image.fromarray(picture).resize((64, 64), Image.Resampling.BICUBIC)
+            image.save(folder / f"{name}.jpg", quality=quality)
+    lines = inventory(prepare(folder, image_size=64))
+    at = next(at for at, line in enumerate(lines) if line.startswith("Near-duplicates: 2 pairs, 1"))
+    assert lines[at + 1 : at + 3] == [
+        "  b/v.jpg ~ c/w.jpg  (two classes: is a label wrong?)",
+        "  a/x.jpg ~ a/y.jpg",
+    ]
 
 
 def test_copies_of_a_file_are_one_group(write_images, prepare):
@@ -102,7 +125,7 @@ def test_contact_sheet(write_images, prepare):
     Image.new("RGB", (20, 20), (255, 0, 0)).save(folder / "b/0.png")
     for channels, red in ((3, (255, 0, 0)), (1, (76, 76, 76))):
         sheet = np.asarray(contact_sheet(prepare(folder, channels=channels)))
-        size, step = prepare_data.SHEET_IMAGE, prepare_data.SHEET_IMAGE + 20
+        size, step = SHEET_IMAGE, SHEET_IMAGE + 20
         assert len(sheet) == 5 * step + 4
         top = step + 4 + 14  # the first picture of the second line
         np.testing.assert_array_equal(
@@ -110,15 +133,84 @@ def test_contact_sheet(write_images, prepare):
         )
 
 
+def test_letters_beyond_ascii_are_drawn(write_images, prepare):
+    """Each unlike the others, and unlike the box that stands for a letter that is not there."""
+    names = ["\u0416", "\u00df", "\u03a9", "\U0010fffe"]
+    sheet = np.asarray(contact_sheet(prepare(write_images(*ten_each(*names)))).convert("L"))
+    step = SHEET_IMAGE + 20
+    titles = {sheet[line * step + 4 : line * step + 17, 4:16].tobytes() for line in range(4)}
+    assert len(titles) == 4 and sheet[4:17].min() < 100
+
+
+def test_the_command_shows_the_splits_that_training_makes(
+    write_images, tmp_path, monkeypatch, capsys
+):
+    folder = write_images(*ten_each(*"abcdefghij"))
+    monkeypatch.chdir(tmp_path)
+    options = ["faces", "--data_dir", str(folder), "--unseen_share", "0.4", "--seed", "3"]
+    assert main([*options, "--out", "there"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    dataset = load_data(parse_command_line(options, "train.py")[0])
+    for name, rows in dataset.splits.items():
+        assert has_line(lines, f"{name}:", f"{len(rows)} images of")
+    with Image.open("there/contact_sheet.png") as sheet:
+        assert sheet.width > sheet.height / 2
+
+
 def test_the_command(write_images, tmp_path, monkeypatch, capsys):
     folder = write_images(*ten_each(*"abcde"))
     monkeypatch.chdir(tmp_path)
-    assert main([str(folder), "--image_size", "16"]) == 0
-    assert has_line(capsys.readouterr().out.splitlines(), "50 images in 5 classes")
-    with Image.open("contact_sheet.png") as sheet:
-        assert sheet.width > sheet.height / 2
-    assert main(["no/such/folder"]) == 1
+    for _ in range(2):  # what it leaves in the data folder is no data
+        assert main([str(folder), "--cache_dir", str(folder / "cache"), "--image_size", "16"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert has_line(lines, "50 images in 5 classes")
+        assert has_line(lines, "train.py photographs --data_dir")
+    assert has_line(lines, "1 x a cache: cache/data-") and not has_line(lines, "sheet.png:")
+    assert not list(tmp_path.glob("*.png"))
+    assert main(["no/such/folder"]) == 2
     assert "Received: 'no/such/folder'" in capsys.readouterr().err
+
+
+def strokes(rng):
+    page = np.full((40, 40, 3), 255, np.uint8)
+    page[rng.integers(40)] = 0
+    return page
+
+
+def thing_on_a_table(rng):
+    table = np.full((40, 40, 3), (150, 140, 160), np.uint8)
+    table[10:30, 10:30] = rng.integers(0, 256, (20, 20, 3))
+    return table
+
+
+KINDS = {  # how to draw one, the config that suits
+    "strokes": (strokes, ["characters"]),
+    "grey": (lambda rng: np.repeat(rng.integers(60, 200, (40, 40, 1), "u1"), 3, 2), ["faces"]),
+    "table": (thing_on_a_table, ["photographs"]),
+    "black": (lambda rng: rng.integers(0, 3, (40, 40, 3), "u1"), []),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kind_of_images_decides_which_config_is_named(kind, build_index):
+    (draw, names), rng = KINDS[kind], np.random.default_rng(0)
+    index = build_index(np.repeat(np.arange(4), 10))
+    pixels, splits = np.stack([draw(rng) for _ in range(40)]), SimpleNamespace(left_out={})
+    dataset = SimpleNamespace(index=index, splits=splits, pixels=pixels)
+    said = list(advice(dataset, "leaves"))
+    assert [f"train.py {name} " in one for name, one in zip(names, said, strict=True)] == [
+        True for _ in names
+    ]
+    assert not list(advice(dataset, "photographs"))
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("plantvillage", "photographs"), ("att_faces", "faces"), ("dogs", "photographs")],
+)
+def test_real_images_get_the_config_made_for_them(part, name, real_data, prepare):
+    (said,) = advice(prepare(real_data / part, image_size=64), "leaves")
+    assert f"train.py {name} " in said
 
 
 def test_leaves_are_drawn_for_their_own_folder_alone(tmp_path, monkeypatch, write_images):

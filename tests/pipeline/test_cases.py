@@ -268,7 +268,7 @@ def test_indexed_and_named_are_what_was_given(files, form, tmp_path_factory, cap
     source = write_folder(folder / "data", files) if form != "zip" else folder / "data.zip"
     if form == "zip":
         write_zip(source, files)
-        names = [name.replace("\\", "/") for name in names]
+        names = ["/".join(filter(None, name.replace("\\", "/").split("/"))) for name in names]
     if form == "table":
         with open(source / "list.csv", "w", newline="") as file:
             csv.writer(file).writerows([("path", "label"), *((name, name[0]) for name in names)])
@@ -276,7 +276,7 @@ def test_indexed_and_named_are_what_was_given(files, form, tmp_path_factory, cap
     try:
         index = read_index(source)
         for name in {*names}:
-            assert len(place(name, outcome(index))) >= 1
+            assert place(name, outcome(index)) or not name
         assert {*index.names} <= {*names}
     except DataError as error:
         assert len(str(error)) > 20

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import Config
+from configs import CONFIGS, Config
 from pipeline.files import DataError
 from pipeline.image_index import read_index
 from pipeline.splits import SPLITS, make_splits, merge_equal_files
@@ -107,7 +107,7 @@ def test_the_seed_decides(build_index):
         (np.repeat(np.arange(5), 2), "none is kept unseen"),
         (np.repeat(np.arange(2), 6), "none is kept unseen"),
         (np.repeat(np.arange(10), 3), "whole classes are kept instead"),
-        ([0] * 6 + [1] * 6 + [2] * 6 + [3] * 6 + list(range(4, 30)), None),  # 26 of one image
+        ([0] * 6 + [1] * 6 + [2] * 6 + [3] * 6 + list(range(4, 30)), "Of 4 classes"),
     ],
     ids=["10x2", "5x2", "2x6", "10x3", "single images"],
 )
@@ -119,7 +119,7 @@ def test_few_images(labels, says, build_index):
     assert (in_train >= 2).sum() >= 2 and (in_val >= 2).any() and (in_val > 0).sum() >= 2
     singles = np.flatnonzero(np.bincount(index.labels) == 1)
     assert set(singles) <= set(index.labels[splits.train])
-    assert any(says in remark for remark in splits.remarks) if says else not splits.remarks
+    assert any(says in remark for remark in splits.remarks)
 
 
 def test_known_classes_keep_two_images_for_training(build_index):
@@ -132,6 +132,39 @@ def test_too_little_data(build_index):
     for labels in ([0] * 20, np.arange(20), [0, 0, 1, 1]):
         with pytest.raises(DataError, match="Too little data for the (train|val) split"):
             make_splits(build_index(labels), np.arange(len(labels), dtype=np.uint64), {}, CONFIG)
+
+
+@pytest.mark.parametrize("sizes", [[4] * 6, [5] * 6, [6] * 3, [7, 5, 4, 9, 3], [20, 5, 5]])
+def test_no_single_image_of_a_class_is_held_out(sizes, build_index):
+    index = build_index(np.repeat(np.arange(len(sizes)), sizes))
+    for seed in range(5):
+        config = dataclasses.replace(CONFIG, unseen_share=0.0, seed=seed)
+        splits = make_splits(index, distinct(index), {}, config)
+        for rows in (splits.val, splits.test_known):
+            assert 1 not in np.bincount(index.labels[rows])
+        largest = np.argmax(sizes)
+        has_test = largest in index.labels[splits.test_known]
+        assert has_test == (max(sizes) >= 6)
+
+
+def test_what_cannot_be_tested_is_said_before_training(build_index):
+    index = build_index(np.repeat(np.arange(4), 4))
+    splits = make_splits(index, distinct(index), {}, CONFIG, copies=None)
+    said = " ".join(splits.remarks)
+    assert "Too many images to search for near-duplicates" in said
+    assert "Nothing is left to test on" in said and "set unseen_share to 0.5" in said
+    mended = dataclasses.replace(CONFIG, unseen_share=0.5)
+    splits = make_splits(index, distinct(index), {}, mended)
+    assert len(splits.test_unseen) == 8 and "rests on 2 of 4" in " ".join(splits.remarks)
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS])
+def test_every_config_keeps_some_of_ten_classes_unseen(name, build_index):
+    families = np.repeat(np.arange(5), 2)
+    index = build_index(np.repeat(np.arange(10), 8), families=families)
+    splits = make_splits(index, distinct(index), {}, CONFIGS[name])
+    assert len(np.unique(index.labels[splits.test_unseen])) >= 2
+    assert len(np.unique(index.labels[splits.train])) >= 2
 
 
 def test_three_copies_in_two_classes_are_all_left_out(build_index):
@@ -174,7 +207,10 @@ def test_too_few_families_keep_classes_whole(build_index):
     index = build_index(np.repeat(np.arange(12), 12), families=np.repeat([0, 1, 2], 4))
     by_family = dataclasses.replace(CONFIG, hold_out_by="family")
     splits = make_splits(index, distinct(index), {}, by_family)
-    assert splits.remarks[0].startswith("Only 3 families of 4 needed for hold_out_by='family'")
+    assert splits.remarks == [
+        "Only 3 families (hold_out_by='family'): single classes are kept out of training instead "
+        "of whole families."
+    ]
     assert sides_of(splits) == sides_of(make_splits(index, distinct(index), {}, CONFIG))
 
 
