@@ -104,7 +104,7 @@ def read_bytes(source, name, count=-1):
     try:
         if members[name].file_size > MAX_FILE_BYTES:  # it unpacks to no more than that
             raise DataError(TOO_LARGE)
-        with archive.open(members[name]) as file:
+        with archive.open(members[name].filename) as file:
             return file.read(count)
     except (zlib.error, lzma.LZMAError, *BROKEN_ZIP) as error:
         raise DataError(f"damaged in the zip: {error}") from error

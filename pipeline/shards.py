@@ -14,7 +14,7 @@ ROW = np.dtype([("stamp", "u8"), ("digest", "u8"), ("kind", "S24")])  # a line o
 SHARD_BYTES = 64_000_000  # of pixels; what is decoded between two notes of progress
 MOST_SMALL = 8  # shards of less than half that, as additions leave them, before they are merged
 KINDS = ("rows", "pixels", "json")  # the table goes first: without it there is no shard
-CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n"  # bford.info/cachedir: no data in here
+CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n"  # bford.info/cachedir: no data in here
 MANY_FILES = 100  # shards beside which a process may not open enough others
 
 
@@ -69,7 +69,6 @@ class ShardFolder:
             OSError: If the disk has too little room.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        self.file("CACHEDIR.TAG").write_text(CACHE_TAG)
         self.refresh()
         shards = self.find(stamps)[0]
         sizes = np.array([len(table) for table in self.tables.values()])
@@ -99,6 +98,8 @@ class ShardFolder:
                 self._write(f"{name}.json", json.dumps(reasons).encode())
             self._write(f"{name}.pixels", np.ascontiguousarray(images).data)
             self._write(f"{name}.rows", rows.tobytes())
+            if not self.file("CACHEDIR.TAG").exists():
+                self._write("CACHEDIR.TAG", CACHE_TAG)
         except OSError:
             self.remove([name])
             raise

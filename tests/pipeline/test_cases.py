@@ -162,7 +162,7 @@ def outcome(index):
 
 def place(name, found):
     """The file, or the outermost folder it lies in, that was indexed or named."""
-    places = [*(name[:at] for at, sign in enumerate(name) if sign == "/"), name.rstrip("/")]
+    places = [*(name[:at] for at, sign in enumerate(name) if sign == "/"), name]
     return [one for one in places if one in found]
 
 

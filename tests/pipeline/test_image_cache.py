@@ -111,7 +111,7 @@ def test_a_second_start_decodes_nothing_and_changes_nothing(write_images, config
     monkeypatch.setattr(image_cache, "decode", fail)
     monkeypatch.setattr(image_cache, "_decode_missing", fail)
     second = open_cache(read_index(folder), config)
-    assert bytes_below(config.cache_dir) == before and len(before) == 3  # pixels, table, lock
+    assert bytes_below(config.cache_dir) == before and len(before) == 4  # pixels, table, lock, tag
     assert second.folder == first.folder and second.kinds == first.kinds
     np.testing.assert_array_equal(second.pixels, first.pixels)
     np.testing.assert_array_equal(second.digests, first.digests)
