@@ -104,6 +104,15 @@ def test_centring_takes_place_and_size_away_and_keeps_the_ground():
     np.testing.assert_array_equal(blank, 90)
 
 
+def test_parts_are_means_of_eight_parts_of_the_picture():
+    maps = np.random.default_rng(0).normal(size=(2, 5, 7, 3)).astype("float32")
+    inputs = keras.Input(maps.shape[1:])
+    found = keras.Model(inputs, encoders._parts(inputs)).predict(maps, verbose=0)
+    rows, columns = (slice(0, 3), slice(3, 5)), (slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 7))
+    means = [maps[:, row, column].mean(axis=(1, 2)) for row in rows for column in columns]
+    np.testing.assert_allclose(found, np.concatenate(means, axis=1), atol=1e-6)
+
+
 def test_kerass_network_preprocesses_raw_pixels_as_keras_says(tmp_path):
     """Weights from a file: the backbone equals Keras's network after Keras's preprocessing."""
     network = keras.applications.MobileNetV2(
