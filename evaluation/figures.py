@@ -96,7 +96,7 @@ def plot_n_way(curves):
 
 
 def plot_k_shot(tables):
-    """Accuracy against K, a line for each N; None where only one K was asked for.
+    """Accuracy against K, a line for each N; None where no N has two K.
 
     `tables`: "known" and "unseen" -> rows of `evaluate.few_shot_table`.
     """
@@ -106,13 +106,15 @@ def plot_k_shot(tables):
         rows = [row for row in rows if row["classes"] == "across"]
         for ways, marker in zip(sorted({row["ways"] for row in rows}), "os^D", strict=False):
             line = [row for row in rows if row["ways"] == ways]
-            shots |= (numbers := {row["shots"] for row in line})
+            if len(numbers := {row["shots"] for row in line}) < 2:
+                continue  # no line
+            shots |= numbers
             for kind, style in (("model", "-"), ("raw pixels", "--")):
                 accuracy = [100 * row[kind]["accuracy"] for row in line]
                 look = {"color": COLORS[name], "linestyle": style, "marker": marker}
                 axes.plot(sorted(numbers), accuracy, label=f"{kind}, {ways}-way {name}", **look)
     axes.set(ylim=(0, 101), xticks=sorted(shots))
-    return _with_legend(figure, axes) if len(shots) > 1 else None
+    return _with_legend(figure, axes) if shots else None
 
 
 def plot_confusion(held):

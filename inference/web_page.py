@@ -9,15 +9,14 @@ from pathlib import Path
 from PIL import Image
 
 from configs import Config
-from evaluation import figures
-from evaluation.report import occlusion_map
+from evaluation.similarity_map import overlay, similarity_map
 from inference.similarity_model import SimilarityModel
 from pipeline.reading import decode
 from run_directory import need
 
 SIDES = ("first", "second")
 LARGEST_UPLOAD, MOST_WAITING = "50mb", 20  # a file; questions in the queue, others are refused
-THUMBNAIL, LOOK = Config(image_size=160), 320  # pixels
+THUMBNAIL, LOOK = Config(image_size=160), 320  # pixels, and of the height
 
 
 def serve(options):
@@ -52,7 +51,7 @@ def build_page(model, options):
             verdict, maps = gr.Textbox(label="Answer"), []
             with gr.Row():
                 for side in SIDES:
-                    label = f"{side}: where the network looks"
+                    label = f"{side}: where the similarity comes from"
                     maps.append(gr.Image(label=label, buttons=["fullscreen"]))
             gr.Markdown("Each square is covered in turn; the redder, the more the distance grows.")
             button.click(guarded(partial(compare, model)), pair, [verdict, *maps])
@@ -109,8 +108,9 @@ def compare(model, *paths):
     [answer], looks = model.compare(paths), []
     for path, other in zip(paths, model.embed(paths)[::-1], strict=True):
         pixels = model.pixels(path)
-        look = figures.overlay(pixels, occlusion_map(model.encoder, pixels, other, model.metric))
-        looks.append(Image.fromarray(look).resize((LOOK, LOOK), Image.Resampling.BICUBIC))
+        look = overlay(pixels, similarity_map(model.encoder, pixels, other, model.metric))
+        size = round(LOOK * pixels.shape[1] / pixels.shape[0]), LOOK
+        looks.append(Image.fromarray(look).resize(size, Image.Resampling.BICUBIC))
     text = (
         f"{'Same' if answer['same'] else 'Different'}: distance {answer['distance']:.3f} "
         f"(same below {model.threshold:.3f}), probability of same {answer['probability']:.1%}"
