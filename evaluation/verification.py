@@ -95,7 +95,8 @@ def draw_verification_pairs(labels, rng, max_pairs=20_000, forged=None):
             f"{len(counts)} with {max(counts, default=0)} in the largest. Add images."
         )
     sizes = counts * (counts - 1) // 2
-    most = max(10, 3 * int(np.median(sizes[sizes > 0])))  # one large class must not speak for all
+    # One large class must not speak for all.
+    most = 3 * int(np.percentile(sizes[sizes > 0], 50, method="lower"))
     classes, pairs = _draw_evenly(sizes, max_pairs, rng, most)
     genuine = starts[classes] + _unordered_pairs(pairs)  # (2, pairs)
 

@@ -1,7 +1,6 @@
 """Who trains and who tests: every image on one side only, some classes kept out whole."""
 
 import dataclasses
-from collections import Counter
 
 import numpy as np
 
@@ -114,8 +113,8 @@ def _drawn_sides(index, usable, groups, config, remarks):
     too_many = num_units - sum(kept) < 2
     if by_family and any(kept) and too_many:
         remarks.append(
-            f"Only {num_units} families (hold_out_by='family'): single classes are kept out of "
-            "training instead of whole families."
+            f"Too few families to keep whole ones out ({num_units}; hold_out_by='family'): single "
+            "classes are kept out instead."
         )
         by_class = dataclasses.replace(config, hold_out_by="class")
         return _drawn_sides(index, usable, groups, by_class, remarks)
@@ -223,7 +222,7 @@ def _pair_sides(index, usable, groups, digests, config, left_out, remarks):
 
 
 def _given_sides(index, usable, groups, config, left_out, remarks):
-    """Side of each row from the source's own train, val and test; validation drawn if missing."""
+    """Side of each row from the source's own train, val and test; drawn from train if missing."""
     sides = _blank(len(index))
     sides[usable] = np.asarray(index.splits)[usable]
     if not (sides == "train").any():
@@ -235,10 +234,14 @@ def _given_sides(index, usable, groups, config, left_out, remarks):
         left_out |= dict.fromkeys(leaks.tolist(), reason)
         if len(leaks):
             remarks.append(f"{len(leaks)} images given for {side} are left out: each {reason}.")
-    if not (sides == "val").any():
-        inner = dataclasses.replace(config, unseen_share=0.0, test_share=0.0)
+    given = [side for side in ("val", "test") if (sides == side).any()]
+    if len(given) < 2:
+        shares = {"unseen_share": 0.0} if given else {}
+        shares |= {"test_share": 0.0} if "test" in given else {}
         train = np.flatnonzero(sides == "train")
-        sides[train] = _drawn_sides(index, train, groups, inner, remarks)[train]
+        inner = dataclasses.replace(config, **shares)
+        drawn = _drawn_sides(index, train, groups, inner, remarks)[train]
+        sides[train] = np.where((drawn == "val") & ("val" in given), "train", drawn)
     known = np.isin(index.labels, index.labels[sides == "train"])
     sides[(sides == "test") & known] = "test_known"
     sides[sides == "test"] = "test_unseen"
@@ -289,16 +292,23 @@ def _check_enough(index, splits):
                     f"{name}: {genuine} genuine and {len(inside) - genuine} impostor pairs of "
                     f"'{index.source}'. Change the held-out shares, or list more pairs."
                 )
-        labels = training_labels(index)[getattr(splits, name)]
-        if not _is_enough(labels):
-            counts = np.bincount(labels, minlength=1)
-            found = np.bincount(np.delete(index.labels, list(splits.left_out)), minlength=1)
-            why = Counter(str(one) for one in splits.left_out.values()).most_common(1)
-            raise DataError(
-                f"Too little data for the {name} split of '{index.source}'. Found in it: "
-                f"{found.sum()} usable images in {(found > 0).sum()} classes, at most "
-                f"{found.max()} in one; {len(splits.left_out)} left out"
-                f"{f' (first: {why[0][0]})' if why else ''}. This split would have "
-                f"{(counts > 0).sum()} classes with at most {counts.max()} images. Needed: 2 "
-                "classes, and 2 images of one of them, in training and in validation."
-            )
+        if not _is_enough(training_labels(index)[getattr(splits, name)]):
+            raise DataError(_too_little(index, splits, name))
+
+
+def _too_little(index, splits, name):
+    """What was found, of the data as a whole, and what is needed."""
+    usable = np.delete(np.arange(len(index)), list(splits.left_out))
+    found = np.bincount(index.labels[usable], minlength=1)
+    text = (
+        f"Too little data in '{index.source}'. Found: {found.sum()} usable images in "
+        f"{(found > 0).sum()} classes, at most {found.max()} in one"
+    )
+    for row, why in [*splits.left_out.items()][:1]:
+        text += f"; {len(splits.left_out)} images left out, as '{index.names[row]}': {why}"
+    if index.splits is not None:
+        text += f"; too few of them in {name}"
+    return (
+        f"{text}. Needed: 2 classes and 4 images in each, so that training and validation have a "
+        "pair of each kind."
+    )

@@ -129,9 +129,16 @@ def test_known_classes_keep_two_images_for_training(build_index):
 
 
 def test_too_little_data(build_index):
-    for labels in ([0] * 20, np.arange(20), [0, 0, 1, 1]):
-        with pytest.raises(DataError, match="Too little data for the (train|val) split"):
+    for labels, found in (
+        ([0] * 20, "20 usable images in 1 classes"),
+        (np.arange(20), "20 usable images in 20 classes, at most 1 in one"),
+        ([0, 0, 1, 1], "4 usable images in 2 classes"),
+    ):
+        with pytest.raises(DataError, match=f"Too little data in 'nowhere'. Found: {found}"):
             make_splits(build_index(labels), np.arange(len(labels), dtype=np.uint64), {}, CONFIG)
+    twice = np.tile(np.arange(10, dtype=np.uint64), 2)  # each file lies in two classes
+    with pytest.raises(DataError, match="0 usable.*20 images left out, as '0/0.png': same content"):
+        make_splits(build_index(np.repeat([0, 1], 10)), twice, {}, CONFIG)
 
 
 @pytest.mark.parametrize("sizes", [[4] * 6, [5] * 6, [6] * 3, [7, 5, 4, 9, 3], [20, 5, 5]])
@@ -208,8 +215,8 @@ def test_too_few_families_keep_classes_whole(build_index):
     by_family = dataclasses.replace(CONFIG, hold_out_by="family")
     splits = make_splits(index, distinct(index), {}, by_family)
     assert splits.remarks == [
-        "Only 3 families (hold_out_by='family'): single classes are kept out of training instead "
-        "of whole families."
+        "Too few families to keep whole ones out (3; hold_out_by='family'): single classes are "
+        "kept out instead."
     ]
     assert sides_of(splits) == sides_of(make_splits(index, distinct(index), {}, CONFIG))
 
@@ -241,6 +248,18 @@ def test_given_train_and_test(build_index):
     assert np.bincount(index.labels[splits.val]).tolist() == [3, 3, 3, 3]
     assert "training" in splits.left_out[80] or "train" in splits.left_out[80]
     assert any("1 images given for test" in remark for remark in splits.remarks)
+
+
+@pytest.mark.parametrize("sides", ["train val", "train test", "train"])
+def test_what_is_not_given_is_drawn_from_train(sides, build_index):
+    labels = np.repeat(np.arange(10), 10 * len(sides.split()))
+    index = given_index(build_index, sides.split() * 100, labels)
+    splits = make_splits(index, distinct(index), {}, CONFIG)
+    for side in ("val", "test_known"):
+        rows = getattr(splits, side)
+        given = {index.splits[row] for row in rows}
+        assert given == ({side[:4].strip("_")} if side[:4].strip("_") in sides else {"train"})
+    assert bool(len(splits.test_unseen)) == (sides == "train")
 
 
 def test_given_train_val_and_test(build_index):
