@@ -28,11 +28,10 @@ SYSTEM_FOLDER = re.compile(  # that systems make: thumbnails, recycle bins, what
     r"network trash folder|temporary items|_?thumb(nail)?s"
 )
 OWN_FOLDERS = {  # by what lies in them
-    frozenset({"config.json", "environment.json"}): "a run directory of this package",
-    frozenset({"CACHEDIR.TAG"}): "a cache",
+    ("config.json", "environment.json"): "a run directory of this package",
+    ("CACHEDIR.TAG",): "a cache",
 }
 CONTACT_SHEET = "contact_sheet.png"
-OWN_FILES = {CONTACT_SHEET: "a contact sheet of this package"}
 TABLES = (".csv", ".tsv", ".txt")  # that name images beside them
 MAX_FILE_BYTES = 200_000_000  # a larger file is no photograph; it is skipped, and said
 TOO_LARGE = f"larger than {MAX_FILE_BYTES // 10**6} MB"
@@ -68,16 +67,21 @@ def list_files(source, skipped=None):
     """As `find_images`, of files of every kind: not hidden, not made by systems or this package."""
     source, skipped = Path(source), {} if skipped is None else skipped
     entries = (_folder_entries if source.is_dir() else _zip_entries)(source, skipped)
-    own, kept = _own_folders(entries), {}
-    why_not = functools.cache(lambda folder: _why_no_data(folder, own))
+    folders, kept = {name.rpartition("/")[0] for name in entries}, {}
+    own = {
+        folder: reason
+        for folder, (marks, reason) in itertools.product(folders, OWN_FOLDERS.items())
+        if all(f"{folder}/{mark}".lstrip("/") in entries for mark in marks)
+    }
+    left_out = {folder: _why_no_data(folder, own) for folder in folders}
     for name, found in entries.items():
         folder, _, file = name.rpartition("/")
-        place, reason = why_not(folder) or (
-            name,
-            OWN_FILES.get(file) or "hidden" * (file[:1] == "."),
-        )
-        if reason:
-            skipped[place] = reason
+        if left_out[folder]:
+            place, skipped[place] = left_out[folder]
+        elif file.startswith("."):
+            skipped[name] = "hidden"
+        elif file == CONTACT_SHEET:
+            skipped[name] = "a contact sheet of this package"
         else:
             kept[name] = found
     parents = {name.rstrip("/").rpartition("/")[0] + "/" for name in entries}
@@ -144,15 +148,15 @@ def _member_name(raw):
 
 def _zip_entries(path, skipped):
     """Name -> (size, checksum) of members, None for what cannot be used; folders end in /."""
-    _, members, twins = _open_zip(path, os.getpid(), path.stat().st_mtime_ns)
-    skipped |= twins
-    entries = {}
-    for name, member in members.items():
-        large = member.file_size > MAX_FILE_BYTES
-        entries[name] = None if large or name.endswith("/") else (member.file_size, member.CRC)
-        if large:
-            skipped[name] = TOO_LARGE
-    return {name: found for name, found in entries.items() if name != "/"}
+    _, members, unnamed = _open_zip(path, os.getpid(), path.stat().st_mtime_ns)
+    large = [name for name, member in members.items() if member.file_size > MAX_FILE_BYTES]
+    skipped |= unnamed | dict.fromkeys(large, TOO_LARGE)
+    unusable = {*large, *(name for name in members if name.endswith("/"))}
+    return {
+        name: None if name in unusable else (member.file_size, member.CRC)
+        for name, member in members.items()
+        if name != "/"
+    }
 
 
 def _folder_entries(root, skipped):
@@ -174,22 +178,6 @@ def _folder_entries(root, skipped):
         folders[:] = sorted(name for name in folders if not _why_no_data(name, {}))
         entries |= {before + name: file_status(root, before + name, skipped) for name in files}
     return {name: found for name, found in entries.items() if _printable(name) == name}
-
-
-def _own_folders(entries):
-    """Folder -> reason for those of this package: runs and caches."""
-    marks, files_of = frozenset().union(*OWN_FOLDERS), {}
-    for name in entries:
-        folder, _, file = name.rpartition("/")
-        if file in marks:
-            files_of.setdefault(folder, set()).add(file)
-    found = (
-        (folder, mark)
-        for folder, files in files_of.items()
-        for mark in OWN_FOLDERS
-        if mark <= files
-    )
-    return {folder: OWN_FOLDERS[mark] for folder, mark in found}
 
 
 def _why_no_data(folder, own):

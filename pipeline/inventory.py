@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from configs import DRAWN_LEAVES
-from pipeline.splits import equal_files
+from pipeline.near_duplicates import equal_files
 
 SHEET_COLUMNS, SHEET_CLASSES, SHEET_IMAGE = 8, 40, 96  # images a class, classes, pixels
 MOST_NAMED = 10  # entries of a list that are printed

@@ -95,3 +95,29 @@ def _weights(count, margin):
     share = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
     share = share.clip(0)
     return (share / share.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def merge_equal_files(groups, digests, skip=()):
+    """Group of each row after joining the groups that share a file of equal content."""
+    links = [(rows[0], row) for rows in equal_files(digests, skip) for row in rows[1:]]
+    return join_groups(groups, np.array(links)) if links else groups
+
+
+def join_groups(groups, links):
+    """Group of each row after joining those of linked rows, (n, 2)."""
+    from scipy.sparse import coo_array  # late: few data sets need what takes half a second
+    from scipy.sparse.csgraph import connected_components
+
+    first, other = groups[links].T
+    joined = coo_array((np.ones(len(links)), (first, other)), shape=[groups.max() + 1] * 2)
+    return connected_components(joined, directed=False)[1][groups]
+
+
+def equal_files(digests, skip=()):
+    """Lists of rows whose files have equal content, two rows or more in each."""
+    contents, counts = np.unique(digests, return_counts=True)
+    rows_of = {}
+    for row in np.flatnonzero(np.isin(digests, contents[counts > 1])).tolist():
+        if row not in skip:
+            rows_of.setdefault(int(digests[row]), []).append(row)
+    return [rows for rows in rows_of.values() if len(rows) > 1]

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.files import IMAGE_SUFFIXES, DataError, file_stamp, file_status
 from pipeline.forgeries import class_folders
-from pipeline.splits import join_groups
+from pipeline.near_duplicates import join_groups
 from pipeline.tables import is_true, read_cells
 
 SAYS_SAME = ("same", "genuine")  # columns in which 1 means that both images show one class

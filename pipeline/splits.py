@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.class_batches import training_labels
 from pipeline.files import DataError
+from pipeline.near_duplicates import equal_files, join_groups, merge_equal_files
 
 SPLITS = ("train", "val", "test_known", "test_unseen")
 FEW_CLASSES = 10  # of fewer, those kept unseen say little about other new ones
@@ -63,32 +64,6 @@ def make_splits(index, digests, unreadable, config, copies=()):
     _check_enough(index, splits)
     remarks += _what_cannot_be_known(index, splits, config)
     return splits
-
-
-def merge_equal_files(groups, digests, skip=()):
-    """Group of each row after joining the groups that share a file of equal content."""
-    links = [(rows[0], row) for rows in equal_files(digests, skip) for row in rows[1:]]
-    return join_groups(groups, np.array(links)) if links else groups
-
-
-def join_groups(groups, links):
-    """Group of each row after joining those of linked rows, (n, 2)."""
-    from scipy.sparse import coo_array  # late: few data sets need what takes half a second
-    from scipy.sparse.csgraph import connected_components
-
-    first, other = groups[links].T
-    joined = coo_array((np.ones(len(links)), (first, other)), shape=[groups.max() + 1] * 2)
-    return connected_components(joined, directed=False)[1][groups]
-
-
-def equal_files(digests, skip=()):
-    """Lists of rows whose files have equal content, two rows or more in each."""
-    contents, counts = np.unique(digests, return_counts=True)
-    rows_of = {}
-    for row in np.flatnonzero(np.isin(digests, contents[counts > 1])).tolist():
-        if row not in skip:
-            rows_of.setdefault(int(digests[row]), []).append(row)
-    return [rows for rows in rows_of.values() if len(rows) > 1]
 
 
 def unusable(index, digests, unreadable):

@@ -10,7 +10,8 @@ from PIL import Image
 from configs import CONFIGS, Config
 from pipeline.files import DataError
 from pipeline.image_index import read_index
-from pipeline.splits import SPLITS, make_splits, merge_equal_files
+from pipeline.near_duplicates import merge_equal_files
+from pipeline.splits import SPLITS, make_splits
 from prepare_data import load_data
 
 CONFIG = Config(unseen_share=0.25, test_share=0.15, val_share=0.15)
