@@ -143,11 +143,12 @@ def advice(dataset, name):
     usable = np.setdiff1d(np.arange(len(index)), list(dataset.splits.left_out))
     sample = dataset.pixels[usable[:: max(1, len(usable) // SAMPLE)]]
     asked = name != "leaves" or str(index.source) == DRAWN_LEAVES
-    given = index.pairs is not None or index.forged is not None
-    if asked or given or sample.shape[3] == 1 or np.ptp(sample) < DARK:
+    if asked or index.pairs is not None or sample.shape[3] == 1 or np.ptp(sample) < DARK:
         return
     spread = np.ptp(sample.astype(int), axis=3).mean(axis=(1, 2))  # (images,)
-    if np.median(spread) >= SAME_COLOUR:
+    if index.forged is not None:
+        kind, name = "genuine images and forgeries", "signatures"
+    elif np.median(spread) >= SAME_COLOUR:
         kind, name = "colour photographs", "photographs"
     elif np.mean((sample < DARK) | (sample > BRIGHT)) > TWO_TONE:
         kind, name = "drawings in two tones", "characters"

@@ -202,6 +202,8 @@ def test_the_kind_of_images_decides_which_config_is_named(kind, build_index):
         True for _ in names
     ]
     assert not list(advice(dataset, "photographs"))
+    index.forged = np.arange(40) % 10 > 7
+    assert kind == "black" or "train.py signatures " in list(advice(dataset, "leaves"))[0]
 
 
 @pytest.mark.parametrize(
