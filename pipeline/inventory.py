@@ -108,8 +108,11 @@ def _reason_lines(title, reasons):
         names_of.setdefault(reason, []).append(name)
     if reasons:
         yield f"{title}: {len(reasons)}"
-    for reason, names in sorted(names_of.items(), key=lambda item: -len(item[1])):
+    ordered = sorted(names_of.items(), key=lambda item: -len(item[1]))
+    for reason, names in ordered[:MOST_NAMED]:
         yield f"  {len(names)} x {reason}{_named(names)}"
+    if others := ordered[MOST_NAMED:]:
+        yield f"  {sum(len(names) for _, names in others)} more"
 
 
 def contact_sheet(dataset):
