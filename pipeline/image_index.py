@@ -69,18 +69,14 @@ class ImageIndex:
         if max_images_per_class is not None:
             by_class = [kept[self.labels[kept] == label] for label in np.unique(self.labels[kept])]
             kept = np.concatenate([rng.permutation(r)[:max_images_per_class] for r in by_class])
+        by_row = ("names", "stamps", "labels", "groups", "splits", "forged")
+        values = {name: getattr(self, name) for name in by_row}
         kept = np.sort(kept)
-        some = {name: getattr(self, name) for name in ("splits", "forged")}
-        some = {name: None if rows is None else rows[kept] for name, rows in some.items()}
-        whole = {
-            name: getattr(self, name)[kept] for name in ("names", "stamps", "labels", "groups")
-        }
         return dataclasses.replace(
             self,
             class_names=self.class_names[:max_classes],
             class_families=self.class_families[:max_classes],
-            **some,
-            **whole,
+            **{name: rows[kept] for name, rows in values.items() if rows is not None},
         )
 
     @property

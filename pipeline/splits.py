@@ -158,14 +158,14 @@ def _place_groups(rows, groups, shares, group_side, sides, rng):
     rest = sizes[(placed == "") | (placed == "train")].sum()
     for side, share in shares.items():
         there = sizes[placed == side].sum()
-        wanted, chosen = max(2, round(share * len(rows))) if share > 0 else 0, []
+        wanted, chosen, taken = max(2, round(share * len(rows))) if share > 0 else 0, [], 0
         for at in free:
-            taken = there + sizes[chosen].sum()
-            if taken < wanted and rest - taken + there - sizes[at] >= 2:
+            if there + taken < wanted and rest - taken - sizes[at] >= 2:
                 chosen.append(at)
-        if there + sizes[chosen].sum() >= 2:
-            placed[chosen], rest = side, rest - sizes[chosen].sum()
-            free = [at for at in free if at not in chosen]
+                taken += sizes[at]
+        if there + taken >= 2:
+            placed[chosen], rest = side, rest - taken
+            free = [at for at in free if not placed[at]]
     placed[free] = "train"
     group_side[own] = placed
     sides[rows] = group_side[groups[rows]]
