@@ -86,14 +86,6 @@ def test_near_duplicates_are_listed_across_classes_first(write_images, prepare):
     ]
 
 
-def test_copies_of_a_file_are_one_group(write_images, prepare):
-    folder = write_images(*ten_each(*"abcdef"))
-    shutil.copy(folder / "a/0.png", folder / "a/copy.png")
-    index = prepare(folder).index
-    groups = dict(zip(index.names, index.groups.tolist(), strict=True))
-    assert groups["a/0.png"] == groups["a/copy.png"] and len(set(groups.values())) == 60
-
-
 def test_given_pairs(write_images, prepare):
     names = [
         f"{kind}_all_images/{kind}_{i}_{side}.png"
@@ -231,13 +223,6 @@ def test_leaves_are_drawn_for_their_own_folder_alone(tmp_path, monkeypatch, writ
     for _ in range(2):
         assert len(load_data(Config(image_size=16), lines.append).index) == 50
     assert drawn == [DRAWN_LEAVES] and len(lines) == 2 and DRAWN_LEAVES in lines[0]
-
-
-def test_real_faces(real_data, prepare):
-    dataset = prepare(real_data / "att_faces", channels=1)
-    lines = inventory(dataset)
-    assert has_line(lines, "300 images in 30 classes") and has_line(lines, "92x112 L x 300")
-    assert dataset.pixels.shape == (300, 16, 16, 1) and dataset.splits.left_out == {}
 
 
 def test_created_pairs_are_what_their_labels_say():

@@ -9,7 +9,6 @@ from PIL import Image
 
 from configs import CONFIGS, Config
 from pipeline.files import DataError
-from pipeline.image_index import read_index
 from pipeline.near_duplicates import merge_equal_files
 from pipeline.splits import SPLITS, make_splits
 from prepare_data import load_data
@@ -91,16 +90,6 @@ def test_shares_of_groups(build_index):
             assert 15 <= (index.labels[rows] == label).sum() <= 18  # a group's end may stick out
 
 
-def test_the_seed_decides(build_index):
-    index = build_index(np.repeat(np.arange(8), 10))
-    first, again, other = (
-        make_splits(index, distinct(index), {}, dataclasses.replace(CONFIG, seed=seed))
-        for seed in (0, 0, 1)
-    )
-    assert sides_of(first) == sides_of(again) != sides_of(other)
-    assert all((np.diff(rows) > 0).all() for _, rows in first.items())
-
-
 @pytest.mark.parametrize(
     ("labels", "says"),
     [
@@ -121,12 +110,6 @@ def test_few_images(labels, says, build_index):
     singles = np.flatnonzero(np.bincount(index.labels) == 1)
     assert set(singles) <= set(index.labels[splits.train])
     assert any(says in remark for remark in splits.remarks)
-
-
-def test_known_classes_keep_two_images_for_training(build_index):
-    index = build_index(np.repeat(np.arange(6), [3, 4, 5, 6, 7, 30]))
-    splits = make_splits(index, distinct(index), {}, dataclasses.replace(CONFIG, unseen_share=0.0))
-    assert np.bincount(index.labels[splits.train]).min() >= 2
 
 
 def test_too_little_data(build_index):
@@ -150,6 +133,9 @@ def test_no_single_image_of_a_class_is_held_out(sizes, build_index):
         splits = make_splits(index, distinct(index), {}, config)
         for rows in (splits.val, splits.test_known):
             assert 1 not in np.bincount(index.labels[rows])
+        assert np.bincount(index.labels[splits.train]).min() >= 2
+        again = make_splits(index, distinct(index), {}, config)
+        assert sides_of(splits) == sides_of(again)
         largest = np.argmax(sizes)
         has_test = largest in index.labels[splits.test_known]
         assert has_test == (max(sizes) >= 6)
@@ -222,15 +208,6 @@ def test_too_few_families_keep_classes_whole(build_index):
     assert sides_of(splits) == sides_of(make_splits(index, distinct(index), {}, CONFIG))
 
 
-def test_ten_thousand_classes_of_two(build_index):
-    index = build_index(np.repeat(np.arange(10_000), 2))
-    splits = make_splits(index, distinct(index), {}, CONFIG)
-    for rows in (splits.train, splits.val, splits.test_unseen):
-        assert np.bincount(np.bincount(index.labels[rows]))[1:].tolist() == [0, len(rows) // 2]
-    assert [len(rows) for _, rows in splits.items()] == [12_000, 3_000, 0, 5_000]
-    assert len(splits.remarks) == 1 and "whole classes are kept instead" in splits.remarks[0]
-
-
 def given_index(build_index, sides, labels, **others):
     return build_index(labels, splits=list(sides), **others)
 
@@ -284,42 +261,6 @@ def test_validation_classes_out_of_a_given_train_split_are_not_known(build_index
     assert len(trained) == 4
     assert set(index.labels[splits.test_known].tolist()) == trained
     assert len(splits.test_unseen) == 10
-
-
-def test_pairs_stay_whole(build_index):
-    labels, groups, pairs = [], [], []
-    for pair in range(60):
-        labels += [3 * pair, 3 * pair, 3 * pair + 1, 3 * pair + 2]
-        groups += [2 * pair, 2 * pair, 2 * pair + 1, 2 * pair + 1]
-        pairs += [(4 * pair, 4 * pair + 1, 1), (4 * pair + 2, 4 * pair + 3, 0)]
-    index = build_index(labels, groups=groups, pairs=np.array(pairs), classes_known=False)
-    digests = distinct(index)
-    digests[6] = digests[2]  # one image in two pairs keeps the pairs together
-    splits = make_splits(index, digests, {}, CONFIG)
-    side = sides_of(splits)
-    assert len(side) == 240 and side[6] == side[2]
-    for one, other in itertools.combinations(range(240), 2):
-        assert side[one] == side[other] or groups[one] != groups[other]
-    assert len(splits.val) == pytest.approx(36, abs=4)
-    assert len(splits.test_known) == pytest.approx(36, abs=4)
-
-
-def test_real_leaves(real_data):
-    index = read_index(real_data / "plantvillage")
-    splits = make_splits(index, distinct(index), {}, CONFIG)
-    rows = np.arange(0, len(index), 3)
-    side = np.full(len(index), "", dtype="<U11")
-    for name, members in splits.items():
-        side[members] = name
-    for row in rows:
-        like = side[index.groups == index.groups[row]]
-        assert len(set(like)) == 1
-    assert [len(set(index.labels[members].tolist())) for _, members in splits.items()] == [
-        14,
-        14,
-        14,
-        4,
-    ]
 
 
 def test_pairs_of_recurring_images_are_cut_between_images(tmp_path):
