@@ -12,7 +12,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing", "eval"), "test"),
 }
 YES, NO = ("1", "1.0", "true", "yes", "y"), ("0", "0.0", "-1", "false", "no", "n", "")
-SPLIT_SUFFIX = re.compile(r"[ _-]?(set|data)$")  # train_set, test-data
+SPLIT_SUFFIX = re.compile(r"[ _-]?(data|(data)?set|images|\d{4})$")  # train_set, test-data
 
 
 def table_rows(source, skipped):

@@ -40,6 +40,7 @@ CASES = {  # file -> its class, and "@" its split; or "- " the reason of the fil
     },
     "training_set": {"training_set/cat/1.png": "cat@train", "test_set/cat/2.png": "cat@test"},
     "train data": {"Train-Data/cat/1.png": "cat@train", "devset/cat/2.png": "cat@val"},
+    "years": {"train2017/cat/1.png": "cat@train", "Val_images/cat/2.png": "cat@val"},
     "eval": {"TRAINING/cat/1.png": "cat@train", "eval/cat/2.png": "cat@test"},
     "splits below one folder of two": {
         "data/outer/train/cat/1.png": "cat@train",
