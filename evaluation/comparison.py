@@ -4,7 +4,6 @@ import csv
 import dataclasses
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from evaluation.verification import draw_verification_pairs, pair_distances
 
@@ -27,7 +26,7 @@ def compare(runs):
 
     A score is that of a run's own held-out images, with its 95% interval; of several seeds it is
     the mean, with the range. A difference is that of the ROC AUC to the first row, on the images
-    that both held out, with a 95% interval by paired bootstrap over classes and images.
+    that both held out, with a 95% interval by paired bootstrap over classes.
 
     Args:
         runs: List of `ScoredRun`.
@@ -99,7 +98,7 @@ def auc_differences(held, other, rng):
 
     Returns:
         Array (1 + DRAWS,): that of the images, then those of bootstrap draws, in each of which both
-        see the same classes and images; None where they share too few.
+        see the same classes; None where they share too few.
     """
     digests = (each.dataset.cache.digests[each.rows] for each in (held, other))
     _, *positions = np.intersect1d(*digests, return_indices=True)
@@ -109,25 +108,30 @@ def auc_differences(held, other, rng):
         left, right, same = draw_verification_pairs(labels, rng, MOST_PAIRS, forged)
     except ValueError:  # of two classes or two images of one
         return None
-    distances = [
-        pair_distances(each.embeddings[at], left, right, each.distance)
-        for each, at in zip((held, other), positions, strict=True)
-    ]
     classes, labels = np.unique(labels, return_inverse=True)
+    even = np.full(len(classes), 1 / len(classes))
+    of_classes = np.vstack([even * len(classes), rng.multinomial(len(classes), even, DRAWS)])
+    # Images are not drawn too: classes carry their spread, and intervals would be too wide.
+    one_class = labels[left] == labels[right]
+    weights = of_classes[:, labels[left]] * np.where(one_class, 1, of_classes[:, labels[right]])
     found = []
-    for draw in range(1 + DRAWS):
-        of_classes, of_images = np.ones(len(classes)), np.ones(len(labels))
-        if draw:
-            of_classes = rng.multinomial(len(classes), of_classes / len(classes))
-            of_images = rng.poisson(1, len(labels))  # as drawing with replacement, independently
-        weights = of_images[left] * of_images[right] * of_classes[labels[left]]
-        weights = weights * np.where(same, 1, of_classes[labels[right]])
-        both = weights[same].any() and weights[~same].any()  # else the draw says nothing
-        aucs = [
-            roc_auc_score(same, -d, sample_weight=weights) if both else np.nan for d in distances
-        ]
-        found.append(aucs[1] - aucs[0])
-    return np.array(found)
+    for each, at in zip((held, other), positions, strict=True):
+        distances = pair_distances(each.embeddings[at], left, right, each.distance)
+        found.append(_weighted_aucs(same, distances, weights))
+    return found[1] - found[0]
+
+
+def _weighted_aucs(same, distances, weights):
+    """ROC AUC for each row of weights (draws, pairs); NaN where a kind of pair weighs nothing."""
+    order = np.argsort(distances, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(distances[order])), len(order) - 1)  # ties together
+    rates = []
+    for kind in (same, ~same):
+        sums = np.cumsum(weights[:, order] * kind[order], axis=1)[:, ends]
+        rates.append(np.pad(sums, ((0, 0), (1, 0))))
+    true, false = rates
+    with np.errstate(invalid="ignore"):
+        return np.trapezoid(true, false, axis=1) / (true[:, -1] * false[:, -1])
 
 
 def table(rows):

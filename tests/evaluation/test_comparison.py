@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 import evaluate
 from configs import Config
-from evaluation.comparison import ScoredRun, auc_differences, compare, table
+from evaluation.comparison import ScoredRun, _weighted_aucs, auc_differences, compare, table
 
 CLASSES, IMAGES = 12, 10
 
@@ -59,10 +59,18 @@ def test_the_difference_is_that_of_all_pairs_of_the_shared_images():
     ]
     found = auc_differences(*both, np.random.default_rng(0))
     assert found[0] == pytest.approx(exact[1] - exact[0], abs=0.03)  # impostors are drawn
+    assert not auc_differences(both[0], both[0], np.random.default_rng(0)).any()
     assert auc_differences(both[0], held_out(1, 1, rows[:1]), np.random.default_rng(0)) is None
 
 
-@pytest.mark.slow
+def test_weighted_auc_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    same, distances = rng.random(300) < 0.4, rng.integers(20, size=300)  # many ties
+    weights = rng.integers(3, size=(5, 300))
+    expected = [roc_auc_score(same, -distances, sample_weight=each) for each in weights]
+    assert _weighted_aucs(same, distances, weights) == pytest.approx(expected)
+
+
 def test_equal_runs_differ_by_chance_in_19_of_20():
     seeds = np.random.default_rng(5).integers(10**6, size=(100, 2))
     wrong = 0
@@ -70,7 +78,7 @@ def test_equal_runs_differ_by_chance_in_19_of_20():
         found = auc_differences(held_out(1.5, one), held_out(1.5, other), np.random.default_rng(0))
         low, high = np.nanpercentile(found[1:], [2.5, 97.5])
         wrong += not low <= 0 <= high
-    assert wrong <= 12
+    assert 1 <= wrong <= 9  # 3 as measured; 0 where images are drawn too
 
 
 def test_seeds_of_one_config_are_a_row_with_mean_and_range():
