@@ -102,8 +102,7 @@ def auc_differences(held, other, rng):
     """
     digests = (each.dataset.cache.digests[each.rows] for each in (held, other))
     _, *positions = np.intersect1d(*digests, return_indices=True)
-    labels, forged = held.labels[positions[0]], held.dataset.index.forged
-    forged = None if forged is None else forged[held.rows[positions[0]]]
+    labels, forged = held.labels[positions[0]], held.forged[positions[0]]
     try:
         left, right, same = draw_verification_pairs(labels, rng, MOST_PAIRS, forged)
     except ValueError:  # of two classes or two images of one

@@ -6,7 +6,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import auc, roc_curve
 from threadpoolctl import threadpool_limits
 
-from evaluation.neighbours import confusion, kinds_of_pairs, nearest, sample
+from evaluation.neighbours import confusion, nearest, sample
 
 QUIET, GREEN, ORANGE, RED = "#8a8f98", "#1a7f5a", "#c2410c", "#b91c1c"
 KINDS = GREEN, RED, "#4f46e5"  # of pairs: genuine, (random) impostor, skilled forgery
@@ -40,7 +40,7 @@ def plot_roc(held_out):
     inset.tick_params(labelsize=7)
     inset.grid(alpha=0.25)
     for held in held_out:
-        kinds = kinds_of_pairs(held)
+        kinds = held.kinds_of_pairs()
         genuine = kinds.pop("genuine")
         for (kind, impostor), style in zip(kinds.items(), ("-", "--"), strict=False):
             pairs = genuine | impostor
@@ -59,7 +59,7 @@ def plot_distances(metrics, held_out):
     graphs = figure.subplots(len(held_out), sharex=True, squeeze=False)[:, 0]
     for axes, held in zip(graphs, held_out, strict=True):
         edges = np.linspace(held.distances.min(), held.distances.max(), 51)
-        for (kind, pairs), color in zip(kinds_of_pairs(held).items(), KINDS, strict=False):
+        for (kind, pairs), color in zip(held.kinds_of_pairs().items(), KINDS, strict=False):
             style = {"density": True, "histtype": "stepfilled", "color": color, "alpha": 0.55}
             axes.hist(held.distances[pairs], edges, label=kind, **style)
         threshold = metrics[held.name]["threshold"]

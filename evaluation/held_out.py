@@ -34,6 +34,19 @@ class HeldOut:
         """One image, uint8 array (height, width, channels)."""
         return self.dataset.pixels[self.rows[position]]
 
+    @property
+    def forged(self):
+        """Which images are forgeries, (images,)."""
+        forged = self.dataset.index.forged
+        return np.zeros(len(self.rows), bool) if forged is None else forged[self.rows]
+
+    def kinds_of_pairs(self):
+        """Name -> which pairs are genuine, impostors or, where there are any, skilled forgeries."""
+        skilled = (self.forged[self.left] | self.forged[self.right]) & ~self.same
+        if not skilled.any():
+            return {"genuine": self.same, "impostor": ~self.same}
+        return {"genuine": self.same, "random": ~self.same & ~skilled, "skilled": skilled}
+
     def class_name(self, position):
         """The name of an image's class."""
         return self.dataset.index.class_names[self.labels[position]]

@@ -11,19 +11,8 @@ NEIGHBOURS = 5
 def sample(held, most=MOST_IMAGES):
     """Sorted positions of at most so many genuine images of a `HeldOut`, a seeded choice."""
     most = most if held.distance is None else min(most, MOST_LEARNED)
-    forged = held.dataset.index.forged
-    genuine = np.arange(len(held.rows)) if forged is None else np.flatnonzero(~forged[held.rows])
+    genuine = np.flatnonzero(~held.forged)
     return np.sort(np.random.default_rng(0).permutation(genuine)[:most])
-
-
-def kinds_of_pairs(held):
-    """Name -> which pairs of a `HeldOut` are genuine, impostors or, apart, skilled forgeries."""
-    forged = held.dataset.index.forged
-    if forged is None or not forged[held.rows].any():
-        return {"genuine": held.same, "impostor": ~held.same}
-    skilled = forged[held.rows[held.left]] | forged[held.rows[held.right]]
-    skilled &= ~held.same
-    return {"genuine": held.same, "random": ~held.same & ~skilled, "skilled": skilled}
 
 
 def nearest(embeddings, distance=None, count=NEIGHBOURS):

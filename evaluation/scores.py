@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 
 from evaluation import baselines, few_shot, thresholds, verification
+from pipeline.class_batches import training_labels
 
 CURVE_WAYS = 20  # N of the accuracy-against-N figure goes from 2 to this
 SEEDS = {"pairs": 0, "trials": 1, "bootstrap": 2}
@@ -41,16 +42,33 @@ def score_set(held, decision, options):
     pixels = held.dataset.pixels[held.rows]
     methods = baselines.methods(held.embeddings, pixels, held.distance)
     table = few_shot_table(held, methods, options)
+    genuine = ~held.forged
+    kinds = held.kinds_of_pairs()
     return {
         "images": len(held.rows),
         "classes": len(np.unique(held.labels)),
         **verification.verification_scores(*pairs, threshold, probabilities),
         "intervals": verification.bootstrap_intervals(*pairs, *classes, threshold, rng),
+        **{
+            kind: impostor_scores(held, kinds[kind])
+            for kind in ("skilled", "random")
+            if kind in kinds
+        },
         "few_shot": table,
         "curve": n_way_curve(held, methods, options),
-        "retrieval": few_shot.retrieval_scores(held.embeddings, names, held.distance),
+        "retrieval": few_shot.retrieval_scores(
+            held.embeddings[genuine], names[genuine], held.distance
+        ),
         "warnings": background_warnings(table),
     }
+
+
+def impostor_scores(held, impostors):
+    """ROC AUC and equal error rate of the genuine pairs against some impostors."""
+    pairs = held.same | impostors
+    curve = verification.operating_points(held.same[pairs], held.distances[pairs])[:2]
+    scores = verification.curve_scores(*curve)
+    return {name: scores[name] for name in ("auc", "equal_error_rate")}
 
 
 def few_shot_table(held, methods, options):
@@ -60,6 +78,7 @@ def few_shot_table(held, methods, options):
     and each name's `few_shot.few_shot_scores`.
     """
     families = held.dataset.index.families[held.rows]
+    labels = training_labels(held.dataset.index)[held.rows]  # a forgery is of no class
     places = {"across": None} | ({"within": families} if len(np.unique(families)) > 1 else {})
     table = {}
     for place, ways, shots in itertools.product(places, options.ways, options.shots):
@@ -67,7 +86,7 @@ def few_shot_table(held, methods, options):
         rng = np.random.default_rng([options.seed, SEEDS["trials"], ways, shots])
         wanted = ways, shots, options.trials
         try:
-            trials = few_shot.draw_trials(held.labels, *wanted, rng, places[place])
+            trials = few_shot.draw_trials(labels, *wanted, rng, places[place])
         except ValueError as error:
             if ways == options.ways[0]:  # the others lack the same images
                 print(f"{what}: {error}")
@@ -91,8 +110,9 @@ def n_way_curve(held, methods, options):
     lists, `ways` and each name's `few_shot.few_shot_scores`; None if no trial can be drawn.
     """
     rng = np.random.default_rng([options.seed, SEEDS["trials"]])
+    labels = training_labels(held.dataset.index)[held.rows]
     try:
-        trials = few_shot.draw_trials(held.labels, CURVE_WAYS, 1, options.trials, rng)
+        trials = few_shot.draw_trials(labels, CURVE_WAYS, 1, options.trials, rng)
     except ValueError:
         return None
     number = trials.references.shape[1]

@@ -35,22 +35,19 @@ def score_table(metrics):
     rows = [["", *(f"{name} classes" for name in sets)]]
     rows.append(["images, classes", *(f"{s['images']:,}, {s['classes']}" for s in sets.values())])
     flat = [scores | (scores["retrieval"] or {}) for scores in sets.values()]
-    for kind in ("skilled", "random"):  # impostors, where there are forgeries
-        for scores in flat:
-            for key, value in scores.get(kind, {}).items():
-                scores[f"{kind} {key}"] = value
-                ends = scores[kind]["intervals"].get(key)
-                scores["intervals"] = scores["intervals"] | {f"{kind} {key}": ends}
+    for scores in flat:
+        for kind in ("skilled", "random"):  # impostors, where there are forgeries
+            scores |= {f"{kind} {key}": value for key, value in scores.get(kind, {}).items()}
     for key, (title, form) in SCORES.items():
-        cells = [
-            f"{scores[key]:{form}}" + interval(scores["intervals"].get(key), form)
-            if key in scores
-            else ""
-            for scores in flat
-        ]
-        if any(cells):
-            rows.append([title, *cells])
+        if any(key in scores for scores in flat):
+            rows.append([title, *(_score(scores, key, form) for scores in flat)])
     return rows
+
+
+def _score(scores, key, form):
+    if key not in scores:
+        return ""
+    return f"{scores[key]:{form}}{interval(scores['intervals'].get(key), form)}"
 
 
 def few_shot_table(metrics):
@@ -106,7 +103,7 @@ def warnings(metrics):
 
 
 def sentences(metrics):
-    """Three sentences for who never trained a network: what they answer -> sentence."""
+    """Three sentences for a reader who never trained a network: question -> answer."""
     if not (sets := sets_of(metrics)):
         return {}
     name, scores = list(sets.items())[-1]  # unseen classes, where there are any

@@ -22,9 +22,9 @@ def held_out(noise, seed, rows=None, name="unseen"):
     labels = np.repeat(np.arange(CLASSES), IMAGES)
     truth = np.random.default_rng(0).normal(size=(CLASSES, 8))[labels]
     embeddings = truth + noise * np.random.default_rng(seed).normal(size=truth.shape)
-    index, cache = SimpleNamespace(forged=None), SimpleNamespace(digests=np.arange(len(labels)))
-    dataset = SimpleNamespace(index=index, cache=cache)
+    dataset = SimpleNamespace(cache=SimpleNamespace(digests=np.arange(len(labels))))
     parts = {"name": name, "dataset": dataset, "rows": rows, "distance": None}
+    parts["forged"] = np.zeros(len(rows), bool)
     return SimpleNamespace(labels=labels[rows], embeddings=embeddings[rows], **parts)
 
 
