@@ -195,29 +195,6 @@ def test_a_batch_depends_on_seed_and_step_alone(kind, untidy):
     assert all(flat(other[step]) != taken[step] for step in taken)
 
 
-def test_given_pairs_are_the_only_ones(build_index):
-    labels = [0, 0, 1, 2, 3, 3, 4, 5]
-    index = build_index(
-        labels,
-        groups=[0, 0, 1, 1, 2, 2, 3, 3],
-        pairs=np.array([[0, 1, 1], [2, 3, 0], [4, 5, 1], [6, 7, 0]]),
-    )
-    config = Config(pairs_per_batch=40)
-    batches = PairBatches(index, pixels_of(index), all_rows(index), config)
-    left, right, same = batches.rows(0)
-    pairs = {frozenset(pair) for pair in zip(left.tolist(), right.tolist(), strict=True)}
-    assert pairs == {frozenset(pair) for pair in [(0, 1), (2, 3), (4, 5), (6, 7)]}
-    assert {
-        frozenset([one, other]) for one, other in zip(left[same], right[same], strict=True)
-    } == {
-        frozenset([0, 1]),
-        frozenset([4, 5]),
-    }
-    inside = PairBatches(index, pixels_of(index), np.array([0, 1, 2, 3, 6]), config)
-    left, right, same = inside.rows(0)
-    assert set(left[~same]) == {2} and set(right[~same]) == {3}
-
-
 class FixedRandom:
     """Stands in for a generator: always the upper end, and heads or tails as told."""
 
