@@ -139,23 +139,30 @@ def sentences(metrics):
 
 def leakage(metrics):
     """`(found, sentences)`: whether the numbers owe something to what they should not."""
-    found = warnings(metrics)
-    said = found or ["No sign of leakage: no image it is scored on, nor a copy, was trained on."]
+    found, said = warnings(metrics), []
+    if left_out := metrics.get("left_out"):
+        said.append("{images} of {of} images were trained on and left out.".format(**left_out))
     for name, scores in sets_of(metrics).items():
-        for row in scores["few_shot"][:1]:
-            others = {key: row[key]["accuracy"] for key in row if isinstance(row[key], dict)}
-            accuracy = others.pop("model")
-            best = max(others, key=others.get)
-            said.append(
-                f"{name.capitalize()} classes, {row['ways']}-way one-shot: the network "
-                f"{accuracy:.1%}, the best baseline ({best}) {others[best]:.1%}."
-            )
-        for best in sorted(scores.get("baselines", []), key=lambda each: -each["auc"])[:1]:
-            said.append(
-                f"{name.capitalize()} classes, ROC AUC of pairs: the network {scores['auc']:.3f}, "
-                f"the best single number of a picture ({best['name']}) {best['auc']:.3f}."
-            )
-    return bool(found), said + [metrics["pretrained"]] * bool(metrics["pretrained"])
+        for what, network, baseline, best in _baselines(scores):
+            sentence = f"{name.capitalize()} classes, {what}: the network {network:.3f}, "
+            sentence += f"the best baseline ({best}) {baseline:.3f}."
+            (found if baseline >= network else said).append(sentence)
+    if not found:
+        said.insert(0, "No sign of leakage: no image it is scored on, nor a copy, was trained on.")
+    if metrics["pretrained"]:
+        said.append(metrics["pretrained"])
+    return bool(found), found + said
+
+
+def _baselines(scores):
+    """Yields what was measured, the network's score, the best baseline's, and its name."""
+    for row in scores["few_shot"][:1]:
+        others = {key: row[key]["accuracy"] for key in row if isinstance(row[key], dict)}
+        network = others.pop("model")
+        best = max(others, key=others.get)
+        yield f"{row['ways']}-way one-shot accuracy", network, others[best], best
+    for best in sorted(scores.get("baselines", []), key=lambda each: -each["auc"])[:1]:
+        yield "ROC AUC of pairs", scores["auc"], best["auc"], best["name"]
 
 
 def model_card(run, metrics):

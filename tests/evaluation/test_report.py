@@ -89,6 +89,9 @@ def test_leakage_is_found_where_a_baseline_warns():
     assert not found and said[0].startswith("No sign") and said[-1] == "Pretrained on things."
     found, said = summary.leakage(metrics | {"known": scores(warnings=["The border tells."])})
     assert found and said[0] == "Known classes: The border tells."
+    worse = scores() | {"baselines": [{"name": "paper", "auc": 0.95}]}
+    found, said = summary.leakage(metrics | {"unseen": worse})
+    assert found and "the best baseline (paper) 0.950" in said[0]
     assert "WARNING: Known classes: The border tells." in summary.score_lines(
         {"known": scores(warnings=["The border tells."])}
     )
