@@ -97,6 +97,7 @@ class PairBatches:
         """Of each class to be the impostor of one: higher where it lies near, 0 for itself."""
         distances = self.distances[one]
         others = np.delete(distances, one)
-        chances = np.exp(-(distances - others.min()) / (others.std() + 1e-6))
+        beyond = np.maximum(distances - others.min(), 0)  # its own is less
+        chances = np.exp(-beyond / (others.std() + 1e-6))
         chances[one] = 0
         return chances / chances.sum()
