@@ -125,8 +125,8 @@ def main(args=None):
         options = Options(given.ways, given.shots, given.trials, given.seed)
         if given.data and not given.protocol:
             read_index(given.data)  # a wrong path is told before Keras is imported
-        if bool(given.run) == bool(given.compare):
-            raise ValueError("Give one run, or --compare and several.")
+        if bool(given.run) == bool(given.compare) or (given.compare and given.protocol):
+            raise ValueError("Give one run; or --compare and several, without --protocol.")
         start_keras()
         if given.compare:
             return _compare(given, options)

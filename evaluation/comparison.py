@@ -59,11 +59,10 @@ def _scores(kind, found):
         aucs = [(scores["auc"], scores["intervals"]["auc"]) for scores in found]
         columns |= _with_ends(f"{kind} AUC", aucs)
     one_shot = [row for scores in found for row in scores["few_shot"] if row["shots"] == 1]
-    for ways in sorted({row["ways"] for row in one_shot if row["classes"] == "across"}):
-        same = [
-            row["model"] for row in one_shot if (row["ways"], row["classes"]) == (ways, "across")
-        ]
-        accuracies = [(row["accuracy"], row["interval"]) for row in same]
+    one_shot = [row for row in one_shot if row["classes"] == "across"]
+    for ways in sorted({row["ways"] for row in one_shot}):
+        models = [row["model"] for row in one_shot if row["ways"] == ways]
+        accuracies = [(model["accuracy"], model["interval"]) for model in models]
         columns |= _with_ends(f"{kind} {ways}-way 1-shot", accuracies)
     return columns
 
@@ -135,7 +134,7 @@ def _weighted_aucs(same, distances, weights):
 
 def table(rows):
     """The rows of `compare` as rows of text, the head first, and ends in brackets."""
-    names = [name for name in dict.fromkeys(name for row in rows for name in row)]
+    names = dict.fromkeys(name for row in rows for name in row)
     names = [name for name in names if not name.endswith((" low", " high"))]
     return [names, *([_cell(row, name) for name in names] for row in rows)]
 
