@@ -5,7 +5,7 @@ from PIL import Image
 
 from evaluation.verification import all_distances
 
-PATCHES = 8  # squares along a side that are covered in turn
+PATCHES = 6  # squares along a side that are covered in turn
 
 
 def similarity_map(encoder, pixels, other_embedding, distance=None):
