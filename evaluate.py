@@ -3,6 +3,7 @@ to publish.
 
 python evaluate.py RUN                  its own held-out images: known and unseen classes
 python evaluate.py RUN --data PATH      another folder, without what the run was trained on
+python evaluate.py RUN --pairs LIST     a list of pairs: paths and a label, or LFW's pairs.txt
 python evaluate.py RUN --protocol omniglot-lake --data ZIP    a published protocol
 python evaluate.py --compare RUN RUN    what differs, and whether it is more than chance
 """
@@ -30,12 +31,13 @@ from pipeline.image_index import read_index
 from run_directory import RunDirectory, RunError, write_whole
 
 
-def evaluate(run, data=None, *, protocol=None, strict=False, verbose=1, **options):
+def evaluate(run, data=None, *, pair_label=None, protocol=None, strict=False, verbose=1, **options):
     """Scores a finished run on images that it was not trained on.
 
     Args:
         run: A `RunDirectory`, its path, or what `train.train` returns.
-        data: Folder, .zip or .csv to score on; None: what the run kept for test.
+        data: Folder, .zip, .csv or list of pairs to score on; None: what the run kept for test.
+        pair_label: What label 1 of a list of pairs means, where no column says it.
         protocol: One of `protocols.PROTOCOLS`, on `data`; None: verification and few-shot.
         strict: Whether images of `data` that the run was trained on are an error; else they are
             left out.
@@ -56,7 +58,7 @@ def evaluate(run, data=None, *, protocol=None, strict=False, verbose=1, **option
             stack.enter_context(contextlib.redirect_stderr(nothing))
         run, encoder, distance = _load(run)
         metrics, held_out = _score(
-            run, encoder, distance, data, protocol, strict, Options(**options)
+            run, encoder, distance, data, pair_label, protocol, strict, Options(**options)
         )
         print(*score_lines(metrics), sep="\n")
         return metrics, draw_figures(metrics, held_out)
@@ -74,17 +76,19 @@ def _load(run):
     return directory, directory.load_encoder(), directory.load_distance()
 
 
-def _score(run, encoder, distance, data, protocol, strict, options):
+def _score(run, encoder, distance, data, pair_label, protocol, strict, options):
     """`(metrics, held_out)`: a dict for `metrics.json`, and the list of `HeldOut` behind it."""
     from networks.pretrained import trained_on
 
     metrics = {"run": run.path.name, "data": data and Path(data).name, "seed": options.seed}
     metrics["pretrained"] = trained_on(run.config.weights)
+    if protocol and not data:
+        raise DataError(f"--protocol {protocol} needs --data: a folder or zip of what it scores.")
     if protocol == "omniglot-lake":
         metrics["protocol"] = lake_scores(data, encoder, run.config, distance)
         return metrics, []
     decision, held_out = run.read_json("threshold.json"), []
-    dataset, sides, metrics["left_out"] = held_out_rows(run, data, strict)
+    dataset, sides, metrics["left_out"] = held_out_rows(run, data, strict, pair_label)
     for name, rows in sides.items():
         rng = np.random.default_rng([options.seed, SEEDS["pairs"]])
         try:
@@ -93,7 +97,7 @@ def _score(run, encoder, distance, data, protocol, strict, options):
             print(f"No score on {name} classes. {error}")
             continue
         held_out.append(held)
-        metrics[name] = score_set(held, decision, options)
+        metrics[name] = score_set(held, decision, options, run.config.ink)
     if not held_out:
         raise DataError("There is nothing to score on. Give a folder of images with --data.")
     return metrics, held_out
@@ -108,6 +112,8 @@ def parse(args):
     add("run", nargs="?", help="a finished run directory")
     add("--compare", nargs="+", metavar="RUN", help="finished runs, into comparison.csv")
     add("--data", help="score on this folder, .zip or .csv instead")
+    add("--pairs", dest="data", help="score on this list of pairs instead")
+    add("--pair_label", choices=("same", "different"), help="what its label 1 means")
     add("--protocol", choices=PROTOCOLS, help="as published, on --data")
     add("--ways", type=int, nargs="+", default=Options.ways, help="N classes")
     add("--shots", type=int, nargs="+", default=Options.shots, help="K references")
@@ -124,14 +130,16 @@ def main(args=None):
     try:
         options = Options(given.ways, given.shots, given.trials, given.seed)
         if given.data and not given.protocol:
-            read_index(given.data)  # a wrong path is told before Keras is imported
+            read_index(
+                given.data, given.pair_label
+            )  # a wrong path is told before Keras is imported
         if bool(given.run) == bool(given.compare) or (given.compare and given.protocol):
             raise ValueError("Give one run; or --compare and several, without --protocol.")
         start_keras()
         if given.compare:
             return _compare(given, options)
         run, encoder, distance = _load(given.run)
-        asked = given.data, given.protocol, given.strict, options
+        asked = given.data, given.pair_label, given.protocol, given.strict, options
         metrics, held_out = _score(run, encoder, distance, *asked)
         print(*score_lines(metrics), sep="\n")
         out = _out(run, given)
@@ -148,7 +156,7 @@ def _compare(given, options):
     scored = []
     for path in given.compare:
         run, encoder, distance = _load(path)
-        asked = given.data, given.protocol, given.strict, options
+        asked = given.data, given.pair_label, given.protocol, given.strict, options
         found = _score(run, encoder, distance, *asked)
         scored.append(comparison.ScoredRun(run.path.name, run.config, *found))
     rows = comparison.compare(scored)

@@ -40,6 +40,14 @@ class HeldOut:
         forged = self.dataset.index.forged
         return np.zeros(len(self.rows), bool) if forged is None else forged[self.rows]
 
+    @property
+    def pair_folds(self):
+        """Fold of each pair, (pairs,), or None where a list names none."""
+        index = self.dataset.index
+        if index.pairs is None or index.pair_folds is None:
+            return None
+        return index.pair_folds[np.isin(index.pairs[:, :2], self.rows).all(axis=1)]
+
     def kinds_of_pairs(self):
         """Name -> which pairs are genuine, impostors or, where there are any, skilled forgeries."""
         skilled = (self.forged[self.left] | self.forged[self.right]) & ~self.same
@@ -52,13 +60,15 @@ class HeldOut:
         return self.dataset.index.class_names[self.labels[position]]
 
 
-def held_out_rows(run, data=None, strict=False):
+def held_out_rows(run, data=None, strict=False, pair_label=None):
     """The images to score on: what the run kept for test, or those of other data.
 
     Args:
         run: A `RunDirectory`.
-        data: Folder, .zip or .csv. Images that the run was trained or validated on are left out.
+        data: Folder, .zip, .csv or list of pairs. Images that the run was trained or validated on
+            are left out.
         strict: Whether such images are an error.
+        pair_label: What label 1 of a list of pairs means; the run's own by default.
 
     Returns:
         `(dataset, rows, left_out)`: a `Dataset`; "known" and "unseen" -> its rows; how many
@@ -68,7 +78,7 @@ def held_out_rows(run, data=None, strict=False):
         DataError: If the data cannot be read, or hold trained images where `strict`.
     """
     config = dataclasses.replace(run.config, data_dir=str(data)) if data else run.config
-    index = read_index(config.data_dir, config.pair_label)
+    index = read_index(config.data_dir, pair_label or config.pair_label)
     cache = open_cache(index, config, run.ranges if data else None)
     dataset = Dataset(index, cache, splits=None)
     if data:
@@ -112,6 +122,11 @@ def _other_rows(run, dataset, strict):
     # What shows the same thing as a trained image says nothing new either.
     free = usable & ~np.isin(index.groups, index.groups[trained])
     sides = {"known": free & known[index.labels], "unseen": free & ~known[index.labels]}
+    if index.pairs is not None:  # pairs may join the two
+        name = "known" if sides["known"].any() else "unseen"
+        sides = {name: free}
+        kept = free[index.pairs[:, :2]].all(axis=1)
+        print(f"{kept.sum()} of {len(kept)} pairs are scored.")
     return {name: np.flatnonzero(rows) for name, rows in sides.items() if rows.any()}, left_out
 
 

@@ -5,11 +5,20 @@ import itertools
 
 import numpy as np
 
-from evaluation import baselines, few_shot, thresholds, verification
+from evaluation import (
+    baselines,
+    few_shot,
+    intervals,
+    references,
+    shortcuts,
+    thresholds,
+    verification,
+)
 from pipeline.class_batches import training_labels
 
 CURVE_WAYS = 20  # N of the accuracy-against-N figure goes from 2 to this
-SEEDS = {"pairs": 0, "trials": 1, "bootstrap": 2}
+REFERENCES, MOST_REFERRED = (1, 5, 10), 1500  # enrolled; images that they are measured on
+SEEDS = {"pairs": 0, "trials": 1, "bootstrap": 2, "references": 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,35 +41,74 @@ class Options:
                 raise ValueError(f"{name} must be {least} or more. Received: {[*numbers]}.")
 
 
-def score_set(held, decision, options):
-    """All scores of one set, a dict for `metrics.json`; `decision` is the run's threshold.json."""
-    threshold, pairs = decision["threshold"], (held.same, held.distances)
+def score_set(held, decision, options, ink=False):
+    """All scores of one set, a dict for `metrics.json`.
+
+    `decision` is the run's threshold.json, `ink` whether its images are ink alone. Where classes
+    are not known, as in lists of pairs, there are scores of pairs alone.
+    """
+    index, kinds = held.dataset.index, held.kinds_of_pairs()
     probabilities = thresholds.probability(held.distances, decision["calibration"])
-    rng = np.random.default_rng([options.seed, SEEDS["bootstrap"]])
-    classes = held.labels[held.left], held.labels[held.right]
-    names = np.array(held.dataset.index.class_names)[held.labels]
-    pixels = held.dataset.pixels[held.rows]
-    methods = baselines.methods(held.embeddings, pixels, held.distance)
-    table = few_shot_table(held, methods, options)
-    genuine = ~held.forged
-    kinds = held.kinds_of_pairs()
-    return {
-        "images": len(held.rows),
-        "classes": len(np.unique(held.labels)),
-        **verification.verification_scores(*pairs, threshold, probabilities),
-        "intervals": verification.bootstrap_intervals(*pairs, *classes, threshold, rng),
-        **{
-            kind: impostor_scores(held, kinds[kind])
-            for kind in ("skilled", "random")
-            if kind in kinds
-        },
-        "few_shot": table,
-        "curve": n_way_curve(held, methods, options),
-        "retrieval": few_shot.retrieval_scores(
-            held.embeddings[genuine], names[genuine], held.distance
-        ),
-        "warnings": background_warnings(table),
-    }
+    pairs = held.same, held.distances, decision["threshold"]
+    found = {"images": len(held.rows), "classes": len(np.unique(held.labels))}
+    found |= verification.verification_scores(*pairs, probabilities)
+    units, rng = units_of(held), np.random.default_rng([options.seed, SEEDS["bootstrap"]])
+    of_pairs = *pairs[:2], held.left, held.right, decision["threshold"]
+    found["intervals"] = intervals.verification_intervals(found, *of_pairs, units, rng)
+    found |= {k: impostor_scores(held, kinds[k]) for k in ("skilled", "random") if k in kinds}
+    found |= fold_scores(held)
+    found |= {"few_shot": [], "curve": None, "retrieval": None, "references": []}
+    if index.classes_known:
+        names, genuine = np.array(index.class_names)[held.labels], ~held.forged
+        pixels = held.dataset.pixels[held.rows]
+        methods = baselines.methods(held.embeddings, pixels, held.distance)
+        found["few_shot"] = few_shot_table(held, methods, options)
+        found["curve"] = n_way_curve(held, methods, options)
+        of_genuine = held.embeddings[genuine], names[genuine], held.distance
+        found["retrieval"] = few_shot.retrieval_scores(*of_genuine)
+        found["references"] = reference_scores(held, options)
+    found["baselines"] = shortcuts.shortcut_scores(held, ink)
+    found["warnings"] = background_warnings(found["few_shot"]) + shortcuts.shortcut_warnings(found)
+    return found
+
+
+def units_of(held):
+    """What an interval draws anew, see `intervals.Units`."""
+    families = held.dataset.index.families[held.rows]
+    return intervals.Units.of(held.labels, families, held.name == "known")
+
+
+def fold_scores(held):
+    """Mean accuracy over the folds of a list, each at the threshold best on the others (LFW)."""
+    folds = held.pair_folds
+    if folds is None or len(np.unique(folds)) < 2:
+        return {}
+    accuracies = []
+    for fold in np.unique(folds):
+        others, inside = folds != fold, folds == fold
+        cut = thresholds.best_threshold(held.same[others], held.distances[others])[1]
+        accuracies.append(np.mean((held.distances[inside] < cut) == held.same[inside]))
+    error = np.std(accuracies, ddof=1) / np.sqrt(len(accuracies))
+    return {"folds": {"folds": len(accuracies), "accuracy": float(np.mean(accuracies)),
+                      "standard_error": float(error)}}  # fmt: skip
+
+
+def reference_scores(held, options):
+    """Equal error rates against K references of a class: dicts of `references`, `rule`, kinds."""
+    rng = np.random.default_rng([options.seed, SEEDS["references"]])
+    order = np.argsort(rng.permutation(held.labels.max() + 1)[held.labels], kind="stable")
+    some = np.sort(order[:MOST_REFERRED])  # whole classes, but for the last
+    labels, forged = held.labels[some], held.forged[some]
+    embeddings = held.embeddings[some]
+    distances = verification.all_distances(embeddings, embeddings, held.distance)
+    rows = []
+    for count in REFERENCES:
+        scores = references.reference_distances(distances, labels, forged, count, rng)
+        for rule, of in scores.items():
+            if len(of["genuine"]) and (count > 1 or rule == "nearest"):  # of one they are the same
+                errors = references.equal_errors(of)
+                rows.append({"references": count, "rule": rule} | errors)
+    return rows
 
 
 def impostor_scores(held, impostors):
@@ -75,7 +123,7 @@ def few_shot_table(held, methods, options):
     """N-way K-shot accuracy of all `methods`, of `baselines.methods`, in the same trials.
 
     Returns a list of dicts: `ways`, `shots`, `trials`, `classes` ("across" or "within" families),
-    and each name's `few_shot.few_shot_scores`.
+    and each name's `accuracy`, the model's with its `interval`.
     """
     families = held.dataset.index.families[held.rows]
     labels = training_labels(held.dataset.index)[held.rows]  # a forgery is of no class
@@ -97,8 +145,12 @@ def few_shot_table(held, methods, options):
         if (place, number, shots) not in table:
             row = {"classes": place, "ways": number, "shots": shots, "trials": options.trials}
             for name, method in methods.items():
-                distances = method(trials)
-                row[name] = few_shot.few_shot_scores(distances, trials.answers)
+                accuracy = few_shot.few_shot_accuracy(method(trials), trials.answers)
+                row[name] = {"accuracy": accuracy}
+            given = {number: row["model"]["accuracy"]}, shots, held.embeddings, labels
+            at = {"families": places[place], "distance": held.distance}
+            found = intervals.few_shot_intervals(*given, units_of(held), rng, options.trials, **at)
+            row["model"]["interval"] = found[number]
             table[place, number, shots] = row | {"random": {"accuracy": 1 / number}}
     return list(table.values())
 
@@ -107,7 +159,8 @@ def n_way_curve(held, methods, options):
     """One-shot accuracy against N = 2..20, for the model and raw pixels.
 
     All N come from the same trials: the right class and the first N - 1 others. Returns a dict of
-    lists, `ways` and each name's `few_shot.few_shot_scores`; None if no trial can be drawn.
+    lists, `ways` and each name's dicts of `accuracy`, the model's with their `interval`; None if no
+    trial can be drawn.
     """
     rng = np.random.default_rng([options.seed, SEEDS["trials"]])
     labels = training_labels(held.dataset.index)[held.rows]
@@ -121,7 +174,15 @@ def n_way_curve(held, methods, options):
     first, curve = np.zeros(len(order), int), {"ways": list(range(2, number + 1))}
     for name in ("model", "raw pixels"):
         distances = np.take_along_axis(methods[name](trials), order, axis=1)
-        curve[name] = [few_shot.few_shot_scores(distances[:, :n], first) for n in curve["ways"]]
+        curve[name] = [
+            {"accuracy": few_shot.few_shot_accuracy(distances[:, :n], first)} for n in curve["ways"]
+        ]
+    accuracies = [point["accuracy"] for point in curve["model"]]
+    given = dict(zip(curve["ways"], accuracies, strict=True)), 1, held.embeddings, labels
+    at = {"distance": held.distance}
+    found = intervals.few_shot_intervals(*given, units_of(held), rng, options.trials, **at)
+    for point, ends in zip(curve["model"], found.values(), strict=True):
+        point["interval"] = ends
     return curve
 
 

@@ -1,6 +1,7 @@
 """Metrics -> words: tables for terminal and page, what they mean, the model card. No pictures."""
 
 import dataclasses
+import itertools
 import re
 
 FEW_CLASSES, POOR = 10, 0.75  # a number and a ROC AUC below which a sentence warns
@@ -15,8 +16,10 @@ SCORES = {  # key in metrics.json -> title and format
     "accuracy": ("accuracy at the threshold", ".1%"),
     "precision": ("precision there", ".1%"),
     "recall": ("recall there", ".1%"),
+    "true_accept_at_10_percent": ("true accepts at 10% false accepts", ".1%"),
     "true_accept_at_1_percent": ("true accepts at 1% false accepts", ".1%"),
     "true_accept_at_0.1_percent": ("true accepts at 0.1% false accepts", ".1%"),
+    "smallest_rate": ("smallest false-accept rate measured", ".2%"),
     "brier": ("Brier score of the probability", ".4f"),
     "recall_at_1": ("retrieval, recall at 1", ".1%"),
     "mean_average_precision": ("retrieval, mean average precision", ".4f"),
@@ -41,6 +44,10 @@ def score_table(metrics):
     for key, (title, form) in SCORES.items():
         if any(key in scores for scores in flat):
             rows.append([title, *(_score(scores, key, form) for scores in flat)])
+    if any("folds" in scores for scores in flat):
+        text = "{accuracy:.2%} +- {standard_error:.2%} over {folds} folds"
+        folds = [scores.get("folds") for scores in flat]
+        rows.append(["accuracy by folds", *(f and text.format(**f) or "" for f in folds)])
     return rows
 
 
@@ -62,6 +69,33 @@ def few_shot_table(metrics):
     return rows if lines else []
 
 
+def shortcut_table(metrics):
+    """Rows of text, the head first: ROC AUC of the pairs by single numbers of their pictures."""
+    sets = sets_of(metrics)
+    kinds = [("auc", ""), ("skilled_auc", ", skilled")]
+    columns, names = {}, {}
+    for (name, scores), (key, kind) in itertools.product(sets.items(), kinds):
+        found = {row["name"]: f"{row[key]:.3f}" for row in scores["baselines"] if key in row}
+        if found:
+            columns[f"{name} classes{kind}"] = found
+            names |= dict.fromkeys(found)
+    rows = [["ROC AUC of pairs by one thing alone", *columns]]
+    return rows + [[name, *(found.get(name, "") for found in columns.values())] for name in names]
+
+
+def reference_table(metrics):
+    """Rows of text, the head first: equal error rates against K references of a class."""
+    lines = [(name, row) for name, s in sets_of(metrics).items() for row in s["references"]]
+    if not lines:
+        return []
+    kinds = [kind for kind in ("random", "skilled") if any(kind in row for _, row in lines)]
+    rows = [["equal error rate against K references", *kinds]]
+    for name, row in lines:
+        title = f"{name}, K = {row['references']}, {row['rule']} distance"
+        rows.append([title, *(f"{row[kind]:.1%}" if kind in row else "" for kind in kinds)])
+    return rows
+
+
 def protocol_table(metrics):
     """Rows of text, the head first: errors by a published protocol, ours and those published."""
     if not (found := metrics.get("protocol")):
@@ -74,8 +108,8 @@ def protocol_table(metrics):
 
 def tables(metrics):
     """All tables that there is something for."""
-    each = score_table(metrics), few_shot_table(metrics), protocol_table(metrics)
-    return [rows for rows in each if rows]
+    made_by = score_table, few_shot_table, reference_table, shortcut_table, protocol_table
+    return [rows for rows in (make(metrics) for make in made_by) if len(rows) > 1]
 
 
 def interval(ends, form):

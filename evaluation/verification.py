@@ -16,6 +16,8 @@ import numpy as np
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
+FALSE_ACCEPT_RATES = (0.1, 0.01, 0.001)
+LEAST_ACCEPTED = 10  # impostors that a false-accept rate must come to, to be measured at all
 CHUNK = 2**19  # numbers worked on at once: 4 MB stay near the processor, memory stays flat
 
 
@@ -181,8 +183,12 @@ def curve_scores(false_accept, true_accept):
     return {
         "auc": float(metrics.auc(false_accept, true_accept)),
         "equal_error_rate": float(np.interp(0, excess, false_accept)),
-        "true_accept_at_1_percent": float(last_within(0.01, false_accept, true_accept)),
-        "true_accept_at_0.1_percent": float(last_within(0.001, false_accept, true_accept)),
+        **{
+            f"true_accept_at_{100 * rate:g}_percent": float(
+                last_within(rate, false_accept, true_accept)
+            )
+            for rate in FALSE_ACCEPT_RATES
+        },
     }
 
 
@@ -196,13 +202,20 @@ def verification_scores(same, distances, threshold, probabilities):
 
     Returns:
         Dict that JSON can hold; `accuracy`, `precision` and `recall` are at `threshold`,
-        `brier` and `reliability` (by bin) of the calibrated probability.
+        `brier` and `reliability` (by bin) of the calibrated probability. `smallest_rate` is the
+        false-accept rate below which so few impostors measure nothing; those are left out.
     """
     same, distances = checked(same, distances)
+    scores = curve_scores(*operating_points(same, distances)[:2])
+    smallest = LEAST_ACCEPTED / np.sum(~same)
+    for rate in FALSE_ACCEPT_RATES:
+        if rate < smallest:
+            del scores[f"true_accept_at_{100 * rate:g}_percent"]
     accepted = distances < threshold
     observed, predicted = calibration_curve(same, probabilities, n_bins=10)
     return {
-        **curve_scores(*operating_points(same, distances)[:2]),
+        **scores,
+        "smallest_rate": float(smallest),
         "accuracy": float(np.mean(accepted == same)),
         "precision": float(metrics.precision_score(same, accepted, zero_division=0)),
         "recall": float(np.mean(accepted[same])),
@@ -211,31 +224,4 @@ def verification_scores(same, distances, threshold, probabilities):
         "threshold": float(threshold),
         "num_genuine": int(same.sum()),
         "num_impostors": int(np.sum(~same)),
-    }
-
-
-def bootstrap_intervals(same, distances, left_classes, right_classes, threshold, rng, draws=200):
-    """95% intervals `[low, high]` of accuracy and of the ROC's scores, by bootstrap over classes.
-
-    Classes are drawn with replacement; a pair weighs the product of its two classes'
-    multiplicities, a genuine pair its class's. Draws that leave only one kind are dropped.
-    Percentile intervals (Efron and Tibshirani, "An introduction to the bootstrap", 1993).
-    """
-    same, distances = checked(same, distances)
-    order = np.argsort(distances, kind="stable")  # sorted once, for all draws
-    same, distances = same[order], distances[order]
-    ends = np.append(np.flatnonzero(np.diff(distances)), len(distances) - 1)  # ties stay together
-    classes, pair_classes = np.unique([left_classes, right_classes], return_inverse=True)
-    left, right = pair_classes.reshape(2, -1)[:, order]
-    resampled = []
-    for times in rng.multinomial(len(classes), np.full(len(classes), 1 / len(classes)), draws):
-        weights = times[left] * np.where(same, 1, times[right])
-        genuine, impostor = np.cumsum(weights * same)[ends], np.cumsum(weights * ~same)[ends]
-        if genuine[-1] and impostor[-1]:
-            curve = (np.append(0, rates / rates[-1]) for rates in (impostor, genuine))
-            accuracy = np.average(same == (distances < threshold), weights=weights)
-            resampled.append({**curve_scores(*curve), "accuracy": accuracy})
-    return {
-        name: np.percentile([scores[name] for scores in resampled], [2.5, 97.5]).tolist()
-        for name in resampled[0]
     }

@@ -66,12 +66,12 @@ class Validator:
             raise TrainingFailed("Embeddings are not finite")
         distances = verification.pair_distances(embeddings, self.left, self.right, distance)
         trial_distances = few_shot.trial_distances(embeddings, self.trials, distance)
-        one_shot = few_shot.few_shot_scores(trial_distances, self.trials.answers)
+        one_shot = few_shot.few_shot_accuracy(trial_distances, self.trials.answers)
         metrics = {
             "val_loss": self._loss(embeddings, distances),
             "val_accuracy": balanced_accuracy(self.same, distances, self.config.accuracy_distance),
             "val_auc": roc_auc_score(self.same, -distances),
-            "val_one_shot": one_shot["accuracy"],
+            "val_one_shot": one_shot,
         }
         return metrics, float(distances.mean() / self._scale(embeddings))
 

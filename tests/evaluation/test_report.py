@@ -67,7 +67,8 @@ def scores(auc=0.9, classes=12, warnings=()):
     row |= {"model": {"accuracy": 0.8, "interval": [0.7, 0.85]}, "raw pixels": {"accuracy": 0.3}}
     found = dict.fromkeys(summary.SCORES, 0.5) | {"auc": auc, "accuracy": 0.85}
     found |= {"retrieval": {}, "few_shot": [row], "images": 100, "classes": classes}
-    return found | {"intervals": {"auc": [auc - 0.1, auc + 0.05]}, "warnings": list(warnings)}
+    found |= {"baselines": [], "references": [], "warnings": list(warnings)}
+    return found | {"intervals": {"auc": [auc - 0.1, auc + 0.05]}}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,132 @@
+"""95% intervals that hold for other images, or other classes, than those at hand. No Keras.
+
+What is drawn anew are units: the classes (or families) of unseen classes, the images of known ones.
+A damped bootstrap gives the variance: a unit's weight is 1 + DAMPING * (times drawn - 1), so that
+none is ever lost, and variances shrink by DAMPING squared. From that variance follows how many
+independent trials the score is worth, and Wilson's interval of so many, with Student's t for few
+units.
+
+Reference:
+    Efron and Tibshirani, "An introduction to the bootstrap", 1993; Wilson, 1927.
+"""
+
+import dataclasses
+
+import numpy as np
+from scipy import stats
+
+from evaluation import verification
+from evaluation.few_shot import distinct
+
+DAMPING = 0.5
+DRAWS = 100
+MOST_QUERIES, MOST_OF_A_CLASS = 1500, 40  # images that stand for all in an interval of few-shot
+
+
+@dataclasses.dataclass
+class Units:
+    """What is drawn anew: the unit of each image, and within what (all images if one stratum)."""
+
+    of_image: np.ndarray  # (images,) from 0
+    strata: np.ndarray  # (units,)
+
+    @classmethod
+    def of(cls, labels, families, known):
+        """Images within their classes for known classes; else families where 5 or more, classes."""
+        if known:
+            return cls(np.arange(len(labels)), labels)
+        units = families if len(np.unique(families)) >= 5 else labels
+        _, units = np.unique(units, return_inverse=True)
+        return cls(units, np.zeros(units.max() + 1, int))
+
+    @property
+    def degrees_of_freedom(self):
+        return max(1, len(self.strata) - len(np.unique(self.strata)))
+
+    def weights(self, rng):
+        """Weights of the units in each draw, (DRAWS, units), of mean 1."""
+        weights = np.ones((DRAWS, len(self.strata)))
+        for stratum in np.unique(self.strata):
+            inside = np.flatnonzero(self.strata == stratum)
+            count = len(inside)
+            times = rng.multinomial(count, np.full(count, 1 / count), DRAWS)
+            weights[:, inside] += DAMPING * (times - 1) * np.sqrt(count / max(1, count - 1))
+        return weights
+
+    def interval(self, value, resampled, trials=np.inf):
+        """`[low, high]` of a share from its values over the draws and the chance of `trials`."""
+        variance = np.var(resampled, ddof=1) / DAMPING**2 + value * (1 - value) / trials
+        worth = len(self.of_image)
+        if variance > 0 and 0 < value < 1:
+            worth = value * (1 - value) / variance
+        t = stats.t.ppf(0.975, self.degrees_of_freedom)
+        middle = (value + t**2 / (2 * worth)) / (1 + t**2 / worth)
+        half = (
+            t * np.sqrt(value * (1 - value) / worth + (t / (2 * worth)) ** 2) / (1 + t**2 / worth)
+        )
+        return [float(max(0.0, middle - half)), float(min(1.0, middle + half))]
+
+
+def verification_intervals(scores, same, distances, left, right, threshold, units, rng):
+    """Intervals of the `scores` of pairs that a ROC curve and the threshold give, by name.
+
+    A pair weighs the product of its two units' weights, or that of the one unit both are of.
+    """
+    order = np.argsort(distances, kind="stable")  # sorted once, for all draws
+    same, distances = same[order], distances[order]
+    ends = np.append(np.flatnonzero(np.diff(distances)), len(distances) - 1)  # ties stay together
+    left, right = units.of_image[left[order]], units.of_image[right[order]]
+    found = []
+    for times in units.weights(rng):
+        weights = times[left] * np.where(left == right, 1, times[right])
+        genuine, impostor = np.cumsum(weights * same)[ends], np.cumsum(weights * ~same)[ends]
+        curve = (np.append(0, rates / rates[-1]) for rates in (impostor, genuine))
+        accuracy = np.average(same == (distances < threshold), weights=weights)
+        found.append(verification.curve_scores(*curve) | {"accuracy": accuracy})
+    return {
+        name: units.interval(scores[name], [each[name] for each in found])
+        for name in found[0]
+        if name in scores
+    }
+
+
+def few_shot_intervals(accuracies, shots, embeddings, labels, units, rng, trials, families=None,
+                       distance=None):  # fmt: skip
+    """Intervals of K-shot accuracies, {ways: accuracy} -> {ways: interval}.
+
+    A query is answered rightly among N classes if N - 1 drawn prototypes are farther than its own:
+    the share of all prototypes that are, to the power of N - 1. Given families, within them.
+    """
+    _, labels = np.unique(labels, return_inverse=True)
+    by_class, starts, counts = verification.grouped(labels)
+    classes = np.flatnonzero(counts > shots)
+    of = np.repeat(classes, np.clip(MOST_QUERIES // len(classes), 1, MOST_OF_A_CLASS))
+    prototypes = by_class[starts[of][:, None] + distinct(counts[of], shots, rng)]
+    own = by_class[starts[of][:, None] + distinct(counts[of], shots + 1, rng)]  # the query first
+    queries = embeddings[own[:, 0]]
+    nearest = verification.row_distances(queries, embeddings[own[:, 1:]].mean(axis=1), distance)
+    others = verification.all_distances(queries, embeddings[prototypes].mean(axis=1), distance)
+    rivals = of[:, None] != of
+    if families is not None:
+        rivals &= families[own[:, :1]] == families[prototypes[:, 0]]
+    kept = rivals.any(axis=1)
+    farther = (rivals * (0.5 * (others == nearest[:, None]) + (others > nearest[:, None])))[kept]
+    drawn = units.weights(rng)
+    of_prototypes, of_queries = (_joint(drawn, units, each) for each in (prototypes, own[kept]))
+    shares = (farther @ of_prototypes) / (rivals[kept] @ of_prototypes)
+    return {
+        ways: units.interval(
+            accuracy, np.average(shares ** (ways - 1), weights=of_queries, axis=0), trials
+        )
+        for ways, accuracy in accuracies.items()
+    }
+
+
+def _joint(weights, units, images):
+    """Products of the weights of the distinct units in each row of images, (rows, draws)."""
+    of = units.of_image[images]
+    joint = np.ones((len(weights), len(images)))
+    for column in range(of.shape[1]):
+        new = (of[:, :column] != of[:, [column]]).all(axis=1)
+        joint[:, new] *= weights[:, of[new, column]]
+    return joint.T
