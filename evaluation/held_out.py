@@ -53,7 +53,9 @@ class HeldOut:
         skilled = (self.forged[self.left] | self.forged[self.right]) & ~self.same
         if not skilled.any():
             return {"genuine": self.same, "impostor": ~self.same}
-        return {"genuine": self.same, "random": ~self.same & ~skilled, "skilled": skilled}
+        random = ~self.same & ~skilled
+        kinds = {"genuine": self.same, "random": random, "skilled": skilled}
+        return {kind: pairs for kind, pairs in kinds.items() if pairs.any()}
 
     def class_name(self, position):
         """The name of an image's class."""
