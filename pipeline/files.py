@@ -86,7 +86,8 @@ def list_files(source, skipped=None):
             kept[name] = found
     parents = {name.rstrip("/").rpartition("/")[0] + "/" for name in entries}
     empty = [name for name in kept if name.endswith("/") and name not in parents]
-    skipped |= {name.rstrip("/"): "an empty folder" for name in empty}
+    for name in empty:
+        skipped.setdefault(name.rstrip("/"), "an empty folder")
     return {name: found for name, found in kept.items() if found}
 
 

@@ -13,8 +13,17 @@ import train
 from configs import CONFIGS
 from run_directory import RunDirectory
 
-LIGHT = ["plantvillage-recipe", "triplet", "faces", "characters"]
-HEAVY = ["koch", "signet", "signatures", "vgg16", "dogs-recipe", "photographs"]
+LIGHT = ["plantvillage-recipe", "triplet"]
+HEAVY = [
+    "faces",
+    "characters",
+    "koch",
+    "signet",
+    "signatures",
+    "vgg16",
+    "dogs-recipe",
+    "photographs",
+]
 FEW = (
     "--epochs 1 --steps_per_epoch 2 --pairs_per_batch 4 --classes_per_batch 3 "
     "--images_per_class 2 --max_minutes 50 --test_share 0.2 --val_share 0.25 --runs_dir runs"

@@ -149,7 +149,7 @@ LOSSES = [
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     embeddings=hnp.arrays(np.float32, (6, 3), elements=st.floats(-100, 100, width=32)),
     labels=hnp.arrays(np.int32, 6, elements=st.integers(0, 3)),

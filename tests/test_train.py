@@ -141,7 +141,7 @@ def test_weights_that_are_not_there_end_in_a_sentence(workplace, capsys):
     "settings",
     [
         ["--patience", "3"],
-        PAIRS_WITH_DROPOUT,
+        pytest.param(PAIRS_WITH_DROPOUT, marks=pytest.mark.slow),
         pytest.param([*PRETRAINED, "--frozen_epochs", "1"], marks=pytest.mark.slow),
     ],
 )

@@ -93,7 +93,7 @@ def test_a_run_with_own_parts_goes_on_from_python_alone(given, capsys):
     assert all(np.array_equal(one, other) for one, other in pairs)
 
 
-@pytest.mark.parametrize("encoder", ["compact", "spatial"])
+@pytest.mark.parametrize("encoder", [pytest.param("compact", marks=pytest.mark.slow), "spatial"])
 def test_weights_of_another_run(given, encoder, capsys):
     """Other classes and another size: all but the head of a network of fixed size is taken over."""
     first = train(Config(**SMALL, encoder=encoder), given, verbose=0)

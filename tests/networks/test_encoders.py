@@ -113,6 +113,7 @@ def test_parts_are_means_of_eight_parts_of_the_picture():
     np.testing.assert_allclose(found, np.concatenate(means, axis=1), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_kerass_network_preprocesses_raw_pixels_as_keras_says(tmp_path):
     """Weights from a file: the backbone equals Keras's network after Keras's preprocessing."""
     network = keras.applications.MobileNetV2(

@@ -67,7 +67,7 @@ def one_step(kind, num_devices, path):
     np.savez(path, **arrays)
 
 
-@pytest.mark.parametrize("num_devices", [2, 4])
+@pytest.mark.parametrize("num_devices", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_loss_and_gradients_equal_those_of_one_device(kind, num_devices, tmp_path):
     pytest.importorskip(BACKEND)
