@@ -21,7 +21,7 @@ import numpy as np
 from evaluation import comparison
 from evaluation.figures import draw_figures
 from evaluation.held_out import embed_set, held_out_rows
-from evaluation.protocols import PROTOCOLS, lake_scores
+from evaluation.protocols import PROTOCOLS, episode_scores, lake_scores
 from evaluation.report import write_report
 from evaluation.scores import SEEDS, Options, score_set
 from evaluation.summary import aligned, score_lines
@@ -82,9 +82,9 @@ def _score(run, encoder, distance, data, pair_label, protocol, strict, options):
 
     metrics = {"run": run.path.name, "data": data and Path(data).name, "seed": options.seed}
     metrics["pretrained"] = trained_on(run.config.weights)
-    if protocol and not data:
-        raise DataError(f"--protocol {protocol} needs --data: a folder or zip of what it scores.")
     if protocol == "omniglot-lake":
+        if not data:
+            raise DataError(f"--protocol {protocol} needs --data: a folder or zip of Lake's runs.")
         metrics["protocol"] = lake_scores(data, encoder, run.config, distance)
         return metrics, []
     decision, held_out = run.read_json("threshold.json"), []
@@ -97,9 +97,14 @@ def _score(run, encoder, distance, data, pair_label, protocol, strict, options):
             print(f"No score on {name} classes. {error}")
             continue
         held_out.append(held)
+        if protocol:
+            continue
         metrics[name] = score_set(held, decision, options, run.config.ink)
     if not held_out:
         raise DataError("There is nothing to score on. Give a folder of images with --data.")
+    if protocol:
+        metrics["protocol"] = episode_scores(protocol, held_out, options.seed)
+        return metrics, []
     return metrics, held_out
 
 
@@ -114,7 +119,7 @@ def parse(args):
     add("--data", help="score on this folder, .zip or .csv instead")
     add("--pairs", dest="data", help="score on this list of pairs instead")
     add("--pair_label", choices=("same", "different"), help="what its label 1 means")
-    add("--protocol", choices=PROTOCOLS, help="as published, on --data")
+    add("--protocol", choices=PROTOCOLS, help="as published, on --data where it is given")
     add("--ways", type=int, nargs="+", default=Options.ways, help="N classes")
     add("--shots", type=int, nargs="+", default=Options.shots, help="K references")
     add("--trials", type=int, default=Options.trials)
@@ -129,7 +134,7 @@ def main(args=None):
     given, begin = parse(args), time.monotonic()
     try:
         options = Options(given.ways, given.shots, given.trials, given.seed)
-        if given.data and not given.protocol:
+        if given.data and given.protocol != "omniglot-lake":
             read_index(
                 given.data, given.pair_label
             )  # a wrong path is told before Keras is imported

@@ -1,15 +1,26 @@
-"""Lake's one-shot runs of Omniglot: the protocol by which published models are compared."""
+"""Protocols by which published models are compared, and what these scored."""
 
+import itertools
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from configs import Config
 from evaluation import baselines, few_shot
+from evaluation.verification import all_distances
+from pipeline.class_batches import training_labels
 from pipeline.files import DataError, list_files, read_bytes
 from pipeline.reading import decode
 
-PROTOCOLS = ("omniglot-lake",)
+PROTOCOLS = ("omniglot-lake", "omniglot-within", "5-way")
+EPISODES = {  # ways, shots, episodes, queries of a class, within families
+    "omniglot-within": (20, (1,), 800, 1, True),
+    "5-way": (5, (1, 5), 600, 15, False),
+}
+EPISODES_PUBLISHED = {  # error
+    "omniglot-within": {},
+    "5-way": {"prototypical network on CropDisease, 5-shot, Guo et al. 2020": 0.203},
+}
 LAKE_PUBLISHED = {  # error
     "attentive recurrent comparator, Shyam et al. 2017": 0.015,
     "Bayesian program learning, Lake et al. 2015": 0.033,
@@ -52,6 +63,61 @@ def lake_scores(source, encoder, config, distance=None):
     rows = [{"name": name, **mean_error(values)} for name, values in errors.items()]
     title = f"Lake's {len(errors['model'])} one-shot runs of Omniglot, error"
     return {"name": "omniglot-lake", "title": title, "rows": rows, "published": LAKE_PUBLISHED}
+
+
+def episode_scores(name, held_out, seed):
+    """Mean error over episodes of the protocol `name`, on each `HeldOut`.
+
+    "5-way" is that of Guo et al., "A broader study of cross-domain few-shot learning", 2020: 600
+    episodes, 15 queries of each class. "omniglot-within" takes the 20 classes of an episode from
+    one family, as Lake's runs do, but at random.
+
+    Returns:
+        Dict as `lake_scores` gives it.
+
+    Raises:
+        DataError: If no set has enough classes with enough images.
+    """
+    ways, numbers, count, queries, within = EPISODES[name]
+    rows = []
+    for held, shots in itertools.product(held_out, numbers):
+        rng = np.random.default_rng([seed, 4, shots])
+        pools = _pools(held, shots + queries, ways, within)
+        if pools:
+            errors = [
+                _episode_error(held, pools[rng.integers(len(pools))], ways, shots, queries, rng)
+                for _ in range(count)
+            ]
+            rows.append(
+                {"name": f"network, {held.name} classes, {shots}-shot"} | mean_error(errors)
+            )
+    if not rows:
+        raise DataError(
+            f"{name} needs {ways} classes{' of one family' * within} with {numbers[0] + queries} "
+            "images each among those held out. Give more images by --data."
+        )
+    title = f"{ways}-way, {count} episodes{', within families' * within}"
+    return {"name": name, "title": title, "rows": rows, "published": EPISODES_PUBLISHED[name]}
+
+
+def _pools(held, images, ways, within):
+    """Lists of positions by class, from which an episode's classes come: one, or one a family."""
+    labels = training_labels(held.dataset.index)[held.rows]
+    by_class = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    families, pools = held.dataset.index.families[held.rows], {}
+    for members in by_class:
+        if len(members) >= images:
+            pools.setdefault(families[members[0]] if within else 0, []).append(members)
+    return [pool for pool in pools.values() if len(pool) >= ways]
+
+
+def _episode_error(held, pool, ways, shots, queries, rng):
+    chosen = [rng.permutation(pool[at]) for at in rng.choice(len(pool), ways, replace=False)]
+    drawn = np.array([members[: shots + queries] for members in chosen])  # (ways, images)
+    prototypes = held.embeddings[drawn[:, :shots]].mean(axis=1)
+    asked = held.embeddings[drawn[:, shots:].ravel()]
+    distances = all_distances(asked, prototypes, held.distance)
+    return 1 - few_shot.trial_credit(distances, np.arange(ways).repeat(queries)).mean()
 
 
 def mean_error(values):
