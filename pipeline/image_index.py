@@ -12,7 +12,7 @@ from pipeline.files import TABLES, DataError, file_stamp, find_images, read_byte
 from pipeline.forgeries import class_folders
 from pipeline.layout import class_remarks, place_folders
 from pipeline.pair_lists import is_pair_list, pair_rows, read_pairs
-from pipeline.tables import table_rows
+from pipeline.tables import read_text, table_rows
 
 PAIR_FOLDERS = {"similar_all_images", "dissimilar_all_images"}
 PAIR_NAME = re.compile(r".*/(similar|dissimilar)_(\d+)_(first|second)\.\w+")
@@ -111,7 +111,10 @@ def read_index(source, pair_label=None):
     if source.suffix.lower() in TABLES:
         if is_pair_list(source):
             return _list_index(source, read_pairs(source, pair_label, skipped), skipped)
-        return _assemble(source, table_rows(source, skipped), skipped)
+        index = _assemble(source, table_rows(source, skipped), skipped)
+        if (encoding := read_text(source)[1]) != "utf-8":
+            index.remarks.append(f"{source.name} is no UTF-8: it was read as {encoding}.")
+        return index
     found = find_images(source, skipped).items()
     images = sorted((name, file_stamp(name, *stamp)) for name, stamp in found)
     if {name.rpartition("/")[0].rpartition("/")[2] for name, _ in images} >= PAIR_FOLDERS:

@@ -62,7 +62,7 @@ def _lines(source):
 
 def read_cells(source):
     """`(line number, cells)` of the lines of a table: any usual separator and encoding."""
-    text, rows = _text(source), []
+    text, rows = read_text(source)[0], []
     head = "\n".join(text.strip().splitlines()[:2])
     separator = max(",;\t", key=head.count)
     form = {"delimiter": separator if separator in head else " ", "skipinitialspace": True}
@@ -83,13 +83,13 @@ def read_cells(source):
     return rows
 
 
-def _text(source):
-    """A text file in UTF-8, UTF-16 with its mark, or cp1252."""
+def read_text(source):
+    """`(text, encoding)` of a file in UTF-8, UTF-16 with its mark, or cp1252."""
     content = source.read_bytes()
     marked = content[:2] in (b"\xff\xfe", b"\xfe\xff")
     for encoding in ("utf-16",) if marked else ("utf-8-sig", "cp1252"):
         try:
-            return content.decode(encoding)
+            return content.decode(encoding), encoding.removesuffix("-sig")
         except UnicodeDecodeError as error:
             reason = error
     raise DataError(f"{source} is neither UTF-8, UTF-16 nor cp1252: {reason}.")

@@ -218,4 +218,5 @@ def clock(seconds):
     """Minutes and seconds, as 3:07."""
     if not math.isfinite(seconds):
         return "?:??"
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    seconds = max(0, int(seconds))
+    return f"{seconds // 60}:{seconds % 60:02d}"

@@ -143,6 +143,8 @@ def test_tables_as_programs_write_them(encoding, separator, write_images):
     (folder / "list.csv").write_bytes(text.encode(encoding))
     found = classes(read_index(folder / "list.csv"))
     assert found == {"1.png": "Zoë", "2.png": "Zoé", "sub/3.png": "Zoé"}
+    [*said] = read_index(folder / "list.csv").remarks
+    assert [encoding in each for each in said] == [True] * (not encoding.startswith("utf-8"))
 
 
 def test_a_file_named_twice_is_one_image_or_doubtful(write_images):
