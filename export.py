@@ -56,12 +56,14 @@ def run_onnx(path, inputs):
 
 
 def run_litert(path, inputs):
+    """The output of a .tflite file on a dict of inputs."""
     from ai_edge_litert.interpreter import Interpreter
 
     return Interpreter(path).get_signature_runner()(**inputs)["output_0"]
 
 
 def run_tf_saved_model(path, inputs):
+    """The output of a SavedModel folder on a dict of inputs."""
     import tensorflow
 
     model = tensorflow.saved_model.load(path)

@@ -41,6 +41,7 @@ class Units:
 
     @property
     def degrees_of_freedom(self):
+        """Of Student's t: units less one a stratum."""
         return max(1, len(self.strata) - len(np.unique(self.strata)))
 
     def weights(self, rng):

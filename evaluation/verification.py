@@ -28,6 +28,7 @@ def chunks(num_rows, row_size):
 
 
 def row_distances(left, right, distance):
+    """Distances `(n,)` of the rows of `left` to those of `right`, `(n, d)` each."""
     if distance is not None:
         return distance(left.astype(np.float32), right.astype(np.float32))
     difference = np.subtract(left, right, dtype=np.float64)
@@ -62,6 +63,7 @@ def all_distances(left, right, distance=None):
 
 
 def finite(distances):
+    """Distances as float64; a ValueError where one is not finite."""
     distances = np.asarray(distances, np.float64)
     if wrong := np.sum(~np.isfinite(distances)):
         raise ValueError(
@@ -168,6 +170,7 @@ def operating_points(same, distances):
 
 
 def checked(same, distances):
+    """`(same, distances)` as arrays; a ValueError where one kind of pair is missing."""
     same, distances = np.asarray(same, bool), finite(distances)
     if same.all() or not same.any():
         raise ValueError(
@@ -193,6 +196,7 @@ def curve_scores(false_accept, true_accept):
 
 
 def last_within(rate, false_accept, values):
+    """The last of `values` along a ROC curve whose false-accept rate is at most `rate`."""
     # The tolerance forgives the rounding of weighted sums.
     return values[np.searchsorted(false_accept, rate + 1e-12, side="right") - 1]
 
