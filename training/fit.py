@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 
 import siamese_network_funcs as funcs
+from networks.embedding import embed
 from networks.encoders import HEAD, build_encoder, load_weights
 from networks.losses import relational_distillation
 from networks.whitening import whiten
@@ -20,6 +21,8 @@ from training.schedule import Schedule
 from training.validation import TrainingFailed, Validator
 
 FINISHED, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
+TIMED = 32  # images on which the whole network is timed
+MOST_AT_END = 1600  # images that it embeds after the training, beside those of validation
 SAVING_SECONDS = 4.0  # of max_minutes, for models and figures at the end
 NO_STATE = {"epoch": 0, "done": False, "total_steps": None}
 
@@ -92,7 +95,7 @@ def fit_encoder(run, config, dataset, begin, *, encoder=None, loss=None, callbac
         task.batches.distances = arrays.get("distances", [None])[0]
     validator = Validator(dataset, config, task.pixels, loss)
     stopper = _early_stopping(config)
-    schedule = _schedule(config, task, validator, begin, facts)
+    schedule = _schedule(config, task, dataset, validator, begin, facts)
     feed, status, reason = Feed(task.batches, config.steps_per_epoch), FINISHED, ""
     with interrupts() as asked_to_end:
         recorder = Recorder(run, config, schedule, stopper, feed, state, asked_to_end)
@@ -131,7 +134,7 @@ def _summary(model):
     return "\n".join(lines) + "\n"
 
 
-def _schedule(config, task, validator, begin, facts):
+def _schedule(config, task, dataset, validator, begin, facts):
     """The `Schedule`; with a time limit, a first validation tells what one takes."""
     deadline, seconds = float("inf"), 0.0
     if config.max_minutes is not None and config.epochs:
@@ -139,6 +142,13 @@ def _schedule(config, task, validator, begin, facts):
         validator.embed(task.encoder)
         seconds = time.monotonic() - start
         closing = SAVING_SECONDS + 4 * seconds
+        if isinstance(task, UpperHalf):  # at the end the whole network embeds
+            rows = validator.rows[:TIMED]
+            embed(task.whole, dataset.pixels, rows)  # compiles
+            start = time.monotonic()
+            embed(task.whole, dataset.pixels, rows)
+            per_image = (time.monotonic() - start) / len(rows)
+            closing += per_image * (len(validator.rows) + MOST_AT_END)
         deadline = begin + 60 * config.max_minutes - min(closing, 30 * config.max_minutes)
     return Schedule(config, deadline, seconds, facts["total_steps"])
 
