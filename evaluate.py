@@ -135,9 +135,8 @@ def main(args=None):
     try:
         options = Options(given.ways, given.shots, given.trials, given.seed)
         if given.data and given.protocol != "omniglot-lake":
-            read_index(
-                given.data, given.pair_label
-            )  # a wrong path is told before Keras is imported
+            # A wrong path is told before Keras is imported.
+            read_index(given.data, given.pair_label)
         if bool(given.run) == bool(given.compare) or (given.compare and given.protocol):
             raise ValueError("Give one run; or --compare and several, without --protocol.")
         start_keras()

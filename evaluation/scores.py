@@ -97,7 +97,8 @@ def reference_scores(held, options):
     """Equal error rates against K references of a class: dicts of `references`, `rule`, kinds."""
     rng = np.random.default_rng([options.seed, SEEDS["references"]])
     order = np.argsort(rng.permutation(held.labels.max() + 1)[held.labels], kind="stable")
-    some = np.sort(order[:MOST_REFERRED])  # whole classes, but for the last
+    most = MOST_REFERRED if held.distance is None else intervals.MOST_LEARNED
+    some = np.sort(order[:most])  # whole classes, but for the last
     labels, forged = held.labels[some], held.forged[some]
     embeddings = held.embeddings[some]
     distances = verification.all_distances(embeddings, embeddings, held.distance)
