@@ -8,6 +8,9 @@ import sys
 import numpy as np
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# TensorFlow takes oneDNN's kernels by itself on the newest processors alone; on one with AVX2 they
+# made EfficientNet-Lite0 2.4 times and the compact encoder's training 1.7 times as fast.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 EMBED_BATCH = 256  # images embedded at once outside training
 SMALLEST_SQUARED_DISTANCE = 1e-12  # the square root has no gradient at 0
