@@ -22,7 +22,7 @@ import common
 import numpy as np
 
 from configs import CONFIGS
-from pipeline.shards import ROW, ShardFolder, Shards
+from pipeline.image_cache import PART_BYTES, ROW, CacheFolder, Pixels
 
 BATCH, WARM_UP = 128, 12  # images, steps
 IMAGES = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
@@ -72,13 +72,13 @@ def measure(images, classes, size, seconds):
         if needed > free:
             print(f"{images} images of {size} pixels need {needed / 1e9:.0f} GB of disk.")
             return None
-        folder = ShardFolder(place, (size, size, 3))
-        noise = np.random.default_rng(0).integers(0, 256, (folder.images_per_shard, size, size, 3))
-        noise, stamps = noise.astype(np.uint8), np.arange(1, images + 1)
+        folder, rng = CacheFolder(place, (size, size, 3)), np.random.default_rng(0)
+        noise = rng.integers(256, size=(PART_BYTES // size**2 // 3, size, size, 3), dtype=np.uint8)
+        stamps = np.arange(1, images + 1)
         for start in range(0, images, len(noise)):
             rows = np.zeros(min(len(noise), images - start), ROW)
             rows["stamp"] = rows["digest"] = stamps[start : start + len(rows)]
-            folder.write(noise[: len(rows)], rows, {})
+            folder.append(noise[: len(rows)], rows, {})
         for path in Path(place).iterdir():  # so that the training reads them from the disk
             with open(path, "rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -103,10 +103,9 @@ def train(job):
     labels, class_names = rows % job["classes"], [f"class{n}" for n in range(job["classes"])]
     index = ImageIndex(Path("."), names, rows, labels, class_names, families, [""], rows)
     begin = time.perf_counter()
-    folder = ShardFolder(job["path"], (job["size"], job["size"], 3))
-    *places, table = folder.find(rows.astype(np.uint64) + 1)
-    pixels = Shards(folder, *places)
-    splits = make_splits(index, table["digest"], {}, config)
+    folder = CacheFolder(job["path"], (job["size"], job["size"], 3))
+    pixels = Pixels(folder, folder.find(rows.astype(np.uint64) + 1))
+    splits = make_splits(index, folder.table["digest"], {}, config)
     batches = ClassBatches(index, pixels, splits.train, config)
     prepare = time.perf_counter() - begin
     encoder, model = build_training_model(config)

@@ -1,4 +1,10 @@
-"""Every image decoded once: files -> one row each of memory-mapped uint8 shards."""
+"""Every image decoded once: files -> rows of one memory-mapped uint8 file that only grows.
+
+A cache is a folder of
+    pixels      raw uint8, (height, width, channels) of one image after another
+    rows        a table of `ROW`, appended once its pixels are on the disk: it says what is whole
+    notes.json  "ranges" and "reasons", as an `ImageCache` has them
+"""
 
 import concurrent.futures
 import contextlib
@@ -6,9 +12,12 @@ import dataclasses
 import errno
 import functools
 import hashlib
+import itertools
 import json
+import math
+import mmap
 import os
-import socket
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -19,13 +28,15 @@ from tqdm import tqdm
 
 from pipeline.files import DataError, read_bytes
 from pipeline.reading import decode, measure, say_why
-from pipeline.shards import ROW, ShardFolder, Shards
 
-VERSION = 4  # part of the key: raise it when decode() changes its result
+VERSION = 5  # part of the key: raise it when decode() changes its result
+ROW = np.dtype([("stamp", "u8"), ("digest", "u8"), ("kind", "S24")])
+PART_BYTES = 64_000_000  # of pixels that are decoded before they are written
 LOOKED_AT = 200  # images that tell whether any has more than 8 bits
 ELSEWHERE = "~/.cache/siamese_networks"  # where a cache_dir is not for writing
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 LOCK_SECONDS = 3600  # that a run waits for another one decoding the same images
+CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n"  # bford.info/cachedir: no data in here
 
 
 @dataclasses.dataclass
@@ -34,14 +45,14 @@ class ImageCache:
 
     Attributes:
         folder: Where the cache lies.
-        pixels: `Shards` of (images, height, width, channels); zeros where unreadable.
+        pixels: `Pixels`; zeros where unreadable.
         rows: Array of `ROW`; the kind is empty where unreadable.
         unreadable: Row -> reason.
         ranges: Mode -> (low, high), the range of numbers in use where they have over 8 bits.
     """
 
     folder: Path
-    pixels: Shards
+    pixels: "Pixels"
     rows: np.ndarray
     unreadable: dict
     ranges: dict
@@ -73,22 +84,15 @@ def open_cache(index, config, ranges=None):
         DataError: If the cache cannot be written, no image is readable, or one is not and
             `on_bad_image` is "error".
     """
-    if "://" in config.cache_dir:
-        raise DataError(
-            f"cache_dir must be a folder. Received: '{config.cache_dir}'. Mount what is far away."
-        )
-    ranges = ranges or None
     settings = [VERSION, str(index.source.resolve()), config.image_shape, config.fit, config.ink]
-    key = json.dumps([*settings, ranges]).encode()
+    key = json.dumps([*settings, ranges or None]).encode()
     name = f"{index.source.stem[:40]}-{hashlib.blake2b(key, digest_size=6).hexdigest()}"
     path, refused = Path(config.cache_dir).expanduser() / name, {}
     try:
-        folder = ShardFolder(path, config.image_shape)
-        shards, places, rows = folder.find(index.stamps)
-        if (shards < 0).any():
+        folder = CacheFolder(path, config.image_shape)
+        if (folder.find(index.stamps) < 0).any():
             with one_at_a_time(path):
-                refused = _decode_missing(folder, index, config, ranges)
-            shards, places, rows = folder.find(index.stamps)
+                refused = _decode_missing(folder, index, config, ranges or None)
     except OSError as error:
         elsewhere = str(Path(ELSEWHERE).expanduser())
         if error.errno in READ_ONLY and config.cache_dir != elsewhere:
@@ -99,104 +103,203 @@ def open_cache(index, config, ranges=None):
             f"The cache '{path}' cannot be written: {say_why(error)}. "
             "Make room or set another cache_dir."
         ) from error
-    bad = np.flatnonzero(rows["kind"] == b"")
-    stamps = zip(bad.tolist(), index.stamps[bad].tolist(), strict=True)
-    unreadable = {row: folder.reasons.get(stamp) or refused[stamp] for row, stamp in stamps}
+    places = folder.find(index.stamps)
+    rows = np.append(folder.table, np.zeros(1, ROW))[places]
+    reasons, bad = folder.reasons | refused, np.flatnonzero(rows["kind"] == b"")
+    unreadable = {row: reasons[int(index.stamps[row])] for row in bad.tolist()}
     if unreadable and (config.on_bad_image == "error" or len(unreadable) == len(index)):
         row, reason = next(iter(unreadable.items()))
         raise DataError(
             f"{len(unreadable)} of {len(index)} images cannot be read. First: "
             f"'{index.names[row]}': {reason}. Remove them or set on_bad_image='skip'."
         )
-    pixels = Shards(folder, shards, places)
-    return ImageCache(path, pixels, rows, unreadable, ranges or folder.ranges)
+    return ImageCache(path, Pixels(folder, places), rows, unreadable, ranges or folder.ranges)
 
 
 @contextlib.contextmanager
 def one_at_a_time(path):
     """Holds the lock of a path, which ends with the process; waits while another one holds it."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    lock, owner = filelock.FileLock(f"{path}.lock", LOCK_SECONDS), Path(f"{path}.owner")
-    with contextlib.suppress(filelock.Timeout):
-        lock.acquire(blocking=False)
-    if not lock.is_locked:
-        who = owner.read_text() if owner.exists() else "another process"
-        print(f"Waiting for {who}, which prepares '{path}'.", file=sys.stderr)
+    lock = filelock.FileLock(f"{path}.lock", LOCK_SECONDS)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        print(f"Waiting for another process, which prepares '{path}'.", file=sys.stderr)
         lock.acquire()
     try:
-        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
-        owner.unlink(missing_ok=True)
         lock.release()
 
 
+class CacheFolder:
+    """The files of a cache; one process at a time may change them.
+
+    Args:
+        path: Where they are.
+        image_shape: `(height, width, channels)`.
+
+    Attributes:
+        table: Array of `ROW`, of the images that are whole, in the order of their pixels.
+        ranges: See `ImageCache`.
+        reasons: Stamp of a file that is no image -> reason.
+    """
+
+    def __init__(self, path, image_shape):
+        self.path, self.image_shape = Path(path), image_shape
+        self.image_bytes = math.prod(image_shape)
+        self.read()
+
+    def read(self):
+        """Reads what there is."""
+        pixels, rows, notes = (self.path / name for name in ("pixels", "rows", "notes.json"))
+        whole = pixels.stat().st_size // self.image_bytes if pixels.exists() else 0
+        self.table = np.fromfile(rows, ROW)[:whole] if rows.exists() else np.zeros(0, ROW)
+        values = json.loads(notes.read_bytes()) if notes.exists() else {}
+        self.ranges = values.get("ranges", {})
+        self.reasons = {int(stamp): why for stamp, why in values.get("reasons", {}).items()}
+
+    def find(self, stamps):
+        """Line of the table for each stamp, (images,); -1 where there is none."""
+        known = np.append(self.table["stamp"], 0)  # no file has this stamp
+        order = np.argsort(known)
+        at = order[np.searchsorted(known, stamps, sorter=order) % len(known)]
+        return np.where(known[at] == stamps, at, -1)
+
+    def clear(self, ranges):
+        """Begins anew, by these ranges. Who has the old pixels mapped keeps them."""
+        for name in ("pixels", "rows"):  # rows without pixels count for nothing
+            (self.path / name).unlink(missing_ok=True)
+        self.table, self.ranges, self.reasons = self.table[:0], ranges, {}
+        self._write_notes()
+
+    def cut(self):
+        """Cuts off what a kill left behind the last whole image."""
+        for name, size in (("rows", ROW.itemsize), ("pixels", self.image_bytes)):
+            with open(self.path / name, "ab") as file:
+                file.truncate(len(self.table) * size)
+
+    def append(self, images, rows, reasons):
+        """Adds images, uint8 (n, height, width, channels), their rows, and why some are none."""
+        if reasons:
+            self.reasons |= reasons
+            self._write_notes()
+        for name, content in (("pixels", images), ("rows", rows)):
+            with open(self.path / name, "ab") as file:
+                file.write(content.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+        self.table = np.append(self.table, rows)
+
+    def _write_notes(self):
+        partial = self.path / "notes.json.partial"
+        partial.write_text(json.dumps({"ranges": self.ranges, "reasons": self.reasons}))
+        partial.replace(self.path / "notes.json")
+
+
+class Pixels:
+    """Decoded images, to be read like a uint8 array (images, height, width, channels).
+
+    Args:
+        folder: A `CacheFolder`.
+        places: Place of each row among its pixels, (images,); -1: a row of zeros.
+    """
+
+    dtype, ndim = np.dtype(np.uint8), 4
+
+    def __init__(self, folder, places):
+        self.places, self.image_bytes = places, folder.image_bytes
+        self.shape = (len(places), *folder.image_shape)
+        whole = (len(folder.table), *folder.image_shape)
+        self.map = np.memmap(folder.path / "pixels", mode="r", shape=whole)
+
+    def __len__(self):
+        return len(self.places)
+
+    def __array__(self, dtype=None, copy=None):
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def __getitem__(self, rows):
+        places = self.places[rows]
+        found = np.ravel(places)
+        self._fetch(found[found >= 0])
+        images = self.map[found]
+        images[found < 0] = 0
+        return images.reshape(*np.shape(places), *self.shape[1:])
+
+    def _fetch(self, places):
+        """Has the disk fetch images all at once; touched one by one, each would wait for it."""
+        if hasattr(mmap, "MADV_WILLNEED"):  # not on Windows
+            for start in (places * self.image_bytes).tolist():
+                page = start % mmap.PAGESIZE
+                self.map.base.madvise(mmap.MADV_WILLNEED, start - page, self.image_bytes + page)
+
+
 def _decode_missing(folder, index, config, ranges):
-    """Decodes, shard by shard, what the folder lacks.
+    """Decodes, part by part, what a folder lacks.
 
     Returns:
         Stamp -> reason of what the disk refused to read: it is tried again the next time.
     """
+    folder.path.mkdir(parents=True, exist_ok=True)
+    (folder.path / "CACHEDIR.TAG").write_bytes(CACHE_TAG)
+    folder.read()  # another process may have written meanwhile
     # Pillow frees the other cores while it decodes and resizes; one thread more hides the rest.
     refused, decoders = {}, concurrent.futures.ThreadPoolExecutor(os.cpu_count() + 1)
     try:
         ranges = _settle_ranges(folder, index, decoders) if ranges is None else ranges
-        missing = folder.make_room(index.stamps)
+        if 2 * np.isin(folder.table["stamp"], index.stamps).sum() < len(folder.table):
+            folder.clear(folder.ranges)  # most of it is of images that are gone
+        folder.cut()
+        missing = np.flatnonzero(folder.find(index.stamps) < 0)
+        needed, free = len(missing) * folder.image_bytes, shutil.disk_usage(folder.path).free
+        if needed > free:
+            raise OSError(f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB free")
+        read = functools.partial(_read_row, index, config, ranges)
+        size = max(1, PART_BYTES // folder.image_bytes)
         with tqdm(total=len(missing), desc="decoding images", unit="image", delay=0.5) as progress:
-            for start in range(0, len(missing), folder.images_per_shard):
-                part = missing[start : start + folder.images_per_shard]
+            for part in np.split(missing, range(size, len(missing), size)):
                 images = np.zeros((len(part), *folder.image_shape), np.uint8)
                 rows, reasons = np.zeros(len(part), ROW), {}
-                read = functools.partial(_read_row, index, config, ranges)
-                for place, (row, pixels, why) in enumerate(decoders.map(read, part)):
-                    rows[place] = row
-                    if pixels is None:
-                        stamp = int(index.stamps[part[place]])
-                        (reasons if row[0] else refused)[stamp] = why
-                    else:
-                        images[place] = pixels
+                for at, (images[at], rows[at], reason) in enumerate(decoders.map(read, part)):
+                    if reason:
+                        kept = reasons if rows[at]["stamp"] else refused
+                        kept[int(index.stamps[part[at]])] = reason
                     progress.update()
                 if not index.source.exists():
                     raise DataError(f"'{index.source}' vanished while its images were read.")
                 done = rows["stamp"] > 0
-                if done.any():
-                    folder.write(images[done], rows[done], reasons)
+                folder.append(images[done], rows[done], reasons)
     finally:
         decoders.shutdown(cancel_futures=True)
-    folder.refresh()
     return refused
 
 
 def _read_row(index, config, ranges, row):
-    """`(ROW values, pixels or None, reason or None)` of a file; stamp 0 if the disk refused it."""
+    """`(pixels or 0, ROW, reason or None)` of a file; its stamp is 0 if the disk refused it."""
     stamp, digest = int(index.stamps[row]), 0
     try:
         data = read_bytes(index.source, index.names[row])
         digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
         pixels, kind = decode(data, config, ranges)
-        return (stamp, digest, kind.encode()), pixels, None
+        return pixels, (stamp, digest, kind.encode()), None
     except OSError as error:
-        return (0, 0, b""), None, say_why(error)
+        return 0, (0, 0, b""), say_why(error)
     except Exception as error:  # the image, the zip
-        return (stamp, digest, b""), None, say_why(error)
+        return 0, (stamp, digest, b""), say_why(error)
 
 
 def _settle_ranges(folder, index, decoders):
     """Mode -> (low, high) over all images; all are decoded anew where new ones reach further."""
-
-    def look(rows):
-        found = {}
-        for ranges in decoders.map(functools.partial(_measure_row, index), rows):
-            _widen(found, ranges)
-        return found
-
-    missing = np.flatnonzero(folder.find(index.stamps)[0] < 0)
-    some = np.linspace(0, len(missing) - 1, min(len(missing), LOOKED_AT)).astype(int)
-    found = look(missing) if look(missing[some]) else {}
-    ranges = _widen(dict(folder.ranges), found)
+    missing, ranges = np.flatnonzero(folder.find(index.stamps) < 0), dict(folder.ranges)
+    some = missing[:: len(missing) // LOOKED_AT or 1]
+    read = functools.partial(_measure_row, index)
+    measured = decoders.map(read, missing) if any(decoders.map(read, some)) else ()
+    for mode, (low, high) in itertools.chain(*(found.items() for found in measured)):
+        lowest, highest = ranges.get(mode, (low, high))
+        ranges[mode] = [min(low, lowest), max(high, highest)]
     if ranges != folder.ranges:
-        folder.remove(folder.tables)
-        folder.write_ranges(ranges)
+        folder.clear(ranges)
         for mode, (low, high) in ranges.items():
             said = f"The numbers of {mode} images lie in {low:g}..{high:g}, read as 0..255."
             print(said, file=sys.stderr)
@@ -204,15 +307,8 @@ def _settle_ranges(folder, index, decoders):
 
 
 def _measure_row(index, row):
+    """Ranges of a file, none where decoding will say that it cannot be read."""
     try:
         return measure(read_bytes(index.source, index.names[row]))
-    except (OSError, ValueError):  # decoding names it
+    except (OSError, ValueError):
         return {}
-
-
-def _widen(ranges, others):
-    """Ranges widened, in place, to hold others too."""
-    for mode, (low, high) in others.items():
-        lowest, highest = ranges.get(mode, (low, high))
-        ranges[mode] = [min(low, lowest), max(high, highest)]
-    return ranges

@@ -134,8 +134,7 @@ def history(folder):
 def prepared(folder, said):
     (cache,) = (path for path in (folder / "data/cache").iterdir() if path.is_dir())
     sheet = np.asarray(Image.open(folder / "contact_sheet.png"))
-    shards = (cache.glob(f"*.{kind}") for kind in ("pixels", "rows"))
-    return [*(np.fromfile(path, np.uint8) for paths in shards for path in sorted(paths)), sheet]
+    return [*(np.fromfile(cache / name, np.uint8) for name in ("pixels", "rows")), sheet]
 
 
 def trained(folder, said):
@@ -317,7 +316,7 @@ def test_where_nothing_can_be_written_the_cache_goes_elsewhere(read_only, tmp_pa
     done = subprocess.run(command, cwd=read_only, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "'data/cache' is not for writing (Read-only file system): decoded" in done.stderr
-    assert list((tmp_path / "home/.cache/siamese_networks").glob("*/*.pixels"))
+    assert list((tmp_path / "home/.cache/siamese_networks").glob("*/pixels"))
 
 
 def test_a_gallery_that_vanished_is_read_once_it_is_back(workplace):
