@@ -90,9 +90,11 @@ def open_cache(index, config, ranges=None):
     path, refused = Path(config.cache_dir).expanduser() / name, {}
     try:
         folder = CacheFolder(path, config.image_shape)
-        if (folder.find(index.stamps) < 0).any():
+        places = folder.find(index.stamps)
+        if (places < 0).any():
             with one_at_a_time(path):
                 refused = _decode_missing(folder, index, config, ranges or None)
+            places = folder.find(index.stamps)
     except OSError as error:
         elsewhere = str(Path(ELSEWHERE).expanduser())
         if error.errno in READ_ONLY and config.cache_dir != elsewhere:
@@ -103,7 +105,6 @@ def open_cache(index, config, ranges=None):
             f"The cache '{path}' cannot be written: {say_why(error)}. "
             "Make room or set another cache_dir."
         ) from error
-    places = folder.find(index.stamps)
     rows = np.append(folder.table, np.zeros(1, ROW))[places]
     reasons, bad = folder.reasons | refused, np.flatnonzero(rows["kind"] == b"")
     unreadable = {row: reasons[int(index.stamps[row])] for row in bad.tolist()}
