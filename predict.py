@@ -34,60 +34,56 @@ def ask(options, images, unreadable):
     model = SimilarityModel.load(options.run)
     if options.verb == "compare":
         return model.compare(images, unreadable)
-    known = model.open(options.gallery if options.verb == "search" else options.references)
+    searching = options.verb == "search"
+    known = model.open(options.gallery if searching else options.references)
     unreadable |= known.unreadable
-    if options.verb != "search":
-        verb = model.identify if options.verb == "identify" else model.verify
-        return verb(images, known, options.false_accept_rate, unreadable)
-    return model.search(images, known, options.top, unreadable)
+    setting = options.top if searching else options.false_accept_rate
+    return getattr(model, options.verb)(images, known, setting, unreadable)
 
 
 def table(answer):
     """An answer as rows of `(path or class, what is said of it)`, the query first."""
     if "same" in answer:
-        verdict = "same" if answer["same"] else "different"
-        said = f"distance {answer['distance']:.3f}  probability {answer['probability']:.1%}"
-        return [(answer["a"], f"{verdict:<9}  {said}"), (answer["b"], "")]
+        said = "same" if answer["same"] else "different"
+        said += f"  distance {answer['distance']:.3f}  probability {answer['probability']:.1%}"
+        return [(answer["a"], said), (answer["b"], "")]
     if "accepted" in answer:
-        verdict = "accepted" if answer["accepted"] else "rejected"
-        said = f"{answer['rule']} distance {answer['distance']:.3f}, "
-        said += f"threshold {answer['threshold']:.3f}"
-        stated = f"false-accept rate of {answer['impostors']} {answer['false_accept_rate']:.3g}, "
-        stated += f"{answer['references']} references"
-        return [(answer["query"], f"{verdict}  {said} ({stated})")]
+        said = (
+            f"{'accepted' if answer['accepted'] else 'rejected'}  {answer['rule']} distance "
+            f"{answer['distance']:.3f}, threshold {answer['threshold']:.3f} (false-accept rate of "
+            f"{answer['impostors']} {answer['false_accept_rate']:.3g}, {answer['references']} "
+            "references)"
+        )
+        return [(answer["query"], said)]
     if "results" in answer:
-        found = [(one["path"], f"{one['distance']:.3f}") for one in answer["results"]]
-        return [(answer["query"], "query"), *found]
-    found = [(one["class"], f"distance {one['distance']:.3f}") for one in answer["candidates"]]
-    said = f"{answer['class'] or 'none of these'} (believed below {answer['threshold']:.3f})"
-    return [(answer["query"], said), *found]
+        said, found = "query", [(one["path"], one["distance"]) for one in answer["results"]]
+    else:
+        said = f"{answer['class'] or 'none of these'} (believed below {answer['threshold']:.3f})"
+        found = [(one["class"], one["distance"]) for one in answer["candidates"]]
+    return [(answer["query"], said), *((name, f"distance {d:.3f}") for name, d in found)]
 
 
 def text(answer):
     """An answer as lines for a reader; a pair on one."""
     (query, said), *others = table(answer)
-    if "same" in answer:
-        return f"{said}  {query}  {others[0][0]}"
-    return "\n".join([f"{said}: {query}", *(f"  {words}  {name}" for name, words in others)])
+    lines = [f"\n  {words}  {name}" if words else f"  {name}" for name, words in others]
+    return "".join([f"{said}: {query}", *lines])
 
 
 def draw(answers, path):
     """Draws the first answers of compare or search."""
     pictures = [
-        [(decode(Path(image).read_bytes(), FIGURE)[0], text) for image, text in row]
-        for row in map(table, answers[:ROWS_DRAWN])
+        [(decode(Path(image).read_bytes(), FIGURE)[0], words) for image, words in table(answer)]
+        for answer in answers[:ROWS_DRAWN]
     ]
     write_whole(path, figures.plot_rows(pictures).savefig)
-    if len(answers) > ROWS_DRAWN:
-        print(f"{path}: the first {ROWS_DRAWN} of {len(answers)}.", file=sys.stderr)
 
 
 def expand(arguments, problems):
     """Files, folders and globs as a list of files; `problems` takes argument -> reason."""
     paths = []
     for argument in arguments:
-        exists = Path(argument).exists()
-        found = [argument] if exists else sorted(glob.glob(argument, recursive=True))
+        found = [argument] if Path(argument).exists() else sorted(glob.glob(argument))
         if not found:
             problems[argument] = "no such file or folder, and no glob that matches one"
         for path in found:
@@ -101,17 +97,12 @@ def expand(arguments, problems):
 
 def answer(options):
     """Runs any verb but serve; returns the exit status."""
-    problems, least = {}, 2 if options.verb == "compare" else 1
+    problems, comparing = {}, options.verb == "compare"
     images = expand(options.images, problems)
     try:
-        if len(images) < least:
-            raise DataError(
-                f"{options.verb} needs at least {least} images. Received: {len(images)}."
-            )
-        if options.verb == "compare" and len(images) > MOST_COMPARED:
-            raise DataError(
-                f"compare takes up to {MOST_COMPARED} images. Received: {len(images)}. Use search."
-            )
+        if len(images) < 1 + comparing or (comparing and len(images) > MOST_COMPARED):
+            wanted = f"2 to {MOST_COMPARED} images" if comparing else "at least 1 image"
+            raise DataError(f"{options.verb} needs {wanted}. Received: {len(images)}.")
         with contextlib.redirect_stdout(sys.stderr):  # standard output is for the answers
             answers = ask(options, images, problems)
     finally:
@@ -137,15 +128,14 @@ def parse(args):
         verb.add_argument("images", nargs="+", help="files, folders or globs")
         verb.add_argument("--json", action="store_true", help="one JSON list for programs")
     for verb in (compare, search):
-        verb.add_argument("--figure", help="PNG to draw")
-    for verb in (verify, identify, serve):
-        what = "a folder of images per class, or an image per class"
-        what = "a folder of genuine images of one class" if verb is verify else what
-        verb.add_argument("--references", required=verb is not serve, help=what)
-        what = "share of images of unknown classes that may be accepted; default: %(default)s"
-        if verb is verify:
-            what = "share of impostors that may be accepted; default: as many as genuine rejected"
-        rate = None if verb is verify else 0.01
+        verb.add_argument("--figure", help=f"PNG of the first {ROWS_DRAWN} answers")
+    for verb, of, rate, what in (
+        (identify, "a folder of images per class, or an image per class", 0.01, "%(default)s"),
+        (serve, "the same as for identify", 0.01, "%(default)s"),
+        (verify, "a folder of images of one class", None, "as many as genuine rejected"),
+    ):
+        verb.add_argument("--references", required=verb is not serve, help=of)
+        what = f"share of images of other classes that may be accepted; default: {what}"
         verb.add_argument("--false_accept_rate", type=float, default=rate, help=what)
     for verb in (search, serve):
         verb.add_argument("--gallery", required=verb is search, help="a folder of images")

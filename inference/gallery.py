@@ -1,54 +1,58 @@
 """The embeddings of a folder of images: computed once, kept, refreshed, searched. No Keras here."""
 
-import contextlib
-import functools
 import os
-import sqlite3
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from evaluation.verification import all_distances
-from pipeline.files import DataError, find_images
+from pipeline.files import DataError, file_stamp, find_images
 from run_directory import need, write_whole
 
-SCHEMA = """create table if not exists embedded
-    (id integer primary key autoincrement, name unique, size, time, reason, embedding)"""
-PART = 2048  # images embedded between two writes: what a kill can cost
+PART = 2048  # images, or a quarter more, embedded between two writes: what a kill can cost
 MOST_EXACT = 100_000  # images that are all compared; beyond, an approximate index names some
 ALONE = 1000  # first vectors of an index are added one by one: at once, some are never found
 CANDIDATES = 10  # times as many as asked for are compared exactly where the index named them
 
 
 class Gallery:
-    """The readable images of a folder, embedded.
+    """The readable images of a folder, embedded; what came or changed since is embedded anew.
 
     Args:
-        folder: Where the images lie.
-        store: SQLite file of their embeddings, as `open_gallery` writes it.
-        unreadable: Path -> reason.
+        folder: Folder of images, of any depth.
+        store: Path of the `.npy` file that keeps the embeddings.
+        embed: Function of a list of paths and a dict that gains path -> reason for those that
+            cannot be read; gives float32 embeddings (paths, embedding_dim).
 
     Attributes:
         names: File names below the folder, sorted.
+        embeddings: float32 array (names, embedding_dim), memory-mapped.
+        unreadable: Path -> reason. These are tried again when the folder is next opened.
+
+    Raises:
+        DataError: If there is no readable image, or the store is damaged.
+        RunError: If the store cannot be written, or a package for a large gallery is missing.
 
     Reference:
         Malkov & Yashunin, "Efficient and robust approximate nearest neighbor search using
         Hierarchical Navigable Small World graphs", 2016: the index of more than `MOST_EXACT`.
     """
 
-    def __init__(self, folder, store, unreadable):
-        self.folder, self.unreadable, self._store = folder, unreadable, store
-        rows = _select(store, "id, name")
-        self._ids = np.array([row for row, _ in rows])
-        self.names = [os.fsdecode(name) for _, name in rows]
-        self._index = self._open_index() if len(rows) > MOST_EXACT else None
-
-    @functools.cached_property
-    def embeddings(self):
-        """float32 array (images, embedding_dim), read when first asked for."""
-        values = [value for (value,) in _select(self._store, "embedding")]
-        return np.frombuffer(b"".join(values), np.float32).reshape(len(values), -1)
+    def __init__(self, folder, store, embed):
+        self.folder, self.unreadable, files = folder, {}, image_files(folder)
+        stamps = np.array([file_stamp(name, *at) for name, at in files.items()], np.uint64)
+        rows = self._refresh(list(files), stamps, Path(store), embed)
+        found = np.isin(stamps, rows["stamp"])
+        if not found.any():
+            path, reason = next(iter(self.unreadable.items()))
+            raise DataError(f"No image in '{folder}' can be read. First: {path}: {reason}.")
+        places = _places(stamps[found], rows["stamp"])
+        if not np.array_equal(places, np.arange(len(rows))):
+            rows = _write(store, rows[places])
+        self.names = [name for name, there in zip(files, found, strict=True) if there]
+        self._stamps, self.embeddings = rows["stamp"], rows["embedding"]
+        self._index = self._open_index(Path(store)) if len(rows) > MOST_EXACT else None
 
     def path(self, row):
         """Path of one of its images, as text."""
@@ -59,34 +63,46 @@ class Gallery:
 
         `distance` is None for Euclidean or a learned one, which is asked about every image.
         """
-        if self._index is None or distance:
-            rows, embeddings = np.arange(len(self.names)), self.embeddings
-        else:
-            keys = self._index.search(embedding, CANDIDATES * top).keys
-            order = np.argsort(self._ids)
-            rows = order[np.searchsorted(self._ids, keys.astype(np.int64), sorter=order)]
-            embeddings = np.stack(self._index.get(keys))
-        distances = all_distances(embedding[None], embeddings, distance)[0]
+        rows = np.arange(len(self.names))
+        if self._index is not None and distance is None:
+            rows = _places(self._index.search(embedding, CANDIDATES * top).keys, self._stamps)
+        distances = all_distances(embedding[None], self.embeddings[rows], distance)[0]
         nearest = np.argsort(distances, kind="stable")[:top]
         return rows[nearest], distances[nearest]
 
-    def _open_index(self):
+    def _refresh(self, names, stamps, store, embed):
+        """The rows of the store, and of the images that it lacks: stamp and embedding each."""
+        rows = _read(store)
+        missing = np.flatnonzero(~np.isin(stamps, rows["stamp"]))
+        settings = {"desc": f"embedding {self.folder}", "unit": "image", "delay": 0.5}
+        with tqdm(total=len(missing), **settings) as progress:
+            while len(missing):
+                size = max(PART, len(rows) // 4)
+                part, missing = missing[:size], missing[size:]
+                paths = [os.path.join(self.folder, names[row]) for row in part]
+                embeddings = embed(paths, self.unreadable)
+                fine = [path not in self.unreadable for path in paths]
+                fresh = np.empty(sum(fine), _row(embeddings.shape[1]))
+                fresh["stamp"], fresh["embedding"] = stamps[part[fine]], embeddings[fine]
+                rows = _write(store, np.concatenate([rows, fresh]) if len(rows) else fresh)
+                progress.update(len(part))
+        return rows
+
+    def _open_index(self, store):
         """The usearch index beside the store, brought up to date and memory-mapped."""
         need("usearch", f"Searching more than {MOST_EXACT} images")
-        from usearch.index import Index, MetricKind, ScalarKind
+        from usearch.index import Index
 
-        path = self._store.with_suffix(".usearch")
-        shape = {"ndim": self.embeddings.shape[1], "metric": MetricKind.L2sq}
-        index = Index(**shape, dtype=ScalarKind.F32, path=path if path.exists() else None)
-        kept = np.array(index.keys[:], np.int64)
-        missing = np.flatnonzero(~np.isin(self._ids, kept))
-        index.remove(np.setdiff1d(kept, self._ids))
-        alone = missing[: max(0, ALONE - len(kept))]
-        index.add(self._ids[alone], self.embeddings[alone], threads=1)
-        others = missing[len(alone) :]
-        index.add(self._ids[others], self.embeddings[others], log="building the index")
+        path, settings = store.with_suffix(".usearch"), {"metric": "l2sq", "dtype": "f32"}
+        index = Index(
+            ndim=self.embeddings.shape[1], path=path if path.exists() else None, **settings
+        )
+        kept = np.array(index.keys[:], np.uint64)
+        index.remove(np.setdiff1d(kept, self._stamps))
+        missing = np.flatnonzero(~np.isin(self._stamps, kept))
+        for rows, threads in ((missing[:ALONE], 1), (missing[ALONE:], 0)):
+            index.add(self._stamps[rows], self.embeddings[rows], threads=threads)
         write_whole(path, index.save)
-        del self.embeddings  # the index holds them, on disk
         return Index.restore(path, view=True)
 
 
@@ -102,58 +118,27 @@ def image_files(folder):
     return dict(sorted(images.items()))
 
 
-def open_gallery(folder, store, embed):
-    """The `Gallery` of a folder; embeds what came or changed, forgets what went.
+def _row(embedding_dim):
+    return np.dtype([("stamp", np.uint64), ("embedding", np.float32, (embedding_dim,))])
 
-    Args:
-        folder: Folder of images, of any depth.
-        store: File (SQLite) to keep the embeddings in.
-        embed: Called with a list of paths; gives `(embeddings, reasons)`, a text for each path
-            that is empty where it can be read.
 
-    Raises:
-        DataError: If there is no readable image, or the store cannot be written.
-    """
-    files = {os.fsencode(name): stamp for name, stamp in image_files(folder).items()}
-    store.parent.mkdir(parents=True, exist_ok=True)
+def _read(store):
+    """The rows of a store, memory-mapped; none where there is no file."""
+    if not store.exists():
+        return np.empty(0, _row(0))
     try:
-        with contextlib.closing(sqlite3.connect(store, timeout=60)) as base:
-            _refresh(base, folder, files, embed)
-        bad = _select(store, "name, reason", "reason <> ''")
-        unreadable = {os.path.join(folder, os.fsdecode(name)): reason for name, reason in bad}
-        if len(bad) == len(files):
-            path, reason = next(iter(unreadable.items()))
-            raise DataError(f"No image in '{folder}' can be read. First: {path}: {reason}.")
-        return Gallery(folder, store, unreadable)
-    except sqlite3.Error as error:
-        raise DataError(f"The embeddings in '{store}' cannot be kept: {error}.") from error
+        return np.load(store, mmap_mode="r")[["stamp", "embedding"]]
+    except (ValueError, EOFError, IndexError) as error:
+        raise DataError(f"'{store}' is damaged: {error}. Remove it: it is made anew.") from error
 
 
-def _select(store, columns, condition="reason = ''"):
-    with contextlib.closing(sqlite3.connect(store, timeout=60)) as base:
-        query = f"select {columns} from embedded where {condition} order by name"
-        return base.execute(query).fetchall()
+def _write(store, rows):
+    store.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(store, lambda path: np.save(path, rows))
+    return rows
 
 
-def _refresh(base, folder, files, embed):
-    base.execute(SCHEMA)
-    kept = {name: stamp for name, *stamp in base.execute("select name, size, time from embedded")}
-    # What could not be read is tried again: the disk may have been away.
-    base.execute("delete from embedded where reason <> ''")
-    stale = [(name,) for name in kept if list(files.get(name, ())) != kept[name]]
-    base.executemany("delete from embedded where name = ?", stale)
-    base.commit()
-    fresh = {name for (name,) in base.execute("select name from embedded")}
-    missing = sorted(files.keys() - fresh)
-    with tqdm(total=len(missing), desc=f"embedding {folder}", unit="image", delay=0.5) as progress:
-        for start in range(0, len(missing), PART):
-            names = missing[start : start + PART]
-            embeddings, reasons = embed([os.path.join(folder, os.fsdecode(n)) for n in names])
-            rows = [
-                (name, *files[name], reason, embedding.tobytes())
-                for name, reason, embedding in zip(names, reasons, embeddings, strict=True)
-            ]
-            # Another process may embed the same folder.
-            base.executemany("insert or replace into embedded values (null, ?, ?, ?, ?, ?)", rows)
-            base.commit()
-            progress.update(len(names))
+def _places(keys, among):
+    """Where keys lie in an array that holds them all."""
+    order = np.argsort(among)
+    return order[np.searchsorted(among, keys, sorter=order)]

@@ -1,7 +1,6 @@
 """A trained run as a tool: embeddings, distances, probabilities, classes, neighbours."""
 
 import concurrent.futures
-import functools
 import hashlib
 import io
 import itertools
@@ -14,13 +13,12 @@ from PIL import Image
 from evaluation.references import RULES, accept_below
 from evaluation.thresholds import probability, unknown_threshold
 from evaluation.verification import all_distances
-from inference.gallery import Gallery, open_gallery
-from networks.embedding import start_keras
+from inference.gallery import Gallery
+from networks.embedding import embed, start_keras
 from pipeline.files import DataError, read_bytes
-from pipeline.reading import BadImage, decode
+from pipeline.reading import BadImage, decode, say_why
 from run_directory import RunDirectory
 
-BATCH = 256  # images in memory at once
 CANDIDATES = 5  # classes that identify names
 CHANNELS = (1, 3, 4)  # grey, RGB, RGB with transparency
 
@@ -45,13 +43,11 @@ class SimilarityModel:
 
     def __init__(self, run):
         run = RunDirectory(getattr(run, "path", run))
-        decision = run.read_json("threshold.json")
         self.run, self.config = run, run.config
+        self._decision = run.read_json("threshold.json")
+        self.threshold = self._decision["threshold"]
         start_keras()
         self.encoder, self.metric = run.load_encoder(), run.load_distance()
-        self.threshold, self._decision = decision["threshold"], decision
-        # Embeddings of another encoder are of no use.
-        self._digest = hashlib.blake2b((run / "encoder.keras").read_bytes(), digest_size=16)
 
     @classmethod
     def load(cls, path):
@@ -68,28 +64,27 @@ class SimilarityModel:
 
     def embed(self, images, unreadable=None):
         """Float32 array (images, embedding_dim), NaN where an image cannot be read."""
-        from networks.embedding import embed
+        images, bad = as_list(images), set()
+        if not images:
+            return np.empty((0, self.encoder.output_shape[-1]), np.float32)
 
-        images = as_list(images)
-        embeddings = np.full((len(images), self.encoder.output_shape[-1]), np.nan, np.float32)
-        read = functools.partial(self._read, unreadable=unreadable)
-        for start in range(0, len(images), BATCH):
-            with concurrent.futures.ThreadPoolExecutor() as pool:
-                found = enumerate(pool.map(read, images[start : start + BATCH]), start)
-            if fine := {at: pixels for at, pixels in found if pixels is not None}:
-                rows, pixels = np.arange(len(fine)), np.stack(list(fine.values()))
-                embeddings[list(fine)] = embed(self.encoder, pixels, rows)
+        def read(row):
+            try:
+                return self.pixels(images[row])
+            except (ValueError, OSError) as error:  # BadImage and DataError are ValueErrors
+                title, reason = _title(images[row]), say_why(error)
+                if unreadable is None:
+                    raise BadImage(f"{title}: {reason}") from error
+                unreadable[title] = reason
+                bad.add(row)
+                return np.zeros(self.config.image_shape, np.uint8)
+
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            embeddings = embed(
+                self.encoder, lambda rows: np.stack([*pool.map(read, rows)]), np.arange(len(images))
+            )
+        embeddings[[*bad]] = np.nan
         return embeddings
-
-    def _read(self, image, unreadable):
-        try:
-            return self.pixels(image)
-        except (ValueError, OSError) as error:  # BadImage and DataError are ValueErrors
-            reason = getattr(error, "strerror", None) or str(error)
-            if unreadable is None:
-                raise BadImage(f"{_title(image)}: {reason}") from error
-            unreadable[_title(image)] = reason
-            return None
 
     def _embedded(self, images, unreadable):
         """Names and embeddings of the readable ones."""
@@ -98,28 +93,21 @@ class SimilarityModel:
         fine = np.flatnonzero(~np.isnan(embeddings).any(axis=1))
         return [_title(images[at]) for at in fine], embeddings[fine]
 
-    def distance(self, a, b):
-        """Distance between two images; small means same."""
-        return self.compare([a, b])[0]["distance"]
-
-    def probability(self, a, b):
-        """Probability that two images are of one class, where both answers were as likely."""
-        return self.compare([a, b])[0]["probability"]
-
     def compare(self, images, unreadable=None):
         """Every pair as a dict: `a`, `b`, `distance`, `probability`, and the verdict `same`."""
         names, embeddings = self._embedded(images, unreadable)
         distances = all_distances(embeddings, embeddings, self.metric)
+        likely = probability(distances, self._decision["calibration"])
         return [
-            {"a": names[a], "b": names[b]}
-            | self._judged(distances[a, b])
-            | {"same": bool(distances[a, b] < self.threshold)}
+            {
+                "a": names[a],
+                "b": names[b],
+                "distance": float(distances[a, b]),
+                "probability": float(likely[a, b]),
+                "same": bool(distances[a, b] < self.threshold),
+            }
             for a, b in itertools.combinations(range(len(names)), 2)
         ]
-
-    def _judged(self, distance):
-        likely = probability(distance, self._decision["calibration"])
-        return {"distance": float(distance), "probability": float(likely)}
 
     def open(self, folder):
         """The embedded images of a folder, a `gallery.Gallery`; one that is open is given back.
@@ -129,15 +117,10 @@ class SimilarityModel:
         """
         if isinstance(folder, Gallery):
             return folder
-
-        def embed(paths):
-            unreadable = {}
-            embeddings = self.embed(paths, unreadable)
-            return embeddings, [unreadable.get(path, "") for path in paths]
-
-        digest = self._digest.copy()
-        digest.update(os.fsencode(Path(folder).resolve()))
-        return open_gallery(folder, self.run / f"embeddings/{digest.hexdigest()}.sqlite", embed)
+        # Embeddings of another encoder are of no use.
+        used = (self.run / "encoder.keras").read_bytes() + os.fsencode(Path(folder).resolve())
+        name = hashlib.blake2b(used, digest_size=16).hexdigest()
+        return Gallery(folder, self.run / f"embeddings/{name}.npy", self.embed)
 
     def identify(self, images, references, false_accept_rate=0.01, unreadable=None):
         """Which of some classes is on each image, or none of them (see `unknown_threshold`).
@@ -156,10 +139,8 @@ class SimilarityModel:
         _check_rate(false_accept_rate)
         known = self.open(references)
         classes, labels = np.unique(_classes(known.names), return_inverse=True)
-        threshold, answers = (
-            unknown_threshold(self._decision["unknown"], len(labels), false_accept_rate),
-            [],
-        )
+        threshold = unknown_threshold(self._decision["unknown"], len(labels), false_accept_rate)
+        answers = []
         for name, embedding in zip(*self._embedded(images, unreadable), strict=True):
             nearest = np.full(len(classes), np.inf)
             distances = all_distances(embedding[None], known.embeddings, self.metric)[0]
@@ -168,10 +149,10 @@ class SimilarityModel:
                 {"class": str(classes[row]), "distance": float(nearest[row])}
                 for row in np.argsort(nearest, kind="stable")[:CANDIDATES]
             ]
-            best = candidates[0] | {"threshold": threshold, "candidates": candidates}
-            if not best["distance"] < threshold:
-                best["class"] = None
-            answers.append({"query": name} | best)
+            answer = {"query": name, **candidates[0], "threshold": threshold}
+            if answer["distance"] >= threshold:
+                answer["class"] = None
+            answers.append(answer | {"candidates": candidates})
         return answers
 
     def verify(self, images, references, false_accept_rate=None, unreadable=None):
@@ -242,13 +223,12 @@ def _classes(names):
 
 def as_list(images):
     """Images as a list, one image as a list of one; a `BadImage` for an array that is neither."""
-    if isinstance(images, str | os.PathLike):
+    if not isinstance(images, np.ndarray):
+        return [images] if isinstance(images, str | os.PathLike) else list(images)
+    if _is_image(images.shape):
         return [images]
-    if isinstance(images, np.ndarray):
-        if _is_image(images.shape):
-            return [images]
-        if _channels_first(images.shape) or not _is_image(images.shape[1:]):
-            raise BadImage(_wrong_array(images))
+    if _channels_first(images.shape) or not _is_image(images.shape[1:]):
+        raise _wrong_array(images)
     return list(images)
 
 
@@ -262,7 +242,7 @@ def _channels_first(shape):
 
 def _wrong_array(array):
     first = "Channels come first here: use numpy.moveaxis(array, -3, -1). "
-    return (
+    return BadImage(
         f"{first * _channels_first(array.shape)}An image is a uint8 array (height, width) or "
         "(height, width, channels); several are a list, or an array with one axis more in front. "
         f"Received: {array.dtype} with {array.ndim} axes, {array.shape}."
@@ -271,9 +251,10 @@ def _wrong_array(array):
 
 def _as_png(array):
     if array.dtype != np.uint8 or not _is_image(array.shape):
-        raise BadImage(_wrong_array(array))
+        raise _wrong_array(array)
     file = io.BytesIO()
-    Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array).save(file, "PNG")
+    grey = array.shape[2:] == (1,)
+    Image.fromarray(array[..., 0] if grey else array).save(file, "PNG", compress_level=0)
     return file.getvalue()
 
 

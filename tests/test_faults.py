@@ -29,7 +29,7 @@ from PIL import Image
 import prepare_data
 import train
 from configs import HINTS, SMALLEST_IMAGES, Config
-from inference.gallery import open_gallery
+from inference.gallery import Gallery
 from inference.similarity_model import SimilarityModel
 from pipeline.files import DataError
 from prepare_data import load_data
@@ -323,18 +323,18 @@ def test_a_gallery_that_vanished_is_read_once_it_is_back(workplace):
     """What was noted as unreadable meanwhile is tried again."""
     folder, away, asked = workplace / "images", workplace / "away", []
 
-    def embed(paths):
+    def embed(paths, unreadable):
         if not asked and folder.exists():
             folder.rename(away)
         asked.append(len(paths))
-        there = [Path(path).exists() for path in paths]
-        return np.ones((len(paths), 4), np.float32), ["" if one else "gone" for one in there]
+        unreadable |= {path: "gone" for path in paths if not Path(path).exists()}
+        return np.ones((len(paths), 4), np.float32)
 
     with pytest.raises(DataError, match="No image.*can be read.*gone"):
-        open_gallery(folder, workplace / "store.sqlite", embed)
+        Gallery(folder, workplace / "store.npy", embed)
     away.rename(folder)
     for _ in range(2):
-        opened = open_gallery(folder, workplace / "store.sqlite", embed)
+        opened = Gallery(folder, workplace / "store.npy", embed)
         assert opened.unreadable == {} and len(opened.names) == 60
     assert asked == [60, 60]
 

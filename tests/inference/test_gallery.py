@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from inference import gallery
+from inference.gallery import Gallery
 
 DIM = 16
 
@@ -25,14 +26,15 @@ def opened(folder, vectors, fail_after=2000):
     """The gallery, and the names whose embeddings were asked for."""
     asked = []
 
-    def embed(paths):
+    def embed(paths, unreadable):
         if len(asked) >= fail_after:
             raise KeyboardInterrupt
-        asked.extend(os.path.basename(path) for path in paths)
-        return np.stack([vectors[os.path.basename(path)] for path in paths]), [""] * len(paths)
+        names = [os.path.basename(path) for path in paths]
+        asked.extend(names)
+        return np.stack([vectors[name] for name in names])
 
     try:
-        return gallery.open_gallery(folder, folder / "kept/store.sqlite", embed), asked
+        return Gallery(folder, folder / "kept/store.npy", embed), asked
     except KeyboardInterrupt:
         return None, asked
 
@@ -84,30 +86,33 @@ def test_a_kill_costs_what_was_not_written_yet(tmp_path, vectors, monkeypatch):
 def test_two_processes_may_embed_one_folder(tmp_path, vectors):
     inner = []
 
-    def embed(paths):
-        inner.append(inner or opened(tmp_path, vectors)[0])
-        return np.stack([vectors[os.path.basename(path)] for path in paths]), [""] * len(paths)
+    def embed(paths, unreadable):
+        inner.append(opened(tmp_path, vectors)[0])
+        return np.stack([vectors[os.path.basename(path)] for path in paths])
 
-    outer = gallery.open_gallery(tmp_path, tmp_path / "kept/store.sqlite", embed)
+    outer = Gallery(tmp_path, tmp_path / "kept/store.npy", embed)
     assert outer.names == inner[0].names and (outer.embeddings == inner[0].embeddings).all()
+    assert opened(tmp_path, vectors)[1] == []  # the file is whole, whoever wrote it last
 
 
 def test_what_cannot_be_read_is_told_and_tried_again(tmp_path, vectors):
-    def fail(paths):
-        return np.full((len(paths), DIM), np.nan, np.float32), ["away"] * len(paths)
+    def fail(paths, unreadable):
+        unreadable |= dict.fromkeys(paths, "away")
+        return np.full((len(paths), DIM), np.nan, np.float32)
 
     with pytest.raises(ValueError, match=r"No image in .* can be read\. First: .*0000\.png: away"):
-        gallery.open_gallery(tmp_path, tmp_path / "kept/store.sqlite", fail)
+        Gallery(tmp_path, tmp_path / "kept/store.npy", fail)
     assert len(opened(tmp_path, vectors)[1]) == 1000
 
 
-def test_damage_and_missing_packages_are_sentences(tmp_path, vectors, monkeypatch):
+@pytest.mark.parametrize("content", ["", "something else " * 99])
+def test_damage_and_missing_packages_are_sentences(tmp_path, vectors, monkeypatch, content):
     monkeypatch.setattr(gallery, "MOST_EXACT", 10)
     monkeypatch.setattr("run_directory.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"usearch: pip install -r requirements-extra\.txt"):
         opened(tmp_path, vectors)
-    (tmp_path / "kept/store.sqlite").write_text("something else, and long enough to be read " * 99)
-    with pytest.raises(ValueError, match=r"store\.sqlite.*cannot be kept"):
+    (tmp_path / "kept/store.npy").write_text(content)
+    with pytest.raises(ValueError, match=r"store\.npy' is damaged: .* Remove it"):
         opened(tmp_path, vectors)
 
 
