@@ -93,6 +93,14 @@ class SimilarityModel:
         fine = np.flatnonzero(~np.isnan(embeddings).any(axis=1))
         return [_title(images[at]) for at in fine], embeddings[fine]
 
+    def distance(self, a, b):
+        """Distance between two images; small means same."""
+        return self.compare([a, b])[0]["distance"]
+
+    def probability(self, a, b):
+        """Probability that two images are of one class, where both answers were as likely."""
+        return self.compare([a, b])[0]["probability"]
+
     def compare(self, images, unreadable=None):
         """Every pair as a dict: `a`, `b`, `distance`, `probability`, and the verdict `same`."""
         names, embeddings = self._embedded(images, unreadable)

@@ -14,8 +14,11 @@ from inference.similarity_model import SimilarityModel
 from pipeline.reading import decode
 from run_directory import need
 
-SIDES = ("first", "second")
 LARGEST_UPLOAD, MOST_WAITING = "50mb", 20  # a file; questions in the queue, others are refused
+MAPS = (
+    "Where the similarity comes from: each square is covered in turn; the redder, the more the "
+    "distance grows"
+)
 THUMBNAIL, LOOK = Config(image_size=160), 320  # pixels, and of the height
 
 
@@ -43,29 +46,26 @@ def build_page(model, options):
     """The page, a `gradio.Blocks`, for a `SimilarityModel` and the options of `serve`."""
     import gradio as gr
 
+    def tab(title, button, labels, function, *outputs):
+        with gr.Tab(title):
+            with gr.Row():
+                images = [dropped(label) for label in labels]
+            clicked = gr.Button(button, variant="primary")
+            clicked.click(guarded(function), images, [make() for make in outputs])
+
+    text = partial(gr.Textbox, label="Answer")
+    pictures = partial(gr.Gallery, object_fit="contain", buttons=["fullscreen"])
     with gr.Blocks(title=model.run.path.name, analytics_enabled=False) as page:
-        with gr.Tab("Compare two images"):
-            with gr.Row():
-                pair = list(map(dropped, SIDES))
-            button = gr.Button("Compare", variant="primary")
-            verdict, maps = gr.Textbox(label="Answer"), []
-            with gr.Row():
-                for side in SIDES:
-                    label = f"{side}: where the similarity comes from"
-                    maps.append(gr.Image(label=label, buttons=["fullscreen"]))
-            gr.Markdown("Each square is covered in turn; the redder, the more the distance grows.")
-            button.click(guarded(partial(compare, model)), pair, [verdict, *maps])
+        maps = partial(pictures, columns=2, label=MAPS)
+        sides = ("first", "second")
+        tab("Compare two images", "Compare", sides, partial(compare, model), text, maps)
         if options.references:
-            with gr.Tab("Identify"):
-                image, button = dropped("image"), gr.Button("Identify", variant="primary")
-                named = partial(identify, model, options.references, options.false_accept_rate)
-                button.click(guarded(named), image, gr.Textbox(label="Class"))
+            named = partial(identify, model, options.references, options.false_accept_rate)
+            tab("Identify", "Identify", ["image"], named, text)
         if options.gallery:
-            with gr.Tab("Find similar"):
-                image, button = dropped("image"), gr.Button("Find", variant="primary")
-                form = {"columns": 5, "object_fit": "contain", "buttons": []}
-                found = gr.Gallery(label="Most similar", **form)
-                button.click(guarded(partial(neighbours, model, options.gallery)), image, found)
+            found = partial(pictures, columns=5, label="Most similar")
+            similar = partial(neighbours, model, options.gallery)
+            tab("Find similar", "Find", ["image"], similar, found)
     return page
 
 
@@ -104,7 +104,7 @@ def guarded(function):
 
 
 def compare(model, *paths):
-    """The verdict on two images as text, and where the network looked in each."""
+    """The verdict on two images as text, and pictures of where the network looked in each."""
     [answer], looks = model.compare(paths), []
     for path, other in zip(paths, model.embed(paths)[::-1], strict=True):
         pixels = model.pixels(path)
@@ -115,7 +115,7 @@ def compare(model, *paths):
         f"{'Same' if answer['same'] else 'Different'}: distance {answer['distance']:.3f} "
         f"(same below {model.threshold:.3f}), probability of same {answer['probability']:.1%}"
     )
-    return text, *looks
+    return text, looks
 
 
 def identify(model, references, false_accept_rate, image):
@@ -128,10 +128,9 @@ def identify(model, references, false_accept_rate, image):
 
 def neighbours(model, gallery, image):
     """The most similar images of a gallery, as `(pixels, caption)`."""
-    return [
-        (
-            decode(Path(one["path"]).read_bytes(), THUMBNAIL)[0],
-            f"{one['distance']:.3f}  {Path(one['path']).name}",
-        )
-        for one in model.search([image], gallery)[0]["results"]
-    ]
+    [answer], found = model.search([image], gallery), []
+    for one in answer["results"]:
+        path = Path(one["path"])
+        pixels, _ = decode(path.read_bytes(), THUMBNAIL)
+        found.append((pixels, f"{one['distance']:.3f}  {path.name}"))
+    return found

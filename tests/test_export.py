@@ -163,7 +163,9 @@ def test_an_example_reads_real_photographs_as_the_product_does(here, real_data):
 def test_the_check_says_on_what_and_fails_on_a_difference(here, capsys, monkeypatch):
     said = (here / "said").read_text().splitlines()
     assert len(said) == 6 and all("on 8 images of images" in line for line in said)
-    monkeypatch.setitem(export.RUNNERS, "onnx", lambda *given: export.run_onnx(*given) + 0.01)
+    wrong = (".onnx", lambda *given: export.run_onnx(*given) + 0.01, [])
+    monkeypatch.setattr(export, "write_example", lambda *given: None)
+    monkeypatch.setitem(export.FORMATS, "onnx", wrong)
     shutil.copytree("runs/run", "lonely")
     (here / "images").rename(here / "gone")
     try:
@@ -192,7 +194,7 @@ def test_a_learned_distance_in_bfloat16_is_exported_in_float32(tmp_path):
     assert np.ptp(expected) > 0.01
     assert portable.predict(inputs, verbose=0) == pytest.approx(expected, abs=0.05)
     for form in FORMATS:
-        path = tmp_path / f"pair{export.SUFFIXES[form]}"
+        path = tmp_path / f"pair{export.FORMATS[form][0]}"
         assert export.export(portable, inputs, form, path) < export.LARGEST_DIFFERENCE
 
 

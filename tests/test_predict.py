@@ -231,10 +231,9 @@ def test_python_interface(here, model):
     arrays = [np.asarray(Image.open(path)) for path in paths]
     assert model.embed(paths) == pytest.approx(embed_plainly(paths), abs=1e-5)
     assert (model.embed(arrays) == model.embed(paths)).all()
-    [found], [again] = model.compare(paths), model.compare([arrays[0], paths[1]])
-    assert found["distance"] == again["distance"]
-    likely = probability(found["distance"], calibration())
-    assert found["probability"] == pytest.approx(likely)
+    assert model.distance(*paths) == model.distance(arrays[0], paths[1])
+    likely = probability(model.distance(*paths), calibration())
+    assert model.probability(*paths) == pytest.approx(likely)
     for run in (RunDirectory("copy"), types.SimpleNamespace(path=Path("copy"))):
         assert SimilarityModel(run).threshold == model.threshold
     with pytest.raises(ValueError, match=r"between 0 and 1. Received: 1.5"):
@@ -292,8 +291,7 @@ def test_a_learned_distance_is_used_by_every_verb(here, monkeypatch):
     found = model.search(paths[:1], "images", top=5)[0]["results"]
     assert [one["path"] for one in found] == [paths[row] for row in order]
     assert [one["distance"] for one in found] == pytest.approx(expected[order].tolist(), abs=1e-3)
-    [found] = model.compare(paths[:2])
-    assert found["distance"] == pytest.approx(expected[1], abs=1e-4)
+    assert model.distance(*paths[:2]) == pytest.approx(expected[1], abs=1e-4)
     answer = model.identify(paths[:1], "images")[0]
     assert len(answer["candidates"]) == 5
     for one in answer["candidates"]:
