@@ -275,13 +275,13 @@ def write_outputs(run, config, dataset, fitted):
     enrolled = None
     if dataset.index.classes_known:
         images = embeddings, validator.classes, validator.forged
-        unknown = thresholds.unknown_thresholds(
+        unknown = references.unknown_thresholds(
             *(rows[~validator.forged] for rows in images[:2]), distance
         )
         rng = np.random.default_rng([config.seed, 6])
         enrolled = references.reference_thresholds(*images, rng, distance)
     else:  # of images of two pairs nobody knows whether they show the same
-        unknown = thresholds.unknown_thresholds_of_pairs(distances[~validator.same])
+        unknown = references.unknown_thresholds_of_pairs(distances[~validator.same])
     if enrolled is None:
         rates = [thresholds.equal_error_rate(validator.same, distances)[0]]
         enrolled = {"rule": "nearest", "impostors": references.IMPOSTORS["random"], **unknown}

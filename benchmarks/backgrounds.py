@@ -68,13 +68,11 @@ def score(encoder, pixels, labels, seed):
     rng = np.random.default_rng([seed, SEEDS["pairs"]])
     left, right, same = verification.draw_verification_pairs(labels, rng)
     distances = verification.pair_distances(embeddings, left, right)
-    auc = verification.verification_scores(same, distances, 1.0, 0 * distances)["auc"]
+    auc = verification.verification_scores(same, distances, 1.0)["auc"]
     ways = len(np.unique(labels))
     trials = few_shot.draw_trials(labels, ways, 1, TRIALS, np.random.default_rng([seed, 1]))
-    one_shot = few_shot.few_shot_scores(
-        few_shot.trial_distances(embeddings, trials), trials.answers
-    )
-    return auc, one_shot["accuracy"], ways
+    distances = few_shot.trial_distances(embeddings, trials)
+    return auc, few_shot.few_shot_accuracy(distances, trials.answers), ways
 
 
 def main():

@@ -78,7 +78,7 @@ def trial_seconds(embeddings):
     labels, rng = np.arange(IMAGES) % CLASSES, np.random.default_rng(0)
     begin = time.perf_counter()
     trials = few_shot.draw_trials(labels, WAYS, 1, TRIALS, rng)
-    few_shot.few_shot_scores(few_shot.trial_distances(embeddings, trials), trials.answers)
+    few_shot.few_shot_accuracy(few_shot.trial_distances(embeddings, trials), trials.answers)
     return time.perf_counter() - begin
 
 

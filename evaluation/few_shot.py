@@ -1,13 +1,10 @@
-"""N-way K-shot episodes and retrieval: which class is it? No Keras. Arguments: `verification`."""
+"""N-way K-shot episodes: which class is it? No Keras. Arguments: `verification`."""
 
-from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
 
-from evaluation.verification import all_distances, chunks, finite, grouped, row_distances
-
-MOST_LEARNED = 1000  # queries of a retrieval by a learned distance
+from evaluation.verification import chunks, finite, grouped, row_distances
 
 
 class Trials(NamedTuple):
@@ -24,27 +21,40 @@ def draw_trials(labels, ways, shots, num_trials, rng, families=None):
     Classes with fewer than `shots + 1` images take no part; `ways` shrinks to what there is.
     Given each image's family `(n,)`, a trial's classes come from one of those that have enough.
     """
+    images = draw_episodes(labels, ways, shots + 1, num_trials, rng, families)
+    answers = rng.integers(images.shape[1], size=num_trials)
+    return Trials(images[np.arange(num_trials), answers, shots], images[:, :, :shots], answers)
+
+
+def draw_episodes(labels, ways, size, num_episodes, rng, families=None):
+    """Draws `ways` classes and `size` images of each, as `draw_trials` does: `(T, ways, size)`."""
     _, first_image, labels = np.unique(labels, return_index=True, return_inverse=True)
     by_class, starts, counts = grouped(labels)
-    eligible = np.flatnonzero(counts > shots)
+    eligible = np.flatnonzero(counts >= size)
     family = np.zeros(len(eligible), int) if families is None else families[first_image[eligible]]
     _, family = np.unique(family, return_inverse=True)
     by_family, family_starts, pool_sizes = grouped(family)
     most = max(pool_sizes, default=0)
-    if min(ways, most) < 2 or min(shots, num_trials) < 1:
+    if min(ways, most) < 2 or size < 2 or num_episodes < 1:
         raise ValueError(
             f"A trial needs at least 2 classes{'' if families is None else ' of one family'} with "
-            f"{shots + 1} images each ({shots} references and a query). Received: ways={ways}, "
-            f"{num_trials} trials and {most} such classes. Add images or ask for fewer shots."
+            f"{size} images each, references and a query. Received: ways={ways}, "
+            f"{num_episodes} trials and {most} such classes. Add images or ask for fewer shots."
         )
     ways = min(ways, most)
-    pools = rng.choice(np.flatnonzero(pool_sizes >= ways), num_trials)  # (T,)
+    pools = rng.choice(np.flatnonzero(pool_sizes >= ways), num_episodes)  # (T,)
     members = family_starts[pools][:, None] + distinct(pool_sizes[pools], ways, rng)
     classes = eligible[by_family[members]]  # (T, ways)
-    members = distinct(counts[classes].ravel(), shots + 1, rng)
-    images = by_class[starts[classes][..., None] + members.reshape(num_trials, ways, shots + 1)]
-    answers = rng.integers(ways, size=num_trials)
-    return Trials(images[np.arange(num_trials), answers, shots], images[:, :, :shots], answers)
+    members = distinct(counts[classes].ravel(), size, rng)
+    return by_class[starts[classes][..., None] + members.reshape(num_episodes, ways, size)]
+
+
+def trials_of(images, shots):
+    """`Trials` of episodes: every query, an image after the first `shots`, against its episode."""
+    queries, references = images[:, :, shots:], images[:, :, :shots]
+    count, ways, each = queries.shape
+    answers = np.tile(np.arange(ways).repeat(each), count)
+    return Trials(queries.ravel(), references.repeat(ways * each, axis=0), answers)
 
 
 def distinct(sizes, count, rng):
@@ -83,48 +93,3 @@ def trial_credit(distances, answers):
     """Credit `(T,)`: 1/n where the right class is among n equally near, else 0."""
     nearest = finite(distances) == distances.min(axis=1, keepdims=True)
     return nearest[np.arange(len(answers)), answers] / nearest.sum(axis=1)
-
-
-def retrieval_scores(embeddings, labels, distance=None):
-    """Each image that is not alone in its class asks for the others of it, nearest first.
-
-    Of images equally far, those of other classes come first. With a learned distance, which
-    takes long, at most `MOST_LEARNED` images ask, a seeded sample.
-
-    Returns:
-        Dict that JSON can hold, with recall at k (share of queries with a hit among the nearest
-        k), that of each class, and `most_confused`: (class, the nearest image's, times).
-    """
-    names, labels, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    queries = np.flatnonzero(counts[labels] > 1)
-    if not len(queries):
-        raise ValueError(
-            "Retrieval needs a class with at least 2 images. Received: "
-            f"{len(labels)} images in {len(names)} classes. Add images."
-        )
-    if distance is not None and len(queries) > MOST_LEARNED:
-        queries = np.random.default_rng(0).choice(queries, MOST_LEARNED, replace=False)
-    embeddings, answers = np.asarray(embeddings, np.float64), []
-    for rows in chunks(len(queries), len(labels)):
-        distances = all_distances(embeddings[queries[rows]], embeddings, distance)
-        answers += map(_answer, queries[rows], distances, [labels] * len(distances))
-    first_hits, precisions, nearest = map(np.array, zip(*answers, strict=True))
-    asked = names[labels[queries]].tolist()
-    times = Counter(zip(asked, names[nearest].tolist(), strict=True))
-    return {
-        **{f"recall_at_{k}": float(np.mean(first_hits <= k)) for k in (1, 5, 10)},
-        "mean_average_precision": float(precisions.mean()),
-        "num_queries": len(queries),
-        "class_recall_at_1": {name: times[name, name] / n for name, n in Counter(asked).items()},
-        "most_confused": [[a, b, n] for (a, b), n in times.most_common() if a != b][:10],
-    }
-
-
-def _answer(query, distances, labels):
-    """Rank of the first hit, average precision, label of the nearest."""
-    hit, distances[query] = labels == labels[query], np.inf  # the query comes last
-    hits = np.sort(distances[hit])[:-1]
-    places = np.arange(1, len(hits) + 1)
-    ranks = places + np.searchsorted(np.sort(distances[~hit]), hits, side="right")
-    distances[hit] = np.inf if ranks[0] > 1 else -np.inf
-    return ranks[0], np.mean(places / ranks), labels[distances.argmin()]

@@ -6,7 +6,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import auc, roc_curve
 from threadpoolctl import threadpool_limits
 
-from evaluation.neighbours import confusion, nearest, sample
+from evaluation.neighbours import most_confused
 
 QUIET, GREEN, ORANGE, RED = "#8a8f98", "#1a7f5a", "#c2410c", "#b91c1c"
 KINDS = GREEN, RED, "#4f46e5"  # of pairs: genuine, (random) impostor, skilled forgery
@@ -22,11 +22,15 @@ def draw_figures(metrics, held_out):
     figures = {
         "roc": plot_roc(held_out),
         "distances": plot_distances(metrics, held_out),
-        "n_way": plot_n_way({held.name: metrics[held.name]["curve"] for held in held_out}),
-        "k_shot": plot_k_shot({held.name: metrics[held.name]["few_shot"] for held in held_out}),
+        "n_way": plot_few_shot(
+            "ways", {held.name: metrics[held.name]["curve"] for held in held_out}
+        ),
+        "k_shot": plot_few_shot(
+            "shots", {held.name: metrics[held.name]["few_shot"] for held in held_out}
+        ),
     }
     for held in held_out:
-        if metrics[held.name]["retrieval"]:  # else classes are not known, pairs alone
+        if held.dataset.index.classes_known:  # else only pairs are
             figures[f"confusion_{held.name}"] = plot_confusion(held)
             figures[f"t_sne_{held.name}"] = plot_t_sne(held)
     return {name: figure for name, figure in figures.items() if figure is not None}
@@ -72,69 +76,50 @@ def plot_distances(metrics, held_out):
     return _with_legend(figure, graphs[0])
 
 
-def plot_n_way(curves):
-    """One-shot accuracy against N with 95% bands; None without a curve.
+def plot_few_shot(along, sets):
+    """Accuracy against N ("ways") or K ("shots"), with 95% bands; None where no line has 2 points.
 
-    `curves`: "known" and "unseen" -> what `evaluate.n_way_curve` gives.
+    `sets`: "known" and "unseen" -> rows of `scores.few_shot_table`.
     """
-    curves = {name: curve for name, curve in curves.items() if curve}
-    if not curves:
-        return None
-    figure, axes = _graph("N-way one-shot", "N: classes to choose from", "accuracy (%)")
-    for name, curve in curves.items():
-        for kind, style in (("model", "-"), ("raw pixels", "--")):
-            accuracy = [100 * point["accuracy"] for point in curve[kind]]
-            line = {"color": COLORS[name], "linestyle": style, "label": f"{kind}, {name} classes"}
-            axes.plot(curve["ways"], accuracy, **line)
-        band = 100 * np.array([point["interval"] for point in curve["model"]]).T
-        axes.fill_between(curve["ways"], *band, color=COLORS[name], alpha=0.15, linewidth=0)
-    ways = max((curve["ways"] for curve in curves.values()), key=len)
-    axes.plot(ways, [100 / n for n in ways], ":", color=QUIET, label="random")
+    titles = {"ways": "N: classes to choose from", "shots": "K: references of each class"}
+    figure, axes = _graph("N-way K-shot", titles[along], "accuracy (%)")
+    other, unit = ("shots", "-shot") if along == "ways" else ("ways", "-way")
+    styles = {"model": "-", "raw pixels": "--", "random": ":"}
+    for name, rows in sets.items():
+        rows = [row for row in rows if row["classes"] == "across"]
+        for value, marker in zip(sorted({row[other] for row in rows}), "os^D", strict=False):
+            line = [row for row in rows if row[other] == value]
+            places = [row[along] for row in line]
+            if len(line) < 2:
+                continue
+            for kind, style in styles.items():
+                accuracy = [100 * row[kind]["accuracy"] for row in line]
+                color, label = COLORS[name], f"{kind}, {value}{unit} {name}"
+                if kind == "random":  # whatever the classes
+                    color, label = QUIET, f"random, {value}{unit}"
+                look = {"color": color, "marker": marker, "markersize": 3, "linestyle": style}
+                axes.plot(places, accuracy, label=label, **look)
+            band = 100 * np.array([row["model"]["interval"] for row in line]).T
+            axes.fill_between(places, *band, color=COLORS[name], alpha=0.15, linewidth=0)
     axes.set_ylim(0, 101)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    return _with_legend(figure, axes)
-
-
-def plot_k_shot(tables):
-    """Accuracy against K, a line for each N; None where no N has two K.
-
-    `tables`: "known" and "unseen" -> rows of `evaluate.few_shot_table`.
-    """
-    figure, axes = _graph("N-way K-shot", "K: references of each class", "accuracy (%)")
-    shots = set()
-    for name, rows in tables.items():
-        rows = [row for row in rows if row["classes"] == "across"]
-        for ways, marker in zip(sorted({row["ways"] for row in rows}), "os^D", strict=False):
-            line = [row for row in rows if row["ways"] == ways]
-            if len(numbers := {row["shots"] for row in line}) < 2:
-                continue  # no line
-            shots |= numbers
-            for kind, style in (("model", "-"), ("raw pixels", "--")):
-                accuracy = [100 * row[kind]["accuracy"] for row in line]
-                look = {"color": COLORS[name], "linestyle": style, "marker": marker}
-                axes.plot(sorted(numbers), accuracy, label=f"{kind}, {ways}-way {name}", **look)
-    axes.set(ylim=(0, 101), xticks=sorted(shots))
-    return _with_legend(figure, axes) if shots else None
+    return _with_legend(figure, axes) if axes.lines else None
 
 
 def plot_confusion(held):
     """Heat map of the classes that are most taken for one another: class of the nearest image."""
-    some = sample(held)
-    classes, counts = confusion(held.labels[some], nearest(held.embeddings[some], held.distance, 1))
-    wrong = counts - np.diag(counts.diagonal())
-    worst = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")[:MOST_NAMED]
-    shown = np.sort(worst)
-    shares = counts[np.ix_(shown, shown)] / np.maximum(counts[shown].sum(axis=1), 1)[:, None]
-    names = [held.dataset.index.class_names[each] for each in classes[shown]]
-    title = f"Nearest image's class, {held.name} classes"
-    if len(shown) < len(classes):
-        title += f"\nthe {len(shown)} most confused of {len(classes)}"
+    some, nearest = held.neighbours
+    labels, all_names = held.labels[some], held.dataset.index.class_names
+    classes, shares = most_confused(labels, nearest, MOST_NAMED)
+    names = [short(all_names[each]) for each in classes]
+    title, count = f"Nearest image's class, {held.name} classes", len(np.unique(labels))
+    if len(classes) < count:
+        title += f"\nthe {len(classes)} most confused of {count}"
     figure, axes = _graph(title, "class of the nearest image", "class of the image", height=WIDTH)
     picture = axes.imshow(100 * shares, cmap="Greens", vmin=0, vmax=100)
     figure.colorbar(picture, shrink=0.6, label="% of the class")
-    ticks = {"ticks": range(len(shown)), "labels": map(short, names), "fontsize": 6}
-    axes.set_xticks(**ticks, rotation=90)
-    axes.set_yticks(**ticks | {"labels": map(short, names)})
+    axes.set_xticks(range(len(names)), names, fontsize=6, rotation=90)
+    axes.set_yticks(range(len(names)), names, fontsize=6)
     axes.grid(False)
     return figure
 
@@ -144,7 +129,8 @@ def plot_t_sne(held):
 
     Van der Maaten and Hinton, "Visualizing data using t-SNE", 2008.
     """
-    some = sample(held, MOST_ON_MAP)
+    some = held.neighbours[0]
+    some = some[np.unique(np.linspace(0, len(some) - 1, MOST_ON_MAP).astype(int))]
     if len(some) < 4:
         return None
     # Not from principal components: of equal embeddings they are NaN.
@@ -245,7 +231,7 @@ def _quiet(axes):
 
 def _with_legend(figure, axes):
     """Below the graph, where it covers nothing."""
-    handles, labels = axes.get_legend_handles_labels()
+    named = {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     look = {"frameon": False, "fontsize": 7, "ncols": 2}
-    figure.legend(handles, labels, loc="outside lower center", **look)
+    figure.legend(named.values(), named.keys(), loc="outside lower center", **look)
     return figure

@@ -1,11 +1,12 @@
 """The images that a run is scored on: which they are, their embeddings and their pairs."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
 
-from evaluation import verification
+from evaluation import neighbours, verification
 from pipeline.files import DataError
 from pipeline.image_cache import open_cache
 from pipeline.image_index import read_index
@@ -13,6 +14,8 @@ from pipeline.near_duplicates import MOST_IMAGES, find_copies, thumbnails
 from pipeline.splits import unusable
 from prepare_data import Dataset
 from run_directory import RunError
+
+MOST_SEEN, MOST_LEARNED = 5000, 400  # whose neighbours are looked for; by a learned distance
 
 
 @dataclasses.dataclass
@@ -60,6 +63,18 @@ class HeldOut:
     def class_name(self, position):
         """The name of an image's class."""
         return self.dataset.index.class_names[self.labels[position]]
+
+    @property
+    def families(self):
+        """The family of each image, (images,)."""
+        return self.dataset.index.families[self.rows]
+
+    @functools.cached_property
+    def neighbours(self):
+        """`(positions, nearest)`: a seeded choice of genuine images, and `neighbours.nearest`."""
+        some = np.random.default_rng(0).permutation(np.flatnonzero(~self.forged))
+        some = np.sort(some[: MOST_SEEN if self.distance is None else MOST_LEARNED])
+        return some, neighbours.nearest(self.embeddings[some], self.distance)
 
 
 def held_out_rows(run, data=None, strict=False, pair_label=None):
@@ -112,10 +127,9 @@ def _other_rows(run, dataset, strict):
         "classes": len(trained_labels),
     }
     said = (
-        f"{left_out['images']} of {left_out['of']} images of '{index.source.name}', of "
-        f"{len(trained_labels)} classes, were trained or validated on "
-        f"({left_out['near_duplicates']} as near-duplicates)"
-    )
+        "{images} of {of} images of '{name}', of {classes} classes, were trained or validated on "
+        "({near_duplicates} as near-duplicates)"
+    ).format(name=index.source.name, **left_out)
     if strict and trained.any():
         raise DataError(f"{said}. Remove them, or leave them out: without --strict.")
     print(f"{said}: left out." if trained.any() else f"{said}.")
@@ -125,8 +139,7 @@ def _other_rows(run, dataset, strict):
     free = usable & ~np.isin(index.groups, index.groups[trained])
     sides = {"known": free & known[index.labels], "unseen": free & ~known[index.labels]}
     if index.pairs is not None:  # pairs may join the two
-        name = "known" if sides["known"].any() else "unseen"
-        sides = {name: free}
+        sides = {"known" if sides["known"].any() else "unseen": free}
         kept = free[index.pairs[:, :2]].all(axis=1)
         print(f"{kept.sum()} of {len(kept)} pairs are scored.")
     return {name: np.flatnonzero(rows) for name, rows in sides.items() if rows.any()}, left_out
@@ -136,12 +149,10 @@ def remember_trained(run, dataset):
     """Writes `trained_on.npz`, by which training and validation images are recognised later."""
     index, cache, splits = dataset.index, dataset.cache, dataset.splits
     rows = np.concatenate([splits.train, splits.val])
-    small = thumbnails(cache.pixels)[rows] if len(index) <= MOST_IMAGES else np.zeros((0, 32, 32))
-    labels = np.unique(index.labels[rows])
     arrays = {
         "digests": cache.digests[rows],
-        "thumbnails": small.astype(np.uint8),
-        "classes": np.array([index.class_names[label] for label in labels]),
+        "thumbnails": thumbnails(cache.pixels)[rows] if len(index) <= MOST_IMAGES else [],
+        "classes": np.array(index.class_names)[np.unique(index.labels[rows])],
     }
 
     def write(path):
@@ -163,12 +174,13 @@ def trained_on(run, dataset):
     with np.load(run / "trained_on.npz") as file:
         digests, small, classes = (file[name] for name in ("digests", "thumbnails", "classes"))
     equal = np.isin(dataset.cache.digests, digests)
-    links = np.zeros((0, 2), int)
+    alike = np.zeros(len(equal), bool)
     if len(small) and len(equal) <= MOST_IMAGES:
         theirs = thumbnails(dataset.pixels)
-        links = find_copies(np.concatenate([small.astype(np.float32), theirs]))
-    across = links[(links[:, 0] < len(small)) & (links[:, 1] >= len(small)), 1] - len(small)
-    return equal, np.isin(np.arange(len(equal)), across), classes
+        trained, other = find_copies(np.concatenate([small.astype(np.float32), theirs])).T
+        across = (trained < len(small)) & (other >= len(small))
+        alike[other[across] - len(small)] = True
+    return equal, alike, classes
 
 
 def embed_set(name, dataset, rows, encoder, distance, rng):

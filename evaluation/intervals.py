@@ -62,18 +62,22 @@ class Units:
         if variance > 0 and 0 < value < 1:
             worth = value * (1 - value) / variance
         t = stats.t.ppf(0.975, self.degrees_of_freedom)
-        middle = (value + t**2 / (2 * worth)) / (1 + t**2 / worth)
-        half = (
-            t * np.sqrt(value * (1 - value) / worth + (t / (2 * worth)) ** 2) / (1 + t**2 / worth)
-        )
-        return [float(max(0.0, middle - half)), float(min(1.0, middle + half))]
+        middle = value + t**2 / (2 * worth)
+        half = t * np.sqrt(value * (1 - value) / worth + (t / (2 * worth)) ** 2)
+        ends = np.array([middle - half, middle + half]) / (1 + t**2 / worth)
+        return ends.clip(0, 1).tolist()
 
 
 def verification_intervals(scores, same, distances, left, right, threshold, units, rng):
-    """Intervals of the `scores` of pairs that a ROC curve and the threshold give, by name.
+    """Intervals of the `scores` of pairs that a ROC curve and the threshold give, by name."""
+    found = resampled_scores(same, distances, left, right, threshold, units, rng)
+    names = [name for name in found[0] if name in scores]
+    return {name: units.interval(scores[name], [each[name] for each in found]) for name in names}
 
-    A pair weighs the product of its two units' weights, or that of the one unit both are of.
-    """
+
+def resampled_scores(same, distances, left, right, threshold, units, rng):
+    """Scores of the pairs in each draw, dicts: a pair weighs the product of its two units' weights,
+    or that of the one unit both are of."""
     order = np.argsort(distances, kind="stable")  # sorted once, for all draws
     same, distances = same[order], distances[order]
     ends = np.append(np.flatnonzero(np.diff(distances)), len(distances) - 1)  # ties stay together
@@ -85,15 +89,12 @@ def verification_intervals(scores, same, distances, left, right, threshold, unit
         curve = (np.append(0, rates / rates[-1]) for rates in (impostor, genuine))
         accuracy = np.average(same == (distances < threshold), weights=weights)
         found.append(verification.curve_scores(*curve) | {"accuracy": accuracy})
-    return {
-        name: units.interval(scores[name], [each[name] for each in found])
-        for name in found[0]
-        if name in scores
-    }
+    return found
 
 
-def few_shot_intervals(accuracies, shots, embeddings, labels, units, rng, trials, families=None,
-                       distance=None):  # fmt: skip
+def few_shot_intervals(
+    accuracies, shots, embeddings, labels, units, rng, trials, families=None, distance=None
+):
     """Intervals of K-shot accuracies, {ways: accuracy} -> {ways: interval}.
 
     A query is answered rightly among N classes if N - 1 drawn prototypes are farther than its own:

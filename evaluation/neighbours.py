@@ -1,33 +1,62 @@
-"""Which images lie nearest: classes taken for one another, images at odds with their label."""
+"""Which images lie nearest: retrieval, classes taken for one another, images at odds with their
+label. No Keras."""
+
+from collections import Counter
 
 import numpy as np
+from scipy import stats
+from sklearn.metrics import confusion_matrix
 
-from evaluation.verification import all_distances
+from evaluation.verification import all_distances, chunks
 
-MOST_IMAGES, MOST_LEARNED = 2000, 400  # looked at, by Euclidean and by a learned distance
 NEIGHBOURS = 5
 
 
-def sample(held, most=MOST_IMAGES):
-    """Sorted positions of at most so many genuine images of a `HeldOut`, a seeded choice."""
-    most = most if held.distance is None else min(most, MOST_LEARNED)
-    genuine = np.flatnonzero(~held.forged)
-    return np.sort(np.random.default_rng(0).permutation(genuine)[:most])
+def nearest(embeddings, distance=None):
+    """The `NEIGHBOURS` nearest others of each image, nearest first: positions (n, count)."""
+    found = np.empty((len(embeddings), min(NEIGHBOURS, len(embeddings) - 1)), int)
+    for rows in chunks(len(embeddings), len(embeddings)):
+        distances = all_distances(embeddings[rows], embeddings, distance)
+        own = np.arange(len(embeddings))[rows]
+        distances[np.arange(len(own)), own] = np.inf
+        found[rows] = np.argsort(distances, axis=1, kind="stable")[:, : found.shape[1]]
+    return found
 
 
-def nearest(embeddings, distance=None, count=NEIGHBOURS):
-    """The nearest others of each image, nearest first: positions (n, count)."""
-    distances = all_distances(embeddings, embeddings, distance)
-    np.fill_diagonal(distances, np.inf)
-    return np.argsort(distances, axis=1, kind="stable")[:, : min(count, len(distances) - 1)]
+def retrieval_scores(labels, neighbours):
+    """How often the nearest other image is of the same class, from `nearest`.
+
+    Args:
+        labels: Names of classes, (n,).
+
+    Returns:
+        Dict that JSON can hold: `recall_at_1`, `class_recall_at_1` of each class, and
+        `most_confused`: (class, the nearest image's, times). An image that is alone in its class
+        does not count.
+    """
+    names, counts = np.unique(labels, return_counts=True)
+    asked = np.isin(labels, names[counts > 1])
+    if not asked.any():
+        return {}
+    labels, found = labels[asked].tolist(), labels[neighbours[asked, 0]].tolist()
+    times = Counter(zip(labels, found, strict=True))
+    return {
+        "recall_at_1": sum(n for (a, b), n in times.items() if a == b) / len(labels),
+        "class_recall_at_1": {name: times[name, name] / n for name, n in Counter(labels).items()},
+        "most_confused": [[a, b, n] for (a, b), n in times.most_common() if a != b][:10],
+    }
 
 
-def confusion(labels, neighbours):
-    """`(classes, counts)`: images of each class (row) by the class of the nearest (column)."""
-    classes, labels = np.unique(labels, return_inverse=True)
-    counts = np.zeros((len(classes), len(classes)), int)
-    np.add.at(counts, (labels, labels[neighbours[:, 0]]), 1)
-    return classes, counts
+def most_confused(labels, neighbours, most):
+    """`(classes, shares)`: the `most` classes that are most taken for one another, sorted.
+
+    Rows of `shares` are classes of images, columns those of the nearest other image.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    taken = confusion_matrix(labels, labels[neighbours[:, 0]], labels=classes)
+    wrong = taken - np.diag(taken.diagonal())
+    worst = np.sort(np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")[:most])
+    return classes[worst], (taken / counts[:, None])[np.ix_(worst, worst)]
 
 
 def at_odds(labels, neighbours):
@@ -39,11 +68,10 @@ def at_odds(labels, neighbours):
     Returns:
         List of `(image, the nearest image of that class, share of the neighbours)`.
     """
-    found = []
-    for image, around in enumerate(labels[neighbours]):  # labels (count,)
-        classes, counts = np.unique(around, return_counts=True)
-        most = classes[counts.argmax()]
-        if most != labels[image] and 2 * counts.max() > len(around):
-            twin = neighbours[image][np.argmax(around == most)]
-            found.append((image, int(twin), counts.max() / len(around)))
-    return sorted(found, key=lambda each: -each[2])
+    around = labels[neighbours]  # (n, count)
+    most, counts = stats.mode(around, axis=1)
+    shares = counts / around.shape[1]
+    found = np.flatnonzero((most != labels) & (shares > 0.5))
+    twins = neighbours[found, (around == most[:, None])[found].argmax(axis=1)]
+    order = np.argsort(-shares[found], kind="stable")
+    return [(int(found[at]), int(twins[at]), float(shares[found[at]])) for at in order]

@@ -1,75 +1,88 @@
-"""Verification against several references of one class: which rule, and where to cut. No Keras."""
+"""Against several references: thresholds for "none of these" and for enrolled classes, as tables
+by number of references and false-accept rate. No Keras. Arguments: `verification`."""
 
 import numpy as np
 
-from evaluation.thresholds import NUMBERS, RATES, equal_error_rate, unknown_threshold
+from evaluation.thresholds import equal_error_rate
 from evaluation.verification import all_distances
 
+RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # target false-accept rates
+NUMBERS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # of references
+MOST_IMAGES = 1000  # looked at for "none of these"
 RULES = {"nearest": np.min, "mean": np.mean}  # of the distances to the references
 IMPOSTORS = {"random": "images of other classes", "skilled": "forgeries"}
 DRAWS = 5  # of the references of a class, for a table
 KINDS = ("genuine", "random", "skilled")  # of the class, of another one, forgeries of the class
 
 
-def reference_distances(distances, labels, forged, count, rng, draws=1):
-    """Scores every image against `count` references of each class that has more images.
+def unknown_thresholds(embeddings, labels, distance=None):
+    """The table for "none of these", from validation images.
+
+    Every image is of an unknown class to references of the other classes. With n references drawn
+    from those, one is nearer than t with probability 1 - (1 - p)^n, where p is the share of them
+    that are nearer: averaged over the images, that is the false-accept rate at t.
+    """
+    some = np.unique(np.linspace(0, len(labels) - 1, MOST_IMAGES).astype(int))
+    distances, labels = all_distances(embeddings[some], embeddings[some], distance), labels[some]
+    return _unknown([row[labels != label] for row, label in zip(distances, labels, strict=True)])
+
+
+def unknown_thresholds_of_pairs(impostor_distances):
+    """As `unknown_thresholds`, where nothing but distances of impostor pairs is known."""
+    return _unknown([np.asarray(impostor_distances)])
+
+
+def _unknown(impostors):
+    """The table from the distances of each image to those of other classes."""
+    cuts = np.unique(np.quantile(np.concatenate(impostors), np.geomspace(1e-6, 1, 600)))
+    nearer = np.array([np.searchsorted(np.sort(row), cuts) / len(row) for row in impostors])
+    most = np.median([len(row) for row in impostors])
+    numbers = [number for number in NUMBERS if number <= max(1, most)]
+    # Rates (cuts,) rise with the cuts.
+    accepted = [np.mean(1 - (1 - nearer) ** number, axis=0) for number in numbers]
+    return _table(numbers, [np.interp(RATES, rates, cuts) for rates in accepted])
+
+
+def _table(numbers, thresholds):
+    """What `unknown_threshold` reads, as JSON can hold it: thresholds by number and rate."""
+    thresholds = [row.tolist() for row in thresholds]
+    return {"references": numbers, "false_accept_rates": [*RATES], "thresholds": thresholds}
+
+
+def unknown_threshold(table, num_references, false_accept_rate=0.01):
+    """The threshold of a table for any number of references and any rate.
 
     Args:
-        distances: Of all images to each other, `(n, n)`.
-        labels: Their classes, `(n,)`.
-        forged: Which are forgeries, boolean `(n,)`; never references.
-        count: References of a class, drawn from its genuine images.
-        rng: A NumPy generator.
-        draws: How often a class's references are drawn anew.
-
-    Returns:
-        Dict: rule -> kind -> array of distances. Genuine images of other classes are `random`.
+        table: Of `unknown_thresholds` (`threshold.json` keeps it as `unknown`), or of
+            `reference_thresholds` (there `enrolled`).
+        num_references: All references together, whatever their classes.
+        false_accept_rate: Share of images of unknown classes that may be accepted.
     """
-    found = {kind: [] for kind in KINDS}
-    for label in np.repeat(np.unique(labels), draws):
-        own = rng.permutation(np.flatnonzero((labels == label) & ~forged))
-        if len(own) <= count:
-            continue
-        rows = {"genuine": own[count:]}
-        rows["skilled"] = np.flatnonzero((labels == label) & forged)
-        rows["random"] = np.flatnonzero((labels != label) & ~forged)
-        for kind in KINDS:
-            found[kind].append(distances[np.ix_(rows[kind], own[:count])])
-    joined = {
-        kind: np.concatenate(blocks or [np.empty((0, count))]) for kind, blocks in found.items()
-    }
-    return {rule: {kind: score(joined[kind], axis=1) for kind in KINDS}
-            for rule, score in RULES.items()}  # fmt: skip
-
-
-def equal_errors(scores):
-    """Equal error rate of each kind of impostor, from one rule's scores; without those missing."""
-    genuine = scores["genuine"]
-    impostors = {kind: scores[kind] for kind in KINDS[1:] if len(scores[kind]) and len(genuine)}
-    return {
-        kind: equal_error_rate(
-            np.arange(len(genuine) + len(some)) < len(genuine), np.concatenate([genuine, some])
-        )[0]
-        for kind, some in impostors.items()
-    }
+    rates = np.log(table["false_accept_rates"])
+    row = [np.interp(np.log(false_accept_rate), rates, cuts) for cuts in table["thresholds"]]
+    numbers, place = np.log(table["references"]), np.log(num_references)
+    if place <= numbers[-1] or len(row) < 2:
+        return float(np.interp(place, numbers, row))
+    slope = (row[-1] - row[-2]) / (numbers[-1] - numbers[-2])  # beyond what validation could show
+    return float(max(0.0, row[-1] + slope * (place - numbers[-1])))
 
 
 def reference_thresholds(embeddings, labels, forged, rng, distance=None):
-    """The better rule and its table of thresholds, for `threshold.json`, from validation images.
+    """The better rule for enrolled classes and its table, from validation images.
 
     A false accept is a forgery where there are any, else an image of another class. The better rule
     has the lower equal error rate with the most references there can be.
 
     Returns:
         Dict: `rule`, `impostors` in words, `measured` (equal error rates of both rules with most
-        references), `equal_error_rates` by number of references, and the table that
-        `thresholds.unknown_threshold` reads; None where no class has two images.
+        references), `equal_error_rates` by number of references, and the table; None where no class
+        has two images.
     """
-    distances = all_distances(embeddings, embeddings, distance)
     counts = np.bincount(labels[~forged])
     numbers = [n for n in NUMBERS if np.sum(counts > n) >= max(1, np.sum(counts > 1) / 2)]
     if not numbers or np.sum(counts > 0) < 2:
         return None
+    distances = all_distances(embeddings, embeddings, distance)
     scores = [reference_distances(distances, labels, forged, n, rng, DRAWS) for n in numbers]
     measured = {rule: equal_errors(of) for rule, of in scores[-1].items()}
     kind = "skilled" if all("skilled" in errors for errors in measured.values()) else "random"
@@ -78,15 +91,13 @@ def reference_thresholds(embeddings, labels, forged, rng, distance=None):
         "rule": rule,
         "impostors": IMPOSTORS[kind],
         "measured": measured,
-        "references": numbers,
         "equal_error_rates": [equal_errors(of[rule])[kind] for of in scores],
-        "false_accept_rates": list(RATES),
-        "thresholds": [np.quantile(of[rule][kind], RATES).tolist() for of in scores],
+        **_table(numbers, [np.quantile(of[rule][kind], RATES) for of in scores]),
     }
 
 
 def accept_below(table, count, false_accept_rate=None):
-    """`(threshold, false-accept rate)` for `count` references, from what `threshold.json` keeps.
+    """`(threshold, false-accept rate)` of `reference_thresholds` for `count` references.
 
     None stands for the equal error rate.
     """
@@ -95,3 +106,39 @@ def accept_below(table, count, false_accept_rate=None):
         false_accept_rate = float(np.interp(np.log(count), numbers, table["equal_error_rates"]))
     false_accept_rate = max(false_accept_rate, RATES[0])
     return unknown_threshold(table, count, false_accept_rate), false_accept_rate
+
+
+def reference_distances(distances, labels, forged, count, rng, draws=1):
+    """Scores every image against `count` references of each class that has more images.
+
+    Args:
+        distances: Of all images to each other, `(n, n)`.
+        labels, forged: Their classes, and which are forgeries, which are no references, `(n,)`.
+        draws: How often a class's references are drawn anew from its genuine images.
+
+    Returns:
+        Dict: rule -> kind -> array of distances. Genuine images of other classes are `random`.
+    """
+    found = {kind: [np.empty((0, count))] for kind in KINDS}
+    for label in np.repeat(np.unique(labels), draws):
+        own = rng.permutation(np.flatnonzero((labels == label) & ~forged))
+        if len(own) > count:
+            skilled = np.flatnonzero((labels == label) & forged)
+            random = np.flatnonzero((labels != label) & ~forged)
+            for kind, rows in zip(KINDS, (own[count:], random, skilled), strict=True):
+                found[kind].append(distances[np.ix_(rows, own[:count])])
+    found = {kind: np.concatenate(blocks) for kind, blocks in found.items()}
+    return {
+        rule: {kind: score(blocks, axis=1) for kind, blocks in found.items()}
+        for rule, score in RULES.items()
+    }
+
+
+def equal_errors(scores):
+    """Equal error rate of each kind of impostor, from one rule's scores; without those missing."""
+    found, genuine = {}, scores["genuine"]
+    for kind in KINDS[1:]:
+        if len(genuine) and len(scores[kind]):
+            same = np.arange(len(genuine) + len(scores[kind])) < len(genuine)
+            found[kind] = equal_error_rate(same, np.concatenate([genuine, scores[kind]]))[0]
+    return found

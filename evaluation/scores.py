@@ -9,8 +9,8 @@ from evaluation import (
     baselines,
     few_shot,
     intervals,
+    neighbours,
     references,
-    shortcuts,
     thresholds,
     verification,
 )
@@ -18,17 +18,21 @@ from pipeline.class_batches import training_labels
 
 CURVE_WAYS = 20  # N of the accuracy-against-N figure goes from 2 to this
 REFERENCES, MOST_REFERRED = (1, 5, 10), 1500  # enrolled; images that they are measured on
-SEEDS = {"pairs": 0, "trials": 1, "bootstrap": 2, "references": 3}
+SEEDS = {"pairs": 0, "trials": 1, "bootstrap": 2, "references": 3, "episodes": 4}
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is asked of few-shot trials.
+    """What is asked of an evaluation, on the command line too.
 
     Raises:
         ValueError: If a number is too small.
     """
 
+    data: str | None = None  # folder, .zip, .csv or list of pairs; None: what the run kept for test
+    pair_label: str | None = None  # what label 1 of a list of pairs means, where no column says it
+    protocol: str | None = None  # one of `protocols.PROTOCOLS`; None: verification and few-shot
+    strict: bool = False  # whether images trained on are an error; else they are left out
     ways: tuple = (5, 20)  # N classes
     shots: tuple = (1, 5)  # K references of each
     trials: int = 1000
@@ -40,42 +44,53 @@ class Options:
             if not numbers or min(numbers) < least:
                 raise ValueError(f"{name} must be {least} or more. Received: {[*numbers]}.")
 
+    def rng(self, purpose, *others):
+        """A NumPy generator for one of `SEEDS`."""
+        return np.random.default_rng([self.seed, SEEDS[purpose], *others])
 
-def score_set(held, decision, options, ink=False):
+
+def score_set(held, threshold, options, ink=False):
     """All scores of one set, a dict for `metrics.json`.
 
-    `decision` is the run's threshold.json, `ink` whether its images are ink alone. Where classes
-    are not known, as in lists of pairs, there are scores of pairs alone.
+    `threshold` is the run's, `ink` whether its images are ink alone. Where classes are not known,
+    as in lists of pairs, there are scores of pairs alone.
     """
-    index, kinds = held.dataset.index, held.kinds_of_pairs()
-    probabilities = thresholds.probability(held.distances, decision["calibration"])
-    pairs = held.same, held.distances, decision["threshold"]
+    index, pairs = held.dataset.index, (held.same, held.distances)
     found = {"images": len(held.rows), "classes": len(np.unique(held.labels))}
-    found |= verification.verification_scores(*pairs, probabilities)
-    units, rng = units_of(held), np.random.default_rng([options.seed, SEEDS["bootstrap"]])
-    of_pairs = *pairs[:2], held.left, held.right, decision["threshold"]
-    found["intervals"] = intervals.verification_intervals(found, *of_pairs, units, rng)
-    found |= {k: impostor_scores(held, kinds[k]) for k in ("skilled", "random") if k in kinds}
-    found |= fold_scores(held)
-    found |= {"few_shot": [], "curve": None, "retrieval": None, "references": []}
+    found |= verification.verification_scores(*pairs, threshold)
+    of_pairs = *pairs, held.left, held.right, threshold, units_of(held), options.rng("bootstrap")
+    found["intervals"] = intervals.verification_intervals(found, *of_pairs)
+    found |= impostor_scores(held) | fold_scores(held)
+    found |= {"few_shot": [], "curve": [], "references": []}
     if index.classes_known:
-        names, genuine = np.array(index.class_names)[held.labels], ~held.forged
         pixels = held.dataset.pixels[held.rows]
         methods = baselines.methods(held.embeddings, pixels, held.distance)
         found["few_shot"] = few_shot_table(held, methods, options)
         found["curve"] = n_way_curve(held, methods, options)
-        of_genuine = held.embeddings[genuine], names[genuine], held.distance
-        found["retrieval"] = few_shot.retrieval_scores(*of_genuine)
-        found["references"] = reference_scores(held, options)
-    found["baselines"] = shortcuts.shortcut_scores(held, ink)
-    found["warnings"] = background_warnings(found["few_shot"]) + shortcuts.shortcut_warnings(found)
+        some, nearest = held.neighbours
+        names = np.array(index.class_names)[held.labels[some]]
+        found |= neighbours.retrieval_scores(names, nearest)
+        found["references"] = reference_scores(held, options.rng("references"))
+    found["baselines"] = baselines.shortcut_scores(held, ink)
+    found["warnings"] = baselines.shortcut_warnings(found)
     return found
 
 
 def units_of(held):
     """What an interval draws anew, see `intervals.Units`."""
-    families = held.dataset.index.families[held.rows]
-    return intervals.Units.of(held.labels, families, held.name == "known")
+    return intervals.Units.of(held.labels, held.families, held.name == "known")
+
+
+def impostor_scores(held):
+    """ROC AUC and equal error rate against skilled and random impostors, where there are both."""
+    found = {}
+    for kind, impostors in held.kinds_of_pairs().items():
+        if kind in ("skilled", "random"):
+            pairs = held.same | impostors
+            curve = verification.operating_points(held.same[pairs], held.distances[pairs])[:2]
+            scores = verification.curve_scores(*curve)
+            found |= {f"{kind}_{name}": scores[name] for name in ("auc", "equal_error_rate")}
+    return found
 
 
 def fold_scores(held):
@@ -88,36 +103,24 @@ def fold_scores(held):
         others, inside = folds != fold, folds == fold
         cut = thresholds.best_threshold(held.same[others], held.distances[others])[1]
         accuracies.append(np.mean((held.distances[inside] < cut) == held.same[inside]))
-    error = np.std(accuracies, ddof=1) / np.sqrt(len(accuracies))
-    return {"folds": {"folds": len(accuracies), "accuracy": float(np.mean(accuracies)),
-                      "standard_error": float(error)}}  # fmt: skip
+    count, error = len(accuracies), np.std(accuracies, ddof=1) / np.sqrt(len(accuracies))
+    accuracy = float(np.mean(accuracies))
+    return {"folds": {"folds": count, "accuracy": accuracy, "standard_error": float(error)}}
 
 
-def reference_scores(held, options):
+def reference_scores(held, rng):
     """Equal error rates against K references of a class: dicts of `references`, `rule`, kinds."""
-    rng = np.random.default_rng([options.seed, SEEDS["references"]])
     order = np.argsort(rng.permutation(held.labels.max() + 1)[held.labels], kind="stable")
     most = MOST_REFERRED if held.distance is None else intervals.MOST_LEARNED
     some = np.sort(order[:most])  # whole classes, but for the last
-    labels, forged = held.labels[some], held.forged[some]
-    embeddings = held.embeddings[some]
-    distances = verification.all_distances(embeddings, embeddings, held.distance)
-    rows = []
+    embeddings, labels, forged = held.embeddings[some], held.labels[some], held.forged[some]
+    distances, rows = verification.all_distances(embeddings, embeddings, held.distance), []
     for count in REFERENCES:
         scores = references.reference_distances(distances, labels, forged, count, rng)
-        for rule, of in scores.items():
-            if len(of["genuine"]) and (count > 1 or rule == "nearest"):  # of one they are the same
-                errors = references.equal_errors(of)
+        for rule in references.RULES if count > 1 else ["nearest"]:  # of one they are the same
+            if errors := references.equal_errors(scores[rule]):
                 rows.append({"references": count, "rule": rule} | errors)
     return rows
-
-
-def impostor_scores(held, impostors):
-    """ROC AUC and equal error rate of the genuine pairs against some impostors."""
-    pairs = held.same | impostors
-    curve = verification.operating_points(held.same[pairs], held.distances[pairs])[:2]
-    scores = verification.curve_scores(*curve)
-    return {name: scores[name] for name in ("auc", "equal_error_rate")}
 
 
 def few_shot_table(held, methods, options):
@@ -126,16 +129,12 @@ def few_shot_table(held, methods, options):
     Returns a list of dicts: `ways`, `shots`, `trials`, `classes` ("across" or "within" families),
     and each name's `accuracy`, the model's with its `interval`.
     """
-    families = held.dataset.index.families[held.rows]
-    labels = training_labels(held.dataset.index)[held.rows]  # a forgery is of no class
-    places = {"across": None} | ({"within": families} if len(np.unique(families)) > 1 else {})
+    places = ["across", "within"] if len(np.unique(held.families)) > 1 else ["across"]
     table = {}
     for place, ways, shots in itertools.product(places, options.ways, options.shots):
         what = f"{held.name} classes, {shots}-shot {place} families"
-        rng = np.random.default_rng([options.seed, SEEDS["trials"], ways, shots])
-        wanted = ways, shots, options.trials
         try:
-            trials = few_shot.draw_trials(labels, *wanted, rng, places[place])
+            trials = _trials(held, ways, shots, options, place, ways, shots)
         except ValueError as error:
             if ways == options.ways[0]:  # the others lack the same images
                 print(f"{what}: {error}")
@@ -144,57 +143,55 @@ def few_shot_table(held, methods, options):
         if number < ways:
             print(f"{what}: {number}-way, not {ways}-way: no more classes have enough images.")
         if (place, number, shots) not in table:
-            row = {"classes": place, "ways": number, "shots": shots, "trials": options.trials}
-            for name, method in methods.items():
-                accuracy = few_shot.few_shot_accuracy(method(trials), trials.answers)
-                row[name] = {"accuracy": accuracy}
-            given = {number: row["model"]["accuracy"]}, shots, held.embeddings, labels
-            at = {"families": places[place], "distance": held.distance}
-            found = intervals.few_shot_intervals(*given, units_of(held), rng, options.trials, **at)
-            row["model"]["interval"] = found[number]
-            table[place, number, shots] = row | {"random": {"accuracy": 1 / number}}
+            (row,) = _accuracies(held, methods, trials, [number], place, options)
+            table[place, number, shots] = row
     return list(table.values())
 
 
 def n_way_curve(held, methods, options):
-    """One-shot accuracy against N = 2..20, for the model and raw pixels.
+    """One-shot accuracy for N = 2..20, rows as of `few_shot_table`; none without any trial.
 
-    All N come from the same trials: the right class and the first N - 1 others. Returns a dict of
-    lists, `ways` and each name's dicts of `accuracy`, the model's with their `interval`; None if no
-    trial can be drawn.
+    All N come from the same trials: the right class and the first N - 1 others.
     """
-    rng = np.random.default_rng([options.seed, SEEDS["trials"]])
-    labels = training_labels(held.dataset.index)[held.rows]
     try:
-        trials = few_shot.draw_trials(labels, CURVE_WAYS, 1, options.trials, rng)
+        trials = _trials(held, CURVE_WAYS, 1, options)
     except ValueError:
-        return None
-    number = trials.references.shape[1]
+        return []
+    numbers = range(2, trials.references.shape[1] + 1)
+    shown = {name: methods[name] for name in ("model", "raw pixels")}
+    return _accuracies(held, shown, trials, numbers, "across", options)
+
+
+def _trials(held, ways, shots, options, place="across", *seeds):
+    labels = training_labels(held.dataset.index)[held.rows]  # a forgery is of no class
+    families, rng = held.families if place == "within" else None, options.rng("trials", *seeds)
+    return few_shot.draw_trials(labels, ways, shots, options.trials, rng, families)
+
+
+def _accuracies(held, methods, trials, numbers, place, options):
+    """Rows of `few_shot_table`, one for each number of ways among the first of some trials."""
+    num_trials, ways, shots = trials.references.shape
     # The right class first, then the others in the order drawn.
-    order = np.argsort(np.arange(number) != trials.answers[:, None], axis=1, kind="stable")
-    first, curve = np.zeros(len(order), int), {"ways": list(range(2, number + 1))}
-    for name in ("model", "raw pixels"):
-        distances = np.take_along_axis(methods[name](trials), order, axis=1)
-        curve[name] = [
-            {"accuracy": few_shot.few_shot_accuracy(distances[:, :n], first)} for n in curve["ways"]
-        ]
-    accuracies = [point["accuracy"] for point in curve["model"]]
-    given = dict(zip(curve["ways"], accuracies, strict=True)), 1, held.embeddings, labels
-    at = {"distance": held.distance}
-    found = intervals.few_shot_intervals(*given, units_of(held), rng, options.trials, **at)
-    for point, ends in zip(curve["model"], found.values(), strict=True):
-        point["interval"] = ends
-    return curve
-
-
-def background_warnings(few_shot):
-    """A sentence for the reader where eight border pixels come near the model's accuracy."""
-    for row in few_shot:
-        model, background = row["model"]["accuracy"], row["background"]["accuracy"]
-        if row["shots"] == 1 and 2 * background > model + 1 / row["ways"]:
-            return [
-                f"Eight border pixels reach {background:.1%} at {row['ways']}-way one-shot "
-                f"({row['classes']} families), the model {model:.1%}: this data can be solved "
-                "without looking at the object."
-            ]
-    return []
+    order = np.argsort(np.arange(ways) != trials.answers[:, None], axis=1, kind="stable")
+    first, rows = np.zeros(num_trials, int), {}
+    for number in numbers:
+        rows[number] = {"classes": place, "ways": number, "shots": shots, "trials": num_trials}
+    for name, method in methods.items():
+        distances = np.take_along_axis(method(trials), order, axis=1)
+        for number, row in rows.items():
+            row[name] = {"accuracy": few_shot.few_shot_accuracy(distances[:, :number], first)}
+    found = intervals.few_shot_intervals(
+        {number: row["model"]["accuracy"] for number, row in rows.items()},
+        shots,
+        held.embeddings,
+        training_labels(held.dataset.index)[held.rows],
+        units_of(held),
+        options.rng("bootstrap", ways, shots),
+        num_trials,
+        families=held.families if place == "within" else None,
+        distance=held.distance,
+    )
+    for number, row in rows.items():
+        row["model"]["interval"] = found[number]
+        row["random"] = {"accuracy": 1 / number}
+    return list(rows.values())

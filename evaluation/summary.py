@@ -1,7 +1,6 @@
-"""Metrics -> words: tables for terminal and page, what they mean, the model card. No pictures."""
+"""Metrics -> words: tables for terminal, page and card, what they mean, what the model is."""
 
 import dataclasses
-import itertools
 import re
 
 FEW_CLASSES, POOR = 10, 0.75  # a number and a ROC AUC below which a sentence warns
@@ -9,10 +8,10 @@ FEW_CLASSES, POOR = 10, 0.75  # a number and a ROC AUC below which a sentence wa
 SCORES = {  # key in metrics.json -> title and format
     "auc": ("ROC AUC", ".4f"),
     "equal_error_rate": ("equal error rate", ".1%"),
-    "skilled auc": ("ROC AUC, skilled forgeries", ".4f"),
-    "skilled equal_error_rate": ("equal error rate, skilled forgeries", ".1%"),
-    "random auc": ("ROC AUC, random impostors", ".4f"),
-    "random equal_error_rate": ("equal error rate, random impostors", ".1%"),
+    "skilled_auc": ("ROC AUC, skilled forgeries", ".4f"),
+    "skilled_equal_error_rate": ("equal error rate, skilled forgeries", ".1%"),
+    "random_auc": ("ROC AUC, random impostors", ".4f"),
+    "random_equal_error_rate": ("equal error rate, random impostors", ".1%"),
     "accuracy": ("accuracy at the threshold", ".1%"),
     "precision": ("precision there", ".1%"),
     "recall": ("recall there", ".1%"),
@@ -20,9 +19,7 @@ SCORES = {  # key in metrics.json -> title and format
     "true_accept_at_1_percent": ("true accepts at 1% false accepts", ".1%"),
     "true_accept_at_0.1_percent": ("true accepts at 0.1% false accepts", ".1%"),
     "smallest_rate": ("smallest false-accept rate measured", ".2%"),
-    "brier": ("Brier score of the probability", ".4f"),
-    "recall_at_1": ("retrieval, recall at 1", ".1%"),
-    "mean_average_precision": ("retrieval, mean average precision", ".4f"),
+    "recall_at_1": ("nearest other image is of the class", ".1%"),
 }
 
 
@@ -31,103 +28,95 @@ def sets_of(metrics):
     return {name: metrics[name] for name in ("known", "unseen") if name in metrics}
 
 
-def score_table(metrics):
-    """Rows of text, the head first: a score with its 95% interval, a column a set."""
-    if not (sets := sets_of(metrics)):
-        return []
-    rows = [["", *(f"{name} classes" for name in sets)]]
-    rows.append(["images, classes", *(f"{s['images']:,}, {s['classes']}" for s in sets.values())])
-    flat = [scores | (scores["retrieval"] or {}) for scores in sets.values()]
-    for scores in flat:
-        for kind in ("skilled", "random"):  # impostors, where there are forgeries
-            scores |= {f"{kind} {key}": value for key, value in scores.get(kind, {}).items()}
-    for key, (title, form) in SCORES.items():
-        if any(key in scores for scores in flat):
-            rows.append([title, *(_score(scores, key, form) for scores in flat)])
-    if any("folds" in scores for scores in flat):
-        text = "{accuracy:.2%} +- {standard_error:.2%} over {folds} folds"
-        folds = [scores.get("folds") for scores in flat]
-        rows.append(["accuracy by folds", *(f and text.format(**f) or "" for f in folds)])
-    return rows
-
-
-def _score(scores, key, form):
-    if key not in scores:
-        return ""
-    return f"{scores[key]:{form}}{interval(scores['intervals'].get(key), form)}"
-
-
-def few_shot_table(metrics):
-    """Rows of text, the head first: the accuracy of model and baselines, a line an N-way K-shot."""
-    lines = [(name, row) for name, scores in sets_of(metrics).items() for row in scores["few_shot"]]
-    names = dict.fromkeys(key for _, row in lines for key in row if isinstance(row[key], dict))
-    rows = [["N-way K-shot", *names]]
-    for name, row in lines:
-        cells = [f"{row[key]['accuracy']:.1%}" if key in row else "" for key in names]
-        cells[0] += interval(row["model"].get("interval"), ".1%")
-        rows.append([f"{name}, {row['ways']}-way {row['shots']}-shot {row['classes']}", *cells])
-    return rows if lines else []
-
-
-def shortcut_table(metrics):
-    """Rows of text, the head first: ROC AUC of the pairs by single numbers of their pictures."""
-    sets = sets_of(metrics)
-    kinds = [("auc", ""), ("skilled_auc", ", skilled")]
-    columns, names = {}, {}
-    for (name, scores), (key, kind) in itertools.product(sets.items(), kinds):
-        found = {row["name"]: f"{row[key]:.3f}" for row in scores["baselines"] if key in row}
-        if found:
-            columns[f"{name} classes{kind}"] = found
-            names |= dict.fromkeys(found)
-    rows = [["ROC AUC of pairs by one thing alone", *columns]]
-    return rows + [[name, *(found.get(name, "") for found in columns.values())] for name in names]
-
-
-def reference_table(metrics):
-    """Rows of text, the head first: equal error rates against K references of a class."""
-    lines = [(name, row) for name, s in sets_of(metrics).items() for row in s["references"]]
-    if not lines:
-        return []
-    kinds = [kind for kind in ("random", "skilled") if any(kind in row for _, row in lines)]
-    rows = [["equal error rate against K references", *kinds]]
-    for name, row in lines:
-        title = f"{name}, K = {row['references']}, {row['rule']} distance"
-        rows.append([title, *(f"{row[kind]:.1%}" if kind in row else "" for kind in kinds)])
-    return rows
-
-
-def protocol_table(metrics):
-    """Rows of text, the head first: errors by a published protocol, ours and those published."""
-    if not (found := metrics.get("protocol")):
-        return []
-    rows = [[found["title"], "error"]]
-    for row in found["rows"]:
-        rows.append([row["name"], f"{row['error']:.2%}" + interval(row["interval"], ".2%")])
-    return rows + [[name, f"{error:.2%}, published"] for name, error in found["published"].items()]
-
-
 def tables(metrics):
-    """All tables that there is something for."""
-    made_by = score_table, few_shot_table, reference_table, shortcut_table, protocol_table
-    return [rows for rows in (make(metrics) for make in made_by) if len(rows) > 1]
+    """All tables that there is something for: lists of rows of text, the head first."""
+    made = [
+        pivot("", _scores(metrics)),
+        pivot("N-way K-shot", _few_shot(metrics)),
+        pivot("equal error rate against K references", _references(metrics)),
+        pivot("ROC AUC of pairs by one thing alone", _shortcuts(metrics)),
+    ]
+    if found := metrics.get("protocol"):
+        ours = (
+            (row["name"], "error", measured(row["error"], *row["interval"], form=".2%"))
+            for row in found["rows"]
+        )
+        others = ((n, "error", f"{e:.2%}, published") for n, e in found["published"].items())
+        made.append(pivot(found["title"], (*ours, *others)))
+    return [rows for rows in made if len(rows) > 1]
 
 
-def interval(ends, form):
-    """ " [low, high]", or nothing."""
-    return " [" + ", ".join(f"{end:{form}}" for end in ends) + "]" if ends else ""
+def pivot(corner, cells):
+    """Rows of text, the head first, from `(row, column, text)`; `corner` is the upper left."""
+    cells = {(row, column): text for row, column, text in cells}
+    columns = dict.fromkeys(column for _, column in cells)
+    lines = dict.fromkeys(row for row, _ in cells)
+    return [
+        [corner, *columns],
+        *([line, *(cells.get((line, column), "") for column in columns)] for line in lines),
+    ]
 
 
-def score_lines(metrics):
+def measured(value, *ends, form):
+    """A value as text, followed by " [low, high]" where these are given."""
+    return f"{value:{form}}" + (f" [{', '.join(f'{end:{form}}' for end in ends)}]" if ends else "")
+
+
+def _scores(metrics):
+    for name, scores in sets_of(metrics).items():
+        column = f"{name} classes"
+        yield "images, classes", column, f"{scores['images']:,}, {scores['classes']}"
+        for key, (title, form) in SCORES.items():
+            if key in scores:
+                ends = scores["intervals"].get(key, ())
+                yield title, column, measured(scores[key], *ends, form=form)
+        if folds := scores.get("folds"):
+            text = "{accuracy:.2%} +- {standard_error:.2%} over {folds} folds".format(**folds)
+            yield "accuracy by folds", column, text
+
+
+def _few_shot(metrics):
+    for name, scores in sets_of(metrics).items():
+        for row in scores["few_shot"]:
+            line = f"{name}, {row['ways']}-way {row['shots']}-shot {row['classes']}"
+            for method, found in _methods(row).items():
+                ends = found.get("interval", ())
+                yield line, method, measured(found["accuracy"], *ends, form=".1%")
+
+
+def _methods(row):
+    return {name: found for name, found in row.items() if isinstance(found, dict)}
+
+
+def _references(metrics):
+    for name, scores in sets_of(metrics).items():
+        for row in scores["references"]:
+            line = f"{name}, K = {row['references']}, {row['rule']} distance"
+            for kind in ("random", "skilled"):
+                if kind in row:
+                    yield line, kind, f"{row[kind]:.1%}"
+
+
+def _shortcuts(metrics):
+    for name, scores in sets_of(metrics).items():
+        for key, kind in (("auc", ""), ("skilled_auc", ", skilled")):
+            for row in scores["baselines"]:
+                if key in row:
+                    yield row["name"], f"{name} classes{kind}", f"{row[key]:.3f}"
+
+
+def markdown(rows):
+    """Rows of text, the head first, as a table for terminal and card."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    head, *lines = ("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
+    return "\n".join([head, "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines])
+
+
+def report_lines(metrics):
     """The scores as lines for a terminal."""
-    lines = [line for rows in tables(metrics) for line in ("", *aligned(rows))]
+    lines = [line for rows in tables(metrics) for line in ("", markdown(rows))]
     return lines + ["", *(f"WARNING: {each}" for each in warnings(metrics))]
-
-
-def aligned(rows):
-    """Rows of text as lines with the columns below one another."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (zip(row, widths, strict=True) for row in rows)
-    return ["  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in lines]
 
 
 def warnings(metrics):
@@ -141,21 +130,21 @@ def sentences(metrics):
     if not (sets := sets_of(metrics)):
         return {}
     name, scores = list(sets.items())[-1]  # unseen classes, where there are any
-    one_shot = next((row for row in scores["few_shot"] if row["shots"] == 1), None)
+    seen = "it trained on" if name == "known" else "it never saw"
     can = (
-        f"of pairs of images from {scores['classes']} classes it "
-        f"{'trained on' if name == 'known' else 'never saw'}, it calls {scores['accuracy']:.0%} "
-        f"rightly same or different (ROC AUC {scores['auc']:.3f})"
+        f"of pairs of images from {scores['classes']} classes {seen}, it calls "
+        f"{scores['accuracy']:.0%} rightly same or different (ROC AUC {scores['auc']:.3f})"
     )
-    if one_shot:
+    for row in [row for row in scores["few_shot"] if row["shots"] == 1][:1]:
         can += (
-            f"; shown one image each of {one_shot['ways']}, it names the right one in "
-            f"{one_shot['model']['accuracy']:.0%} (chance {1 / one_shot['ways']:.0%})"
+            f"; shown one image each of {row['ways']}, it names the right one in "
+            f"{row['model']['accuracy']:.0%} (chance {1 / row['ways']:.0%})"
         )
+    low, high = scores["intervals"]["auc"]
     sure = (
-        "with 95% confidence the ROC AUC lies between {:.3f} and {:.3f} on other such classes, "
-        "judged by {images:,} images"
-    ).format(*scores["intervals"]["auc"], **scores)
+        f"with 95% confidence the ROC AUC lies between {low:.3f} and {high:.3f} on other such "
+        f"classes, judged by {scores['images']:,} images"
+    )
     if scores["classes"] < FEW_CLASSES:
         sure += f"; {scores['classes']} classes are few, so that others may differ by more"
     limits = "images of another kind, or taken in another way"
@@ -167,8 +156,7 @@ def sentences(metrics):
     if "true_accept_at_1_percent" in scores:
         refused = 1 - scores["true_accept_at_1_percent"]
         limits += f": where 1% of impostors may pass, {refused:.0%} of genuine pairs are refused"
-    answers = {"It can tell apart": can, "How sure": sure, "Not for": limits}
-    return {title: f"{text}." for title, text in answers.items()}
+    return {"It can tell apart": f"{can}.", "How sure": f"{sure}.", "Not for": f"{limits}."}
 
 
 def leakage(metrics):
@@ -177,10 +165,18 @@ def leakage(metrics):
     if left_out := metrics.get("left_out"):
         said.append("{images} of {of} images were trained on and left out.".format(**left_out))
     for name, scores in sets_of(metrics).items():
-        for what, network, baseline, best in _baselines(scores):
+        compared = []  # what, the network's score, the baselines' by name
+        for row in scores["few_shot"][:1]:
+            others = {kind: each["accuracy"] for kind, each in _methods(row).items()}
+            compared.append((f"{row['ways']}-way one-shot accuracy", others.pop("model"), others))
+        if scores["baselines"]:
+            others = {row["name"]: row["auc"] for row in scores["baselines"]}
+            compared.append(("ROC AUC of pairs", scores["auc"], others))
+        for what, network, others in compared:
+            best = max(others, key=others.get)
             sentence = f"{name.capitalize()} classes, {what}: the network {network:.3f}, "
-            sentence += f"the best baseline ({best}) {baseline:.3f}."
-            (found if baseline >= network else said).append(sentence)
+            sentence += f"the best baseline ({best}) {others[best]:.3f}."
+            (found if others[best] >= network else said).append(sentence)
     if not found:
         said.insert(0, "No sign of leakage: no image it is scored on, nor a copy, was trained on.")
     if metrics["pretrained"]:
@@ -188,19 +184,11 @@ def leakage(metrics):
     return bool(found), found + said
 
 
-def _baselines(scores):
-    """Yields what was measured, the network's score, the best baseline's, and its name."""
-    for row in scores["few_shot"][:1]:
-        others = {key: row[key]["accuracy"] for key in row if isinstance(row[key], dict)}
-        network = others.pop("model")
-        best = max(others, key=others.get)
-        yield f"{row['ways']}-way one-shot accuracy", network, others[best], best
-    for best in sorted(scores.get("baselines", []), key=lambda each: -each["auc"])[:1]:
-        yield "ROC AUC of pairs", scores["auc"], best["auc"], best["name"]
-
-
 def model_card(run, metrics):
-    """Title -> name -> value of what a `RunDirectory` is, without a path of the machine."""
+    """Title -> name -> value of what a `RunDirectory` is, without a path of the machine.
+
+    After Mitchell et al., "Model cards for model reporting", 2019.
+    """
     config, splits, threshold = run.config, *map(run.read_json, ("splits.json", "threshold.json"))
     started, history = run.read_json("environment.json"), run.read_history()
     sides = ("train", "val", "test_known", "test_unseen")
@@ -238,22 +226,3 @@ def model_card(run, metrics):
 
 def _without_folders(text):
     return re.sub(r"[^\s=]*[/\\](?=.)", "", text)
-
-
-def markdown(title, metrics, card):
-    """The model card as text (Mitchell et al., "Model cards for model reporting", 2019)."""
-    lines = [f"# {title}", "", *_items(sentences(metrics)), "", "## Leakage", ""]
-    lines += [f"- {sentence}" for sentence in leakage(metrics)[1]]
-    for head, *rows in tables(metrics):
-        lines += ["", *map(_row, (head, ["---"] * len(head), *rows))]
-    for heading, facts in card.items():
-        lines += ["", f"## {heading}", "", *_items(facts)]
-    return "\n".join(lines) + "\n"
-
-
-def _items(facts):
-    return [f"- **{name}**: {value}" for name, value in facts.items()]
-
-
-def _row(cells):
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,21 +1,12 @@
-"""Where to cut: the distance that says "same", and the one that says "none of these". No Keras."""
+"""Where to cut: the distance below which two images are called the same. No Keras."""
 
 import numpy as np
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from evaluation.verification import (
-    all_distances,
-    checked,
-    curve_scores,
-    last_within,
-    operating_points,
-)
+from evaluation.verification import checked, curve_scores, last_within, operating_points
 
 FEW, FEWEST = 100, 20  # genuine pairs below which a threshold is called uncertain, hardly known
-RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # target false-accept rates
-NUMBERS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # of references
-MOST_IMAGES = 1000  # looked at for "none of these"
 
 
 def choose_threshold(same, distances, false_accept_rate=None):
@@ -98,56 +89,3 @@ def probability(distances, calibration):
     """Probability that each pair is of one class, from `calibrate`'s `(a, b)`."""
     slope, intercept = calibration
     return expit(slope * np.asarray(distances, np.float64) + intercept)
-
-
-# None of these
-
-
-def unknown_thresholds(embeddings, labels, distance=None):
-    """The table behind `unknown_threshold`, for `threshold.json`, from validation images.
-
-    Every image is of an unknown class to references of the other classes. With n references drawn
-    from those, one is nearer than t with probability 1 - (1 - p)^n, where p is the share of them
-    that are nearer: averaged over the images, that is the false-accept rate at t.
-    """
-    some = np.unique(np.linspace(0, len(labels) - 1, MOST_IMAGES).astype(int))
-    distances, labels = all_distances(embeddings[some], embeddings[some], distance), labels[some]
-    return _table([
-        np.sort(row[labels != label]) for row, label in zip(distances, labels, strict=True)
-    ])  # fmt: skip
-
-
-def unknown_thresholds_of_pairs(impostor_distances):
-    """As `unknown_thresholds`, where nothing but distances of impostor pairs is known."""
-    return _table([np.sort(impostor_distances)])
-
-
-def _table(impostors):
-    """Thresholds by number of references and rate, from sorted distances of each image."""
-    shares = np.geomspace(1e-6, 1, 600)
-    cuts = np.unique(np.quantile(np.concatenate(impostors), shares))
-    nearer = np.array([np.searchsorted(row, cuts) / len(row) for row in impostors])  # (n, cuts)
-    most = np.median([len(row) for row in impostors])
-    numbers = [number for number in NUMBERS if number <= max(1, most)]
-    table = []
-    for number in numbers:
-        accepted = np.mean(1 - (1 - nearer) ** number, axis=0)  # rises with the cuts
-        table.append(np.interp(RATES, accepted, cuts).tolist())
-    return {"references": numbers, "false_accept_rates": list(RATES), "thresholds": table}
-
-
-def unknown_threshold(table, num_references, false_accept_rate=0.01):
-    """The distance to the nearest of some references beyond which an image is none of them.
-
-    Args:
-        table: From `unknown_thresholds`; `threshold.json` keeps it as `unknown`.
-        num_references: All references together, whatever their classes.
-        false_accept_rate: Share of images of unknown classes that may be accepted.
-    """
-    rates = np.log(table["false_accept_rates"])
-    row = [np.interp(np.log(false_accept_rate), rates, cuts) for cuts in table["thresholds"]]
-    numbers, place = np.log(table["references"]), np.log(num_references)
-    if place <= numbers[-1] or len(row) < 2:
-        return float(np.interp(place, numbers, row))
-    slope = (row[-1] - row[-2]) / (numbers[-1] - numbers[-2])  # beyond what validation could show
-    return float(max(0.0, row[-1] + slope * (place - numbers[-1])))

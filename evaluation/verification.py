@@ -12,12 +12,14 @@ What the arguments are, in all of `evaluation`:
 What cannot be scored (one class, one kind of pair, a distance that is not finite) is a ValueError.
 """
 
+import bisect
+
 import numpy as np
 from sklearn import metrics
-from sklearn.calibration import calibration_curve
 
 FALSE_ACCEPT_RATES = (0.1, 0.01, 0.001)
 LEAST_ACCEPTED = 10  # impostors that a false-accept rate must come to, to be measured at all
+MOST_ROUNDS = 30  # of drawing, until different pairs are called all there are
 CHUNK = 2**19  # numbers worked on at once: 4 MB stay near the processor, memory stays flat
 
 
@@ -75,82 +77,81 @@ def finite(distances):
 
 def verification_pairs(dataset, rows, rng):
     """The pairs that a `Dataset` gives among some sorted rows, else drawn: positions in `rows`."""
-    given, forged = dataset.given_pairs(rows), dataset.index.forged
-    forged = None if forged is None else forged[rows]
-    return given or draw_verification_pairs(dataset.index.labels[rows], rng, forged=forged)
+    forged = None if dataset.index.forged is None else dataset.index.forged[rows]
+    return dataset.given_pairs(rows) or draw_verification_pairs(
+        dataset.index.labels[rows], rng, forged=forged
+    )
 
 
 def draw_verification_pairs(labels, rng, max_pairs=20_000, forged=None):
     """Draws genuine pairs and as many impostor pairs, every class having its say.
 
-    No class gives more than three times the median class's genuine pairs; of more than
-        `max_pairs` each gives the same number, or all it has. Impostors spread over the pairs of
-        classes likewise. No pair comes twice, so with few impostors fewer are returned. Where some
-        images are `forged`, `(n,)`, half of the impostors are skilled: on the left an image of the
-        class that the forgery on the right imitates. Returns `(left, right, same)`.
+    Each class gives the same number of genuine pairs, or all it has, and none more than three times
+    what the median class has. Every two classes give as many impostor pairs. No pair comes twice,
+    so where there are few impostors fewer are returned. Where some images are `forged`, `(n,)`,
+    half of the impostors are skilled: on the left an image of the class that the forgery on the
+    right imitates. Returns `(left, right, same)`.
     """
     _, labels = np.unique(labels, return_inverse=True)
-    if forged is not None and np.any(forged):
-        return _with_forgeries(labels, rng, max_pairs, np.asarray(forged))
-    by_class, starts, counts = grouped(labels)
-    if len(counts) < 2 or counts.max() < 2:
+    forged = np.zeros(len(labels), bool) if forged is None else np.asarray(forged)
+    genuine, forgeries = grouped(labels, ~forged), grouped(labels, forged)
+    images, starts, counts = genuine
+    classes, sizes = np.flatnonzero(counts), counts * (counts - 1) // 2
+    if len(classes) < 2 or not sizes.any():
         raise ValueError(
             "Verification needs at least 2 classes, one of them with 2 images. Received: "
-            f"{len(counts)} with {max(counts, default=0)} in the largest. Add images."
+            f"{len(classes)} with {max(counts, default=0)} in the largest. Add images."
         )
-    sizes = counts * (counts - 1) // 2
     # One large class must not speak for all.
     most = 3 * int(np.percentile(sizes[sizes > 0], 50, method="lower"))
-    classes, pairs = _draw_evenly(sizes, max_pairs, rng, most)
-    genuine = starts[classes] + _unordered_pairs(pairs)  # (2, pairs)
+    each = bisect.bisect_left(range(most), max_pairs, key=lambda n: np.minimum(sizes, n).sum())
+    drawn = [rng.choice(size, min(size, each), replace=False) for size in sizes]
+    drawn = [start + _unordered_pairs(pairs) for start, pairs in zip(starts, drawn, strict=True)]
+    same = rng.permutation(images[np.concatenate(drawn, axis=1)], axis=1)[:, :max_pairs]
+    imitated = np.flatnonzero(counts * forgeries[2])
 
-    num_class_pairs, num_genuine = len(counts) * (len(counts) - 1) // 2, len(pairs)
-    some = rng.choice(num_class_pairs, min(num_class_pairs, num_genuine), replace=False)
-    class_pairs = _unordered_pairs(some)  # (2, class pairs)
-    cells, pairs = _draw_evenly(counts[class_pairs].prod(axis=0), num_genuine, rng)
-    one, other = class_pairs[:, cells]
-    impostor = np.stack([starts[one], starts[other]]) + np.divmod(pairs, counts[other])
+    def random(number):
+        one = rng.integers(len(classes), size=number)
+        other = (one + rng.integers(1, len(classes), size=number)) % len(classes)
+        return [_one_of(genuine, classes[each], rng) for each in (one, other)]
 
-    left, right = by_class[np.concatenate([genuine, impostor], axis=1)]
+    def skilled(number):
+        of = rng.choice(imitated, number)
+        return [_one_of(genuine, of, rng), _one_of(forgeries, of, rng)]
+
+    num_genuine = same.shape[1]
+    hard = _distinct(skilled, (num_genuine + 1) // 2 if len(imitated) else 0)
+    easy = _distinct(random, num_genuine - hard.shape[1])
+    left, right = np.concatenate([same, easy, hard], axis=1)
     return left, right, np.arange(len(left)) < num_genuine
 
 
-def _with_forgeries(labels, rng, max_pairs, forged):
-    rows = np.flatnonzero(~forged)
-    left, right, same = draw_verification_pairs(labels[rows], rng, max_pairs)
-    pairs, num_genuine = rows[np.stack([left, right])], same.sum()
-    forgeries = np.flatnonzero(forged & np.isin(labels, labels[rows]))
-    if not len(forgeries):
-        return *pairs, same
-    rows = rows[np.argsort(labels[rows], kind="stable")]
-    first, end = (np.searchsorted(labels[rows], labels[forgeries], s) for s in ("left", "right"))
-    cells, items = _draw_evenly(end - first, (num_genuine + 1) // 2, rng)
-    skilled = np.stack([rows[first[cells] + items], forgeries[cells]])
-    random = rng.permutation(pairs[:, num_genuine:], axis=1)[:, : num_genuine - len(cells)]
-    left, right = np.concatenate([pairs[:, :num_genuine], random, skilled], axis=1)
-    return left, right, np.arange(len(left)) < num_genuine
+def grouped(labels, among=True):
+    """Image indices class by class, where each class begins in them, and its number of images.
+
+    `among` are the images that count, boolean `(n,)`.
+    """
+    rows = np.flatnonzero(np.broadcast_to(among, len(labels)))
+    counts = np.bincount(labels[rows], minlength=max(labels, default=-1) + 1)
+    return rows[np.argsort(labels[rows], kind="stable")], np.cumsum(counts) - counts, counts
 
 
-def grouped(labels):
-    """Image indices class by class, where each class begins in them, and its number of images."""
-    counts = np.bincount(labels)
-    return np.argsort(labels, kind="stable"), np.cumsum(counts) - counts, counts
+def _one_of(groups, labels, rng):
+    """An image of each of some classes, from `grouped`."""
+    images, starts, counts = groups
+    return images[starts[labels] + rng.integers(counts[labels])]
 
 
-def _draw_evenly(sizes, count, rng, most=np.inf):
-    """Draws `count` different (cell, item), cells giving equal shares, all they have or `most`."""
-    quotas, limits = np.zeros_like(sizes), np.minimum(sizes, most).astype(sizes.dtype)
-    while (left := min(count, limits.sum()) - quotas.sum()) > 0:
-        able = np.flatnonzero(quotas < limits)
-        if left < len(able):
-            able = rng.choice(able, left, replace=False)
-        quotas[able] += np.minimum(left // len(able), (limits - quotas)[able])
-    cells = np.flatnonzero(quotas)
-    items = [
-        np.arange(size) if size == quota else rng.choice(size, quota, replace=False)
-        for size, quota in zip(sizes[cells], quotas[cells], strict=True)
-    ]
-    return np.repeat(cells, quotas[cells]), np.concatenate(items)
+def _distinct(draw, count):
+    """`count` different pairs `(2, count)` of what `draw(number)` gives, or all there are."""
+    pairs = np.empty((2, 0), int)
+    for _ in range(MOST_ROUNDS):
+        if pairs.shape[1] >= count:
+            break
+        pairs = np.concatenate([pairs, draw(2 * count)], axis=1)
+        _, first = np.unique(np.sort(pairs, axis=0), axis=1, return_index=True)
+        pairs = pairs[:, np.sort(first)]
+    return pairs[:, :count]
 
 
 def _unordered_pairs(indices):
@@ -186,12 +187,11 @@ def curve_scores(false_accept, true_accept):
     return {
         "auc": float(metrics.auc(false_accept, true_accept)),
         "equal_error_rate": float(np.interp(0, excess, false_accept)),
-        **{
-            f"true_accept_at_{100 * rate:g}_percent": float(
-                last_within(rate, false_accept, true_accept)
-            )
-            for rate in FALSE_ACCEPT_RATES
-        },
+    } | {
+        f"true_accept_at_{100 * rate:g}_percent": float(
+            last_within(rate, false_accept, true_accept)
+        )
+        for rate in FALSE_ACCEPT_RATES
     }
 
 
@@ -201,13 +201,13 @@ def last_within(rate, false_accept, values):
     return values[np.searchsorted(false_accept, rate + 1e-12, side="right") - 1]
 
 
-def verification_scores(same, distances, threshold, probabilities):
-    """Scores verification, with a threshold and calibrated probabilities from validation pairs.
+def verification_scores(same, distances, threshold):
+    """Scores verification, with a threshold that was chosen on validation pairs.
 
     Returns:
-        Dict that JSON can hold; `accuracy`, `precision` and `recall` are at `threshold`,
-        `brier` and `reliability` (by bin) of the calibrated probability. `smallest_rate` is the
-        false-accept rate below which so few impostors measure nothing; those are left out.
+        Dict that JSON can hold; `accuracy`, `precision` and `recall` are at `threshold`.
+        `smallest_rate` is the false-accept rate below which so few impostors measure nothing;
+        true accepts at such are left out.
     """
     same, distances = checked(same, distances)
     scores = curve_scores(*operating_points(same, distances)[:2])
@@ -216,15 +216,12 @@ def verification_scores(same, distances, threshold, probabilities):
         if rate < smallest:
             del scores[f"true_accept_at_{100 * rate:g}_percent"]
     accepted = distances < threshold
-    observed, predicted = calibration_curve(same, probabilities, n_bins=10)
     return {
         **scores,
         "smallest_rate": float(smallest),
         "accuracy": float(np.mean(accepted == same)),
         "precision": float(metrics.precision_score(same, accepted, zero_division=0)),
         "recall": float(np.mean(accepted[same])),
-        "brier": float(metrics.brier_score_loss(same, probabilities)),
-        "reliability": {"predicted": predicted.tolist(), "observed": observed.tolist()},
         "threshold": float(threshold),
         "num_genuine": int(same.sum()),
         "num_impostors": int(np.sum(~same)),

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from evaluation.references import RULES, accept_below
-from evaluation.thresholds import probability, unknown_threshold
+from evaluation.references import RULES, accept_below, unknown_threshold
+from evaluation.thresholds import probability
 from evaluation.verification import all_distances
 from inference.gallery import Gallery
 from networks.embedding import embed, start_keras

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 import predict
-from evaluation.thresholds import probability, unknown_threshold
+from evaluation.references import unknown_threshold
+from evaluation.thresholds import probability
 from inference.similarity_model import SimilarityModel
 from pipeline.reading import BadImage
 from run_directory import RunDirectory

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from evaluation import few_shot, intervals, thresholds, verification
+from evaluation import few_shot, intervals, verification
 from evaluation.intervals import Units
 
 THRESHOLD, DIM = 5.0, 8
@@ -21,8 +21,7 @@ def population(classes, images, spread, rng, centres=None):
 def scored_pairs(embeddings, labels, rng):
     left, right, same = verification.draw_verification_pairs(labels, rng)
     distances = verification.pair_distances(embeddings, left, right)
-    chances = thresholds.probability(distances, (-1.0, THRESHOLD))
-    scores = verification.verification_scores(same, distances, THRESHOLD, chances)
+    scores = verification.verification_scores(same, distances, THRESHOLD)
     return scores, (same, distances, left, right)
 
 
@@ -64,20 +63,18 @@ def test_the_truth_lies_inside_95_times_in_100(known):
 def test_a_weighted_curve_is_scikit_learns(monkeypatch):
     rng = np.random.default_rng(0)
     embeddings, labels, _ = population(8, 5, 1.0, rng)
-    scores, (same, distances, left, right) = scored_pairs(embeddings, labels, rng)
+    _, (same, distances, left, right) = scored_pairs(embeddings, labels, rng)
     units = Units.of(labels, labels, known=False)
     times = rng.uniform(0.5, 1.5, (2, 8))
     monkeypatch.setattr(Units, "weights", lambda self, rng: times)
-    seen = []
-    monkeypatch.setattr(Units, "interval", lambda self, value, found, trials=0: seen.append(found))
-    pairs = same, distances, left, right
-    intervals.verification_intervals({"auc": 0, "accuracy": 0}, *pairs, THRESHOLD, units, rng)
-    for drawn, auc, accuracy in zip(times, *seen, strict=True):
+    found = intervals.resampled_scores(same, distances, left, right, THRESHOLD, units, rng)
+    for drawn, scores in zip(times, found, strict=True):
         one, other = labels[left], labels[right]
         weight = np.where(one == other, drawn[one], drawn[one] * drawn[other])
-        assert auc == pytest.approx(metrics.roc_auc_score(same, -distances, sample_weight=weight))
+        expected = metrics.roc_auc_score(same, -distances, sample_weight=weight)
+        assert scores["auc"] == pytest.approx(expected)
         right_ones = same == (distances < THRESHOLD)
-        assert accuracy == pytest.approx(np.average(right_ones, weights=weight))
+        assert scores["accuracy"] == pytest.approx(np.average(right_ones, weights=weight))
 
 
 def test_one_variance_gives_wilsons_interval():

@@ -10,7 +10,7 @@ from keras import ops
 from PIL import Image
 
 import evaluate
-from evaluation import figures, neighbours, summary
+from evaluation import figures, summary
 from evaluation.similarity_map import PATCHES, overlay, similarity_map
 
 
@@ -66,7 +66,7 @@ def scores(auc=0.9, classes=12, warnings=()):
     row = {"ways": 5, "shots": 1, "classes": "across", "random": {"accuracy": 0.2}}
     row |= {"model": {"accuracy": 0.8, "interval": [0.7, 0.85]}, "raw pixels": {"accuracy": 0.3}}
     found = dict.fromkeys(summary.SCORES, 0.5) | {"auc": auc, "accuracy": 0.85}
-    found |= {"retrieval": {}, "few_shot": [row], "images": 100, "classes": classes}
+    found |= {"few_shot": [row], "images": 100, "classes": classes}
     found |= {"baselines": [], "references": [], "warnings": list(warnings)}
     return found | {"intervals": {"auc": [auc - 0.1, auc + 0.05]}}
 
@@ -93,29 +93,9 @@ def test_leakage_is_found_where_a_baseline_warns():
     worse = scores() | {"baselines": [{"name": "paper", "auc": 0.95}]}
     found, said = summary.leakage(metrics | {"unseen": worse})
     assert found and "the best baseline (paper) 0.950" in said[0]
-    assert "WARNING: Known classes: The border tells." in summary.score_lines(
+    assert "WARNING: Known classes: The border tells." in summary.report_lines(
         {"known": scores(warnings=["The border tells."])}
     )
-
-
-def test_confusion_and_wrong_labels_are_those_of_a_double_loop():
-    rng = np.random.default_rng(0)
-    truth = np.repeat([0, 1, 2], 12)
-    embeddings = rng.normal(size=(36, 4)) * 0.2 + np.eye(3, 4)[truth]
-    labels = truth.copy()
-    labels[[3, 20]] = 2, 0
-    nearest = neighbours.nearest(embeddings)
-    classes, counts = neighbours.confusion(labels, nearest)
-    expected = np.zeros((3, 3), int)
-    for row in range(36):
-        others = [other for other in range(36) if other != row]
-        closest = min(others, key=lambda other: np.linalg.norm(embeddings[row] - embeddings[other]))
-        expected[labels[row], labels[closest]] += 1
-        assert nearest[row, 0] == closest
-    assert counts.tolist() == expected.tolist() and classes.tolist() == [0, 1, 2]
-    found = neighbours.at_odds(labels, nearest)
-    assert {image for image, *_ in found} == {3, 20}
-    assert all(labels[twin] == truth[image] != labels[image] for image, twin, _ in found)
 
 
 def test_similarity_map_is_red_where_the_network_looks():
@@ -134,15 +114,13 @@ def test_similarity_map_is_red_where_the_network_looks():
 
 def test_curves_are_those_of_the_metrics(scored):
     _, metrics = scored
-    curves = {name: metrics[name]["curve"] for name in ("known", "unseen")}
-    line = figures.plot_n_way(curves).axes[0].lines[0]
-    model = curves["known"]["model"]
-    assert line.get_ydata() == pytest.approx([100 * point["accuracy"] for point in model])
-    tables = {"unseen": metrics["unseen"]["few_shot"]}
-    line = figures.plot_k_shot(tables).axes[0].lines[0]
-    assert line.get_xdata().tolist() == [1, 3]
-    assert figures.plot_k_shot({"known": metrics["known"]["few_shot"]}) is None
-    assert figures.plot_n_way({"known": None}) is None
+    curve, one_and_three = metrics["known"]["curve"], metrics["unseen"]["few_shot"]
+    for along, rows, places in (("ways", curve, [2, 3, 4, 5, 6]), ("shots", one_and_three, [1, 3])):
+        line = figures.plot_few_shot(along, {"known": rows}).axes[0].lines[0]
+        assert line.get_xdata().tolist() == places
+        model = [100 * row["model"]["accuracy"] for row in rows]
+        assert line.get_ydata() == pytest.approx(model)
+    assert figures.plot_few_shot("shots", {"known": one_and_three[:1], "unseen": []}) is None
 
 
 @pytest.mark.parametrize("channels", [1, 3])

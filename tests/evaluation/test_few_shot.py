@@ -1,0 +1,215 @@
+"""Episodes, published protocols and nearest neighbours, on made-up embeddings and by loops."""
+
+import types
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evaluation import few_shot, neighbours, verification
+from evaluation.protocols import episode_scores
+from evaluation.scores import Options
+from pipeline.files import DataError
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def city_block(left, right):
+    assert left.dtype == right.dtype == np.float32 and left.shape == right.shape
+    return np.abs(left - right).sum(axis=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(1, 7), min_size=1, max_size=9),
+    st.integers(2, 8),
+    st.integers(1, 4),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+def test_trials_keep_their_rules(sizes, ways, shots, within, seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(len(sizes)) * 3 + 5, sizes))
+    families = labels % 2 if within else np.zeros(len(labels), int)
+    eligible = {label for label in labels.tolist() if np.sum(labels == label) > shots}
+    pools = [[e for e in eligible if not within or e % 2 == parity] for parity in (0, 1)]
+    largest = max(map(len, pools))
+    if largest < 2:
+        with pytest.raises(ValueError, match="at least 2 classes"):
+            few_shot.draw_trials(labels, ways, shots, 50, rng, families if within else None)
+        return
+    trials = few_shot.draw_trials(labels, ways, shots, 50, rng, families if within else None)
+    assert trials.references.shape == (50, min(ways, largest), shots)
+    for query, references, answer in zip(*trials, strict=True):
+        classes = labels[references]
+        assert (classes == classes[:, :1]).all()
+        assert len(set(classes[:, 0].tolist())) == len(classes)
+        assert set(classes[:, 0].tolist()) <= eligible
+        assert len(set(references.ravel().tolist())) == references.size
+        assert query not in references
+        assert labels[query] == classes[answer, 0]
+        assert len(set(families[references].ravel().tolist())) == 1
+
+
+def test_trials_draw_every_image_and_place_as_often(rng):
+    labels = np.repeat(np.arange(4), 3)
+    queries, references, answers = few_shot.draw_trials(labels, 3, 2, 24_000, rng)
+    for drawn, size, places in ((queries, 12, 1), (references, 12, 6), (answers, 3, 1)):
+        expected = 24_000 * places / size
+        assert np.all(np.abs(np.bincount(drawn.ravel()) - expected) < 5 * np.sqrt(expected))
+    # The places within a class are as likely too.
+    expected = 24_000 / 12
+    times = np.bincount(references[:, 0, 0], minlength=12)
+    assert np.all(np.abs(times - expected) < 5 * np.sqrt(expected))
+
+
+def test_trials_within_families_use_those_that_have_enough_classes(rng):
+    labels = np.repeat(np.arange(12), 2)
+    families = np.repeat([0, 1, 2], [4, 12, 8])  # 2, 6 and 4 classes
+    for ways, used, possible in ((2, [0, 1, 2], 2), (4, [1, 2], 4), (20, [1], 6)):
+        trials = few_shot.draw_trials(labels, ways, 1, 600, rng, families)
+        assert trials.references.shape[1] == possible
+        found, times = np.unique(families[trials.queries], return_counts=True)
+        assert found.tolist() == used
+        assert times.min() > 0.7 * 600 / len(used)  # families are as likely, whatever their size
+
+
+@pytest.mark.parametrize(
+    ("labels", "ways", "shots", "message"),
+    [
+        ([0, 0, 0], 5, 1, "Received: ways=5, .* and 1 such"),
+        ([0, 1, 2], 2, 1, "2 images each.* and 0 such"),
+        ([0, 0, 1, 1], 2, 2, "3 images each.* fewer shots"),
+        ([0, 0, 1, 1], 1, 1, "ways=1"),
+        ([0, 0, 1, 1], 2, 0, "1 images each"),
+    ],
+)
+def test_trials_that_cannot_be_drawn_are_an_error(labels, ways, shots, message, rng):
+    with pytest.raises(ValueError, match=message):
+        few_shot.draw_trials(np.array(labels), ways, shots, 10, rng)
+
+
+@pytest.mark.parametrize(("ways", "shots"), [(2, 1), (7, 3), (20, 1)])
+def test_a_constant_network_scores_one_in_n_and_a_perfect_one_all(ways, shots, rng):
+    labels = np.repeat(np.arange(25), 5)
+    trials = few_shot.draw_trials(labels, ways, shots, 500, rng)
+    for constant in (np.full((125, 16), 0.1, np.float32), np.full((125, 3), 1e6)):
+        distances = few_shot.trial_distances(constant, trials)
+        found = few_shot.few_shot_accuracy(distances, trials.answers)
+        assert found == pytest.approx(1 / ways, abs=1e-12)
+    perfect = few_shot.trial_distances(np.eye(25, dtype=np.float32)[labels], trials)
+    assert few_shot.few_shot_accuracy(perfect, trials.answers) == 1
+
+
+@pytest.mark.parametrize(("learned", "order"), [(None, 2), (city_block, 1)])
+def test_trial_distances_are_those_of_a_loop_over_prototypes(rng, monkeypatch, learned, order):
+    monkeypatch.setattr(verification, "CHUNK", 200)
+    labels = np.repeat(np.arange(6), 5)
+    embeddings = rng.normal(size=(30, 4)).astype(np.float32)
+    trials = few_shot.draw_trials(labels, 4, 3, 40, rng)
+    expected = [
+        [
+            np.linalg.norm(embeddings[query] - np.mean(embeddings[images], axis=0), order)
+            for images in references
+        ]
+        for query, references, _ in zip(*trials, strict=True)
+    ]
+    found = few_shot.trial_distances(embeddings, trials, learned)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    right = np.mean(np.argmin(expected, axis=1) == trials.answers)
+    assert few_shot.few_shot_accuracy(found, trials.answers) == pytest.approx(right)
+
+
+def test_pixels_as_bytes_neither_wrap_nor_truncate():
+    pixels = np.array([[0], [3], [4], [255], [250], [251]], np.uint8)
+    trials = few_shot.Trials(np.array([0]), np.array([[[1, 2], [3, 4]]]), np.array([0]))
+    assert few_shot.trial_distances(pixels, trials).tolist() == [[3.5, 252.5]]
+
+
+def test_ties_share_their_credit():
+    distances = np.array([[1, 1, 2, 3], [1, 2, 2, 3], [5, 5, 5, 5], [2, 1, 1, 1]])
+    credit = few_shot.trial_credit(distances, np.array([1, 1, 3, 2]))
+    assert credit.tolist() == [1 / 2, 0, 1 / 4, 1 / 3]
+    with pytest.raises(ValueError, match="1 of 2 NaN"):
+        few_shot.trial_credit(np.array([[1, np.nan]]), np.array([0]))
+
+
+# Protocols
+
+
+def held_out(build_index, embeddings, labels, families=None):
+    index = build_index(labels, families=families)
+    parts = {"rows": np.arange(len(labels)), "embeddings": embeddings, "distance": None}
+    parts |= {"name": "unseen", "families": index.families}
+    return types.SimpleNamespace(dataset=types.SimpleNamespace(index=index), **parts)
+
+
+def errors(name, held):
+    found = episode_scores(name, [held], Options())
+    return {row["name"].rpartition(" ")[2]: row["error"] for row in found["rows"]}
+
+
+def test_5_way_of_perfect_constant_and_noisy_embeddings(build_index):
+    rng, labels = np.random.default_rng(0), np.arange(12).repeat(25)
+    perfect = np.eye(12)[labels]
+    assert errors("5-way", held_out(build_index, perfect, labels)) == {"1-shot": 0, "5-shot": 0}
+    constant = errors("5-way", held_out(build_index, perfect * 0, labels))
+    assert constant == pytest.approx({"1-shot": 0.8, "5-shot": 0.8})
+    noisy = perfect + rng.normal(0, 0.5, perfect.shape)
+    found = errors("5-way", held_out(build_index, noisy, labels))
+    for shots in (1, 5):
+        trials = few_shot.draw_trials(labels, 5, shots, 20_000, rng)
+        distances = few_shot.trial_distances(noisy, trials)
+        plain = 1 - few_shot.few_shot_accuracy(distances, trials.answers)
+        assert found[f"{shots}-shot"] == pytest.approx(plain, abs=0.02)
+
+
+def test_within_takes_its_classes_from_one_family(build_index):
+    labels = np.arange(40).repeat(3)
+    embeddings = np.eye(20)[labels % 20]  # across families, each class has a double
+    families = np.arange(40) // 20
+    assert errors("omniglot-within", held_out(build_index, embeddings, labels, families)) == {
+        "1-shot": 0
+    }
+    with pytest.raises(DataError, match="20 classes of one family with 2 images each"):
+        errors("omniglot-within", held_out(build_index, embeddings, labels, np.arange(40) // 10))
+
+
+# Neighbours
+
+
+@pytest.mark.parametrize("learned", [None, city_block])
+def test_neighbours_are_those_of_a_double_loop(rng, monkeypatch, learned):
+    """Three classes, two images with a wrong label, one alone in its class."""
+    monkeypatch.setattr(verification, "CHUNK", 100)
+    truth = np.repeat([0, 1, 2], 12)
+    embeddings = rng.normal(size=(36, 4)) * 0.2 + np.eye(3, 4)[truth]
+    labels = truth.copy()
+    labels[[3, 20]], labels[35] = [2, 0], 3
+    nearest, order = neighbours.nearest(embeddings, learned), 1 if learned else 2
+    pairs = []
+    for row in range(36):
+        others = [other for other in range(36) if other != row]
+        others.sort(key=lambda o: np.linalg.norm(embeddings[row] - embeddings[o], order))  # noqa: B023
+        assert nearest[row].tolist() == others[:5]
+        pairs.append((labels[row], labels[others[0]]))
+    names = np.array(["oak", "elm", "ash", "fir"])
+    scores, times = neighbours.retrieval_scores(names[labels], nearest), Counter(pairs)
+    assert scores["recall_at_1"] == sum(a == b for a, b in pairs) / 35
+    assert scores["class_recall_at_1"]["oak"] == times[0, 0] / np.sum(labels == 0)
+    assert "fir" not in scores["class_recall_at_1"]
+    for one, other, count in scores["most_confused"]:
+        at = {name: place for place, name in enumerate(names)}
+        assert count == times[at[one], at[other]] and one != other
+    classes, shares = neighbours.most_confused(labels, nearest, 3)
+    assert {2, 0} < {*classes} and shares.sum(axis=1).max() <= 1
+    assert shares[0, 0] == times[0, 0] / np.sum(labels == 0)
+    found = neighbours.at_odds(labels, nearest)
+    assert {image for image, *_ in found} == {3, 20, 35}
+    assert all(labels[twin] == truth[image] != labels[image] for image, twin, _ in found)
+    assert not neighbours.retrieval_scores(np.arange(36), nearest)
