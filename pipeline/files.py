@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import lzma
 import os
+import posixpath
 import re
 import stat
 import struct
@@ -84,11 +85,7 @@ def list_files(source, skipped=None):
             skipped[name] = "a contact sheet of this package"
         else:
             kept[name] = found
-    parents = {name.rstrip("/").rpartition("/")[0] + "/" for name in entries}
-    empty = [name for name in kept if name.endswith("/") and name not in parents]
-    for name in empty:
-        skipped.setdefault(name.rstrip("/"), "an empty folder")
-    return {name: found for name, found in kept.items() if found}
+    return kept
 
 
 def read_bytes(source, name, count=-1):
@@ -128,36 +125,23 @@ def _open_zip(path, process, time):  # a forked process must not share the file 
         ) from error
     members, skipped = {}, {}
     for number, member in reversed([*enumerate(archive.infolist(), 1)]):
-        name = _member_name(member.filename)
+        slashed = member.filename.replace("\\", "/")
+        name = posixpath.normpath(f"/{slashed}").lstrip("/")  # without `.`, `..`, leading slashes
+        if slashed.endswith("/"):  # a folder
+            continue
         if not name:
             skipped[member.filename] = "a member without a name"
-        elif members.setdefault(name, member) is not member and not name.endswith("/"):
+        elif members.setdefault(name, member) is not member:
             skipped[f"{member.filename} (member {number})"] = "a later member has the same name"
     return archive, members, skipped
 
 
-def _member_name(raw):
-    """A zip member's name without backslashes, `.`, `..` and leading slashes; folders end in /."""
-    parts, slashed = [], raw.replace("\\", "/")
-    for part in slashed.split("/"):
-        if part == "..":
-            del parts[-1:]
-        elif part not in ("", "."):
-            parts.append(part)
-    return "/".join(parts) + "/" * slashed.endswith("/")
-
-
 def _zip_entries(path, skipped):
-    """Name -> (size, checksum) of members, None for what cannot be used; folders end in /."""
+    """Name -> (size, checksum) of the members of a zip that can be used."""
     _, members, unnamed = _open_zip(path, os.getpid(), path.stat().st_mtime_ns)
     large = [name for name, member in members.items() if member.file_size > MAX_FILE_BYTES]
     skipped |= unnamed | dict.fromkeys(large, TOO_LARGE)
-    unusable = {*large, *(name for name in members if name.endswith("/"))}
-    return {
-        name: None if name in unusable else (member.file_size, member.CRC)
-        for name, member in members.items()
-        if name != "/"
-    }
+    return {name: (m.file_size, m.CRC) for name, m in members.items() if name not in skipped}
 
 
 def _folder_entries(root, skipped):
@@ -175,10 +159,10 @@ def _folder_entries(root, skipped):
             folders.clear()
             continue
         before = "" if folder == "." else f"{folder}/"
-        entries |= {f"{before}{name}/": None for name in folders}
-        folders[:] = sorted(name for name in folders if not _why_no_data(name, {}))
+        skipped |= {before + n: why[1] for n in folders if (why := _why_no_data(n, {}))}
+        folders[:] = sorted(name for name in folders if before + name not in skipped)
         entries |= {before + name: file_status(root, before + name, skipped) for name in files}
-    return {name: found for name, found in entries.items() if _printable(name) == name}
+    return {name: found for name, found in entries.items() if found}
 
 
 def _why_no_data(folder, own):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -11,11 +10,8 @@ import numpy as np
 from pipeline.files import TABLES, DataError, file_stamp, find_images, read_bytes
 from pipeline.forgeries import class_folders
 from pipeline.layout import class_remarks, place_folders
-from pipeline.pair_lists import is_pair_list, pair_rows, read_pairs
+from pipeline.pair_lists import are_pair_folders, folder_pairs, is_pair_list, pair_rows, read_pairs
 from pipeline.tables import read_text, table_rows
-
-PAIR_FOLDERS = {"similar_all_images", "dissimilar_all_images"}
-PAIR_NAME = re.compile(r".*/(similar|dissimilar)_(\d+)_(first|second)\.\w+")
 
 
 @dataclasses.dataclass
@@ -110,31 +106,20 @@ def read_index(source, pair_label=None):
         )
     if source.suffix.lower() in TABLES:
         if is_pair_list(source):
-            return _list_index(source, read_pairs(source, pair_label, skipped), skipped)
+            return _pair_index(source, *read_pairs(source, pair_label, skipped), skipped)
         index = _assemble(source, table_rows(source, skipped), skipped)
         if (encoding := read_text(source)[1]) != "utf-8":
             index.remarks.append(f"{source.name} is no UTF-8: it was read as {encoding}.")
         return index
     found = find_images(source, skipped).items()
     images = sorted((name, file_stamp(name, *stamp)) for name, stamp in found)
-    if {name.rpartition("/")[0].rpartition("/")[2] for name, _ in images} >= PAIR_FOLDERS:
-        index = _assemble(source, _pair_rows(images, skipped), skipped)
-        left, right = _neighbours(index.groups).T
-        index.classes_known = False
-        index.pairs = np.stack([left, right, index.labels[left] == index.labels[right]], axis=1)
-        return index
+    if are_pair_folders(images):
+        return _pair_index(source, folder_pairs(images, skipped), dict(images), skipped)
     remarks = []
     rows = _class_rows(images, _leaves(source, skipped), skipped, remarks)
     index = _assemble(source, rows, skipped)
-    index.remarks = remarks + index.remarks
+    index.remarks[:0] = remarks
     return index
-
-
-def _neighbours(values):
-    """Pairs of rows that share a value, (n, 2): each row of a value with the next one of it."""
-    order = np.argsort(values, kind="stable")
-    same = np.flatnonzero(values[order[1:]] == values[order[:-1]])
-    return np.stack([order[same], order[same + 1]], axis=1)
 
 
 def _leaves(source, skipped):
@@ -147,7 +132,7 @@ def _leaves(source, skipped):
     try:
         leaves = json.loads(read_bytes(source, path))
         leaves = {stem.lower(): [of] if isinstance(of, str) else of for stem, of in leaves.items()}
-        return {stem: [str(leaf) for leaf in of] for stem, of in leaves.items() if of}
+        return {stem: [*map(str, of)] for stem, of in leaves.items() if of}
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(
             f"{source}/{path} must be a JSON object of file stem -> [leaf]. Received: {error}."
@@ -180,26 +165,9 @@ def _class_rows(images, leaves, skipped, remarks):
         yield name, stamp, label, leaf or None, split, forged
 
 
-def _pair_rows(images, skipped):
-    """`similar_all_images/similar_3_first.jpg` and the like: every pair its own group."""
-    taken = {}
-    for name, stamp in images:
-        match = PAIR_NAME.fullmatch(name)
-        if match is None:
-            skipped[name] = "not named similar_<i>_first, dissimilar_<i>_second or the like"
-            continue
-        kind, number, side = match.groups()
-        pair = f"{kind}_{int(number)}"
-        if taken.setdefault((pair, side), name) != name:
-            skipped[name] = f"the same side of the same pair as '{taken[pair, side]}'"
-            continue
-        label = pair if kind == "similar" else f"{pair}_{side}"
-        yield name, stamp, label, pair, None, False
-
-
-def _list_index(source, given, skipped):
-    """The index of a list of pairs, (left, right) -> (same, fold)."""
-    rows, known = pair_rows(source.parent, given)
+def _pair_index(source, given, stamps, skipped):
+    """The index of given pairs, (left, right) -> (same, fold); stamps by name."""
+    rows, known = pair_rows(given, stamps)
     index = _assemble(source, rows, skipped)
     place = {name: row for row, name in enumerate(index.names.tolist())}
     found = [(pair, said) for pair, said in given.items() if place.keys() >= {*pair}]

@@ -41,15 +41,13 @@ def inventory(dataset):
         classes = len(np.unique(index.labels[rows]))
         lines.append(f"  {name + ':':<17} {len(rows)} images of {classes} classes")
     lines += [f"Note: {remark}" for remark in index.remarks + splits.remarks]
+    left_out = {index.names[row]: why for row, why in splits.left_out.items()}
     single = [index.class_names[label] for label in np.flatnonzero(per_class == 1)]
     if single and index.classes_known:
         lines.append(f"Note: {len(single)} classes of one image are impostors only{_named(single)}")
     lines += _equal_lines(index, equal_files(cache.digests, cache.unreadable))
     lines += _copy_lines(index, splits.copies, cache.digests)
-    others = {row: why for row, why in splits.left_out.items() if row not in cache.unreadable}
-    for title, reasons in (("Unreadable, skipped", cache.unreadable), ("Left out", others)):
-        lines += _reason_lines(title, {index.names[row]: why for row, why in reasons.items()})
-    lines += _reason_lines("Not indexed", index.skipped)
+    lines += _left_out_lines(index.skipped | left_out)
     return [_printable(line) for line in lines]
 
 
@@ -101,18 +99,18 @@ def _copy_lines(index, copies, digests):
         yield f"  {one} ~ {other}{'  (two classes: is a label wrong?)' if across[at] else ''}"
 
 
-def _reason_lines(title, reasons):
+def _left_out_lines(left_out):
     """Each reason with its number of files and the names of some."""
     names_of = {}
-    for name, reason in reasons.items():
+    for name, reason in left_out.items():
         names_of.setdefault(reason, []).append(name)
-    if reasons:
-        yield f"{title}: {len(reasons)}"
+    if left_out:
+        yield f"Left out: {len(left_out)}"
     ordered = sorted(names_of.items(), key=lambda item: -len(item[1]))
     for reason, names in ordered[:MOST_NAMED]:
         yield f"  {len(names)} x {reason}{_named(names)}"
     if others := ordered[MOST_NAMED:]:
-        yield f"  {sum(len(names) for _, names in others)} more"
+        yield f"  {sum(len(names) for _, names in others)} more, for {len(others)} other reasons"
 
 
 def contact_sheet(dataset):

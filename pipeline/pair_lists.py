@@ -1,6 +1,7 @@
-"""Lists of pairs: two paths and a label a line, or LFW's `pairs.txt`, in any usual separator."""
+"""Given pairs: a list of two paths and a label a line, LFW's `pairs.txt`, or folders of pairs."""
 
 import os
+import re
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from pipeline.tables import is_true, read_cells
 SAYS_SAME = ("same", "genuine")  # columns in which 1 means that both images show one class
 LABELS = (*SAYS_SAME, "label", "target", "class", "y")  # in a list of more columns
 LFW_NAME = "{0}/{0}_{1:04d}.jpg"
+PAIR_FOLDERS = {"similar_all_images", "dissimilar_all_images"}
+PAIR_NAME = re.compile(r".*/(similar|dissimilar)_(\d+)_(first|second)\.\w+")
 
 
 def is_pair_list(source):
@@ -31,8 +34,8 @@ def read_pairs(source, pair_label, skipped):
         skipped: Dict that gains what is left out -> reason.
 
     Returns:
-        Dict: `(left, right)`, names relative to the folder of the list -> `(same, fold)`; the fold
-        is None where none is named.
+        `(pairs, stamps)`: dict of `(left, right)`, names relative to the folder of the list ->
+        `(same, fold)`, whose fold is None where none is named; the stamp of each file.
 
     Raises:
         DataError: If the list cannot be read, or nobody says what label 1 means.
@@ -41,14 +44,15 @@ def read_pairs(source, pair_label, skipped):
     pairs = _lfw_pairs(rows) or _labelled_pairs(source, rows, pair_label)
     folder = _folder_of(source, [left for left, *_ in pairs])
     names = {folder + name for left, right, *_ in pairs for name in (left, right)}
-    there = {name for name in names if file_status(source.parent, name, skipped)}
+    there = {name: file_status(source.parent, name, skipped) for name in names}
+    stamps = {name: file_stamp(name, *found) for name, found in there.items() if found}
     found, contradictory, missing = {}, set(), 0
     for left, right, *said in pairs:
         pair = folder + left, folder + right
         pair = pair if pair[::-1] not in found else pair[::-1]
         if left == right:
             skipped[f"{left}, {right}"] = "a pair of an image with itself"
-        elif not there.issuperset(pair):
+        elif not stamps.keys() >= {*pair}:
             missing += 1
         elif found.setdefault(pair, tuple(said))[0] != said[0]:
             skipped[", ".join(pair)] = "listed as the same and as different"
@@ -59,13 +63,39 @@ def read_pairs(source, pair_label, skipped):
     if not found:
         why = "; ".join(f"{name}: {reason}" for name, reason in [*skipped.items()][:3])
         raise DataError(f"{source}: none of its {len(pairs)} pairs can be used ({why}).")
-    return found
+    return found, stamps
 
 
-def pair_rows(root, pairs):
+def are_pair_folders(images):
+    """Whether images, (name, stamp), lie in the two folders of pairs."""
+    return {name.rpartition("/")[0].rpartition("/")[2] for name, _ in images} >= PAIR_FOLDERS
+
+
+def folder_pairs(images, skipped):
+    """The pairs of `similar_all_images/similar_3_first.jpg` and the like, as `read_pairs`."""
+    sides, pairs = {}, {}
+    for name, _ in images:
+        match = PAIR_NAME.fullmatch(name)
+        if match is None:
+            skipped[name] = "not named similar_<i>_first, dissimilar_<i>_second or the like"
+            continue
+        kind, number, side = match.groups()
+        first = sides.setdefault((kind, int(number)), {}).setdefault(side, name)
+        if first != name:
+            skipped[name] = f"the same side of the same pair as '{first}'"
+    for (kind, _), names in sides.items():
+        if len(names) == 2:
+            pairs[names["first"], names["second"]] = kind == "similar", None
+        else:
+            skipped[min(names.values())] = "the other image of its pair is missing"
+    return pairs
+
+
+def pair_rows(pairs, stamps):
     """Rows of the images of some pairs, whose classes are their folders as far as the pairs agree.
 
-    Else classes are what genuine pairs join. Groups are folders where each genuine pair is of one.
+    Else classes are what genuine pairs join. Groups are folders where each genuine pair lies in
+    one, and some impostor pair does not.
 
     Returns:
         `(rows, known)`: `(name, stamp, class, group, None, forged)` of each image, and whether
@@ -76,13 +106,12 @@ def pair_rows(root, pairs):
     genuine = [pair for pair, (same, _) in pairs.items() if same]
     own = {name: folder for name, (folder, forged) in folders.items() if not forged}
     alike = {pair for pair in pairs if own.get(pair[0], pair[0]) == own.get(pair[1], pair[1])}
-    grouped = len(set(folders.values())) > 1 and alike.issuperset(genuine)
+    grouped = len(alike) < len(pairs) and alike.issuperset(genuine)
     known, joined, rows = grouped and len(alike) == len(genuine), _joined(names, genuine), []
     for name in names:
         folder, forged = folders[name]
-        label, group = folder if known else joined[name], folder if grouped else joined[name]
-        stamp = file_stamp(name, *file_status(root, name, {}))
-        rows.append((name, stamp, label, group, None, forged and known))
+        label, group = folder if known else joined[name], folder if grouped else name
+        rows.append((name, stamps[name], label, group, None, forged and known))
     return rows, known
 
 

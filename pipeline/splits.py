@@ -9,6 +9,7 @@ from pipeline.files import DataError
 from pipeline.near_duplicates import equal_files, join_groups, merge_equal_files
 
 SPLITS = ("train", "val", "test_known", "test_unseen")
+SIDE = "<U11"  # the longest of them
 FEW_CLASSES = 10  # of fewer, those kept unseen say little about other new ones
 
 
@@ -32,69 +33,67 @@ class Splits:
 def make_splits(index, digests, unreadable, config, copies=()):
     """`Splits` by image (whole groups) within known classes, and by class for the unseen ones.
 
-    A file that lies in two classes is left out, as nobody knows what it shows. Digests (images,)
-    are equal for equal files, which become one group in the index; `unreadable` is row -> reason;
-    `copies` are the `near_duplicates`, (n, 2), which become one group too; None where they were
-    not searched.
+    Args:
+        index: An `ImageIndex`; its groups are joined by equal files and copies.
+        digests: Equal for equal files, (images,).
+        unreadable: Row -> reason.
+        config: A `Config`.
+        copies: The `near_duplicates`, (n, 2); None where they were not searched.
 
     Raises:
         DataError: If fewer than two classes, or none with two images, would be left to train on.
     """
     left_out, remarks = unusable(index, digests, unreadable), []
-    # Copies of one file are one thing: a genuine pair of them would teach nothing.
-    index.groups = groups = merge_equal_files(index.groups, digests, skip=unreadable)
     if copies is None:
         remarks.append(
             "Too many images to search for near-duplicates: only equal files are joined."
         )
     copies = np.reshape([] if copies is None else copies, (-1, 2)).astype(int)
-    if len(copies):
-        index.groups = groups = join_groups(groups, copies)
+    # Copies of one file are one thing: a genuine pair of them would teach nothing.
+    equal = merge_equal_files(index.groups, digests, skip=unreadable)
+    index.groups = groups = join_groups(equal, copies)
     usable = np.setdiff1d(np.arange(len(index)), list(left_out))
     if index.splits is not None:
         sides = _given_sides(index, usable, groups, config, left_out, remarks)
     elif index.pairs is not None:
-        sides = _pair_sides(index, usable, groups, digests, config, left_out, remarks)
+        sides = _pair_sides(index, usable, groups, config, left_out, remarks)
     else:
         sides = _drawn_sides(index, usable, groups, config, remarks)
     for row in usable[sides[usable] == ""].tolist():
         left_out.setdefault(row, "shows what another held-out class shows too")
-    rows = (np.flatnonzero(sides == name) for name in SPLITS)
-    splits = Splits(*rows, left_out, remarks, copies)
-    _check_enough(index, splits)
+    splits = Splits(*(np.flatnonzero(sides == name) for name in SPLITS), left_out, remarks, copies)
+    for name in ("train", "val"):
+        _check_enough(index, splits, name)
     remarks += _what_cannot_be_known(index, splits, config)
     return splits
 
 
 def unusable(index, digests, unreadable):
-    """Row -> reason for images that are unreadable or lie in two classes with equal content."""
-    reasons = dict(unreadable)
-    if not index.classes_known:
-        return reasons
-    labels = training_labels(index)
-    for rows in equal_files(digests, unreadable):
+    """Row -> reason of images that are unreadable, or of a file that lies in two classes."""
+    reasons, labels = dict(unreadable), training_labels(index)
+    for rows in equal_files(digests, unreadable) if index.classes_known else ():
         one_of = {labels[row]: row for row in rows}  # a row of each class
-        for row in rows:
-            twin = next((one for label, one in one_of.items() if label != labels[row]), None)
-            if twin is not None:
-                reasons[row] = f"same content as '{index.names[twin]}' of another class"
+        for row in rows if len(one_of) > 1 else ():
+            twin = next(one for label, one in one_of.items() if label != labels[row])
+            reasons[row] = f"same content as '{index.names[twin]}' of another class"
     return reasons
 
 
 def _drawn_sides(index, usable, groups, config, remarks):
     """Side of each row, drawn; asks for less where there are too few families, classes, images."""
-    num_units, by_family = len(_units(index, usable, config)), config.hold_out_by == "family"
+    num_units = len(_units(index, usable, config))
     kept = _num_kept(config, num_units)
     too_many = num_units - sum(kept) < 2
-    if by_family and any(kept) and too_many:
-        remarks.append(
-            f"Too few families to keep whole ones out ({num_units}; hold_out_by='family'): single "
-            "classes are kept out instead."
-        )
-        by_class = dataclasses.replace(config, hold_out_by="class")
-        return _drawn_sides(index, usable, groups, by_class, remarks)
-    too_few = not by_family and round(config.unseen_share * num_units) < 2  # one has no impostors
-    if too_many or (too_few and num_units < FEW_CLASSES):
+    if config.hold_out_by == "family":
+        if any(kept) and too_many:
+            remarks.append(
+                f"Too few families to keep whole ones out ({num_units}; hold_out_by='family'): "
+                "single classes are kept out instead."
+            )
+            by_class = dataclasses.replace(config, hold_out_by="class")
+            return _drawn_sides(index, usable, groups, by_class, remarks)
+    # A single class that is kept unseen would have no impostors.
+    elif too_many or (round(config.unseen_share * num_units) < 2 and num_units < FEW_CLASSES):
         config = dataclasses.replace(config, unseen_share=0.0)
     sides = _draw_sides(index, usable, groups, config)
     if config.validate_on == "classes" or _is_enough(training_labels(index)[sides == "val"]):
@@ -124,7 +123,7 @@ def _num_kept(config, num_units):
 def _draw_sides(index, usable, groups, config):
     """Draws what is kept whole first, then groups within each known class."""
     rng = np.random.default_rng(config.seed)
-    sides, group_side = _blank(len(index)), _blank(groups.max() + 1)  # a group may span classes
+    sides, group_side = np.zeros(len(index), SIDE), np.zeros(groups.max() + 1, SIDE)
     units = rng.permutation(_units(index, usable, config))
     *kept, _ = np.split(units, np.cumsum(_num_kept(config, len(units))))
     unit = index.labels if config.hold_out_by == "class" else index.families
@@ -140,10 +139,6 @@ def _draw_sides(index, usable, groups, config):
     for rows in np.split(known, np.flatnonzero(np.diff(kinds[known])) + 1):
         _place_groups(rows, groups, shares, group_side, sides, rng)
     return sides
-
-
-def _blank(length):
-    return np.full(length, "", dtype="<U11")
 
 
 def _place_groups(rows, groups, shares, group_side, sides, rng):
@@ -171,22 +166,21 @@ def _place_groups(rows, groups, shares, group_side, sides, rng):
     sides[rows] = group_side[groups[rows]]
 
 
-def _pair_sides(index, usable, groups, digests, config, left_out, remarks):
+def _pair_sides(index, usable, groups, config, left_out, remarks):
     """Side of each row where pairs are given: whole groups, and whole chains of pairs if they can.
 
     A pair that crosses is of no use, nor is an image none of whose pairs lies on its side.
     """
-    pairs, limit = index.pairs[:, :2], len(usable) / 2
-    chains = join_groups(groups, pairs)
-    if np.bincount(chains[usable]).max(initial=0) <= limit:
-        groups = chains
-    elif np.bincount(groups[usable]).max(initial=0) > limit:
-        groups = np.unique(digests, return_inverse=True)[1]
-    sides, group_side = _blank(len(groups)), _blank(groups.max() + 1)
+    pairs, genuine = index.pairs[:, :2], index.pairs[index.pairs[:, 2] == 1, :2]
+    for links in (pairs, genuine, ()):
+        joined = join_groups(groups, links)
+        if np.bincount(joined[usable]).max(initial=0) <= len(usable) / 2:
+            break
+    sides, group_side = np.zeros(len(index), SIDE), np.zeros(joined.max() + 1, SIDE)
     test = "test_unseen" if index.classes_known else "test_known"
     share = config.unseen_share if index.classes_known else config.test_share
     shares, rng = {"val": config.val_share, test: share}, np.random.default_rng(config.seed)
-    _place_groups(usable, groups, shares, group_side, sides, rng)
+    _place_groups(usable, joined, shares, group_side, sides, rng)
     left, right = sides[pairs].T
     if crossing := np.sum((left != right) & (left != "") & (right != "")):
         remarks.append(f"{crossing} of {len(pairs)} given pairs cross a split: they are left out.")
@@ -198,23 +192,23 @@ def _pair_sides(index, usable, groups, digests, config, left_out, remarks):
 
 def _given_sides(index, usable, groups, config, left_out, remarks):
     """Side of each row from the source's own train, val and test; drawn from train if missing."""
-    sides = _blank(len(index))
+    sides = np.zeros(len(index), SIDE)
     sides[usable] = np.asarray(index.splits)[usable]
     if not (sides == "train").any():
         raise DataError(f"'{index.source}' has test images and no train images. Add a train split.")
     for side, others in (("test", ["train"]), ("val", ["train", "test"])):
         taken = np.isin(groups, groups[np.isin(sides, others)])
         leaks = np.flatnonzero((sides == side) & taken)
-        sides[leaks], reason = "", f"shows what a {' or '.join(others)} image shows"
+        sides[leaks], reason = (
+            "",
+            f"given for {side}, shows what a {' or '.join(others)} image shows",
+        )
         left_out |= dict.fromkeys(leaks.tolist(), reason)
-        if len(leaks):
-            remarks.append(f"{len(leaks)} images given for {side} are left out: each {reason}.")
     given = [side for side in ("val", "test") if (sides == side).any()]
     if len(given) < 2:
-        shares = {"unseen_share": 0.0} if given else {}
-        shares |= {"test_share": 0.0} if "test" in given else {}
+        zero = ["unseen_share"] * bool(given) + ["test_share"] * ("test" in given)
+        inner = dataclasses.replace(config, **dict.fromkeys(zero, 0.0))
         train = np.flatnonzero(sides == "train")
-        inner = dataclasses.replace(config, **shares)
         drawn = _drawn_sides(index, train, groups, inner, remarks)[train]
         sides[train] = np.where((drawn == "val") & ("val" in given), "train", drawn)
     known = np.isin(index.labels, index.labels[sides == "train"])
@@ -223,19 +217,12 @@ def _given_sides(index, usable, groups, config, left_out, remarks):
     return sides
 
 
-def _is_enough(labels):
-    """Two classes and a genuine pair are the least that can be trained and validated on."""
-    counts = np.bincount(labels, minlength=1)
-    return (counts > 0).sum() >= 2 and counts.max() >= 2
-
-
 def _what_cannot_be_known(index, splits, config):
     """Yields what a test on these splits will not tell."""
     if not index.classes_known:
         return
     labels, tests = training_labels(index), (splits.test_known, splits.test_unseen)
-    usable = np.delete(np.arange(len(index)), list(splits.left_out))
-    num_classes = (np.bincount(index.labels[usable]) >= 2).sum()
+    num_classes = (_images_per_class(index, splits) >= 2).sum()
     num_unseen = len(np.unique(index.labels[splits.test_unseen]))
     if not any(_is_enough(labels[rows]) for rows in tests):
         share = f", or set unseen_share to {2 / num_classes:.2g}" if num_classes > 3 else ""
@@ -256,25 +243,20 @@ def _what_cannot_be_known(index, splits, config):
         )
 
 
-def _check_enough(index, splits):
-    for name in ("train", "val"):
-        if index.pairs is not None:
-            inside = index.pairs[np.isin(index.pairs[:, :2], getattr(splits, name)).all(axis=1)]
-            genuine = int(inside[:, 2].sum())
-            if not 0 < genuine < len(inside):
-                raise DataError(
-                    f"Both kinds of pairs are needed in training and in validation. Received for "
-                    f"{name}: {genuine} genuine and {len(inside) - genuine} impostor pairs of "
-                    f"'{index.source}'. Change the held-out shares, or list more pairs."
-                )
-        if not _is_enough(training_labels(index)[getattr(splits, name)]):
-            raise DataError(_too_little(index, splits, name))
-
-
-def _too_little(index, splits, name):
-    """What was found, of the data as a whole, and what is needed."""
-    usable = np.delete(np.arange(len(index)), list(splits.left_out))
-    found = np.bincount(index.labels[usable], minlength=1)
+def _check_enough(index, splits, name):
+    """Says what was found, of the data as a whole, and what is needed, where a split lacks it."""
+    rows = getattr(splits, name)
+    if index.pairs is not None:
+        same = index.pairs[np.isin(index.pairs[:, :2], rows).all(axis=1), 2]
+        if not 0 < same.sum() < len(same):
+            raise DataError(
+                f"Both kinds of pairs are needed in training and in validation. Received for "
+                f"{name}: {same.sum()} genuine and {(same == 0).sum()} impostor pairs of "
+                f"'{index.source}'. Change the held-out shares, or list more pairs."
+            )
+    if _is_enough(training_labels(index)[rows]):
+        return
+    found = _images_per_class(index, splits)
     text = (
         f"Too little data in '{index.source}'. Found: {found.sum()} usable images in "
         f"{(found > 0).sum()} classes, at most {found.max()} in one"
@@ -283,7 +265,18 @@ def _too_little(index, splits, name):
         text += f"; {len(splits.left_out)} images left out, as '{index.names[row]}': {why}"
     if index.splits is not None:
         text += f"; too few of them in {name}"
-    return (
+    raise DataError(
         f"{text}. Needed: 2 classes and 4 images in each, so that training and validation have a "
         "pair of each kind."
     )
+
+
+def _images_per_class(index, splits):
+    """How many usable images each class has."""
+    return np.bincount(np.delete(index.labels, list(splits.left_out)), minlength=1)
+
+
+def _is_enough(labels):
+    """Two classes and a genuine pair are the least that can be trained and validated on."""
+    counts = np.bincount(labels, minlength=1)
+    return (counts > 0).sum() >= 2 and counts.max() >= 2

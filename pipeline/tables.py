@@ -12,7 +12,9 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing", "eval"), "test"),
 }
 YES, NO = ("1", "1.0", "true", "yes", "y"), ("0", "0.0", "-1", "false", "no", "n", "")
-SPLIT_SUFFIX = re.compile(r"[ _-]?(data|(data)?set|images|\d{4})$")  # train_set, test-data
+SPLIT = re.compile(  # train_set, test-data, seg_train
+    rf"(?:.+[ _-])?({'|'.join(SPLIT_NAMES)})(?:[ _-]?(?:data|(?:data)?set|images|\d{{4}}))?"
+)
 
 
 def table_rows(source, skipped):
@@ -97,4 +99,5 @@ def read_text(source):
 
 def split_of(name):
     """ "train", "val" or "test" if a folder or a cell is named so, else None."""
-    return SPLIT_NAMES.get(SPLIT_SUFFIX.sub("", name.strip().lower()))
+    match = SPLIT.fullmatch(name.strip().lower())
+    return match and SPLIT_NAMES[match[1]]

@@ -53,22 +53,17 @@ def test_inventory(write_images, prepare):
     assert has_line(lines, "Fig___rust/0.png = Fig___rust/copy.png")
     assert has_line(lines, "WARNING", "Ash___rust and Ash___well")
     assert not has_line(lines, "WARNING", "Fig___rust")
-    assert has_line(lines, "Unreadable, skipped: 1") and has_line(lines, "1 x empty file", "4.png")
-    assert has_line(lines, "Left out: 2")
+    assert has_line(lines, "Left out: 24") and has_line(lines, "1 x empty file", "4.png")
     assert has_line(lines, "same content as 'Ash___rust/3.png' of another class: Ash___well/3.png")
     assert has_line(lines, "1 classes of one image", "Oak___one")
-    assert has_line(lines, "Not indexed: 21")
     assert has_line(lines, "1 x lies beside the class folders", "beside.png")
     assert has_line(lines, "20 x not an image (.txt): ", "and 10 more")
     assert has_line(lines, "a\\nb.txt") and all(map(str.isprintable, lines))
     for name, rows in dataset.splits.items():
         classes = len({dataset.index.labels[row] for row in rows})
         assert has_line(lines, f"{name}:", f"{len(rows)} images of {classes} classes")
-
-
-def test_a_tidy_set_has_a_short_inventory(write_images, prepare):
-    lines = inventory(prepare(write_images(*ten_each(*"abcdefghij"))))
-    assert len(lines) == 9 and has_line(lines, "families", "none")
+    tidy = inventory(prepare(write_images(*ten_each(*"abcdefghij"), folder="tidy")))
+    assert len(tidy) == 9 and has_line(tidy, "families", "none")
 
 
 def test_near_duplicates_are_listed_across_classes_first(write_images, prepare):
@@ -99,11 +94,8 @@ def test_given_pairs(write_images, prepare):
     for _, rows in dataset.splits.items():
         for left, right, same in zip(*dataset.given_pairs(rows), strict=True):
             one, other = (dataset.index.names[rows[side]] for side in (left, right))
-            assert {one, other} == {
-                one.replace("second", "first"),
-                one.replace("first", "second"),
-            }
-            assert same == one.startswith("similar")
+            assert one.replace("first", "second") == other.replace("first", "second")
+            assert one != other and same == one.startswith("similar")
             found |= {one, other}
     assert found == set(names)
     first, second = dataset.index.pairs[0, :2]
@@ -112,17 +104,15 @@ def test_given_pairs(write_images, prepare):
     assert len(same) == 59 and first not in rows[np.concatenate([left, right])]
 
 
-def test_contact_sheet(write_images, prepare):
+@pytest.mark.parametrize(("channels", "red"), [(3, (255, 0, 0)), (1, (76, 76, 76))])
+def test_contact_sheet(channels, red, write_images, prepare):
     folder = write_images(*ten_each(*"abcde"))
     Image.new("RGB", (20, 20), (255, 0, 0)).save(folder / "b/0.png")
-    for channels, red in ((3, (255, 0, 0)), (1, (76, 76, 76))):
-        sheet = np.asarray(contact_sheet(prepare(folder, channels=channels)))
-        size, step = SHEET_IMAGE, SHEET_IMAGE + 20
-        assert len(sheet) == 5 * step + 4
-        top = step + 4 + 14  # the first picture of the second line
-        np.testing.assert_array_equal(
-            sheet[top : top + size, 4 : 4 + size], np.broadcast_to(red, (size, size, 3))
-        )
+    sheet = np.asarray(contact_sheet(prepare(folder, channels=channels)))
+    step = SHEET_IMAGE + 20
+    assert len(sheet) == 5 * step + 4
+    picture = sheet[step + 18 :, 4:][:SHEET_IMAGE, :SHEET_IMAGE]  # the first of the second line
+    assert (picture == red).all()
 
 
 def test_letters_beyond_ascii_are_drawn(write_images, prepare):
@@ -134,33 +124,25 @@ def test_letters_beyond_ascii_are_drawn(write_images, prepare):
     assert len(titles) == 4 and sheet[4:17].min() < 100
 
 
-def test_the_command_shows_the_splits_that_training_makes(
-    write_images, tmp_path, monkeypatch, capsys
-):
-    folder = write_images(*ten_each(*"abcdefghij"))
-    monkeypatch.chdir(tmp_path)
-    options = ["faces", "--data_dir", str(folder), "--unseen_share", "0.4", "--seed", "3"]
-    assert main([*options, "--out", "there"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    dataset = load_data(parse_command_line(options, "train.py")[0])
-    for name, rows in dataset.splits.items():
-        assert has_line(lines, f"{name}:", f"{len(rows)} images of")
-    with Image.open("there/contact_sheet.png") as sheet:
-        assert sheet.width > sheet.height / 2
-
-
 def test_the_command(write_images, tmp_path, monkeypatch, capsys):
-    folder = write_images(*ten_each(*"abcde"))
+    folder = write_images(*ten_each(*"abcdefghij"))
     monkeypatch.chdir(tmp_path)
     for _ in range(2):  # what it leaves in the data folder is no data
         assert main([str(folder), "--cache_dir", str(folder / "cache"), "--image_size", "16"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert has_line(lines, "50 images in 5 classes")
+        assert has_line(lines, "100 images in 10 classes")
         assert has_line(lines, "train.py photographs --data_dir")
     assert has_line(lines, "1 x a cache: cache/data-") and not has_line(lines, "sheet.png:")
     assert not list(tmp_path.glob("*.png"))
     assert main(["no/such/folder"]) == 2
     assert "Received: 'no/such/folder'" in capsys.readouterr().err
+    options = ["faces", "--data_dir", str(folder), "--unseen_share", "0.4", "--seed", "3"]
+    assert main([*options, "--out", "there"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    dataset = load_data(parse_command_line(options, "train.py")[0])  # splits as training makes them
+    for name, rows in dataset.splits.items():
+        assert has_line(lines, f"{name}:", f"{len(rows)} images of")
+    assert Image.open("there/contact_sheet.png").width > 100
 
 
 def strokes(rng):
@@ -176,26 +158,24 @@ def thing_on_a_table(rng):
 
 
 KINDS = {  # how to draw one, the config that suits
-    "strokes": (strokes, ["characters"]),
-    "grey": (lambda rng: np.repeat(rng.integers(60, 200, (40, 40, 1), "u1"), 3, 2), ["faces"]),
-    "table": (thing_on_a_table, ["photographs"]),
-    "black": (lambda rng: rng.integers(0, 3, (40, 40, 3), "u1"), []),
+    "strokes": (strokes, "characters"),
+    "grey": (lambda rng: np.repeat(rng.integers(60, 200, (40, 40, 1), "u1"), 3, 2), "faces"),
+    "table": (thing_on_a_table, "photographs"),
+    "black": (lambda rng: rng.integers(0, 3, (40, 40, 3), "u1"), None),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kind_of_images_decides_which_config_is_named(kind, build_index):
-    (draw, names), rng = KINDS[kind], np.random.default_rng(0)
+    (draw, name), rng = KINDS[kind], np.random.default_rng(0)
     index = build_index(np.repeat(np.arange(4), 10))
     pixels, splits = np.stack([draw(rng) for _ in range(40)]), SimpleNamespace(left_out={})
     dataset = SimpleNamespace(index=index, splits=splits, pixels=pixels)
-    said = list(advice(dataset, "leaves"))
-    assert [f"train.py {name} " in one for name, one in zip(names, said, strict=True)] == [
-        True for _ in names
-    ]
+    said = " ".join(advice(dataset, "leaves"))
+    assert f"train.py {name} " in said if name else not said
     assert not list(advice(dataset, "photographs"))
     index.forged = np.arange(40) % 10 > 7
-    assert kind == "black" or "train.py signatures " in list(advice(dataset, "leaves"))[0]
+    assert not name or "train.py signatures " in " ".join(advice(dataset, "leaves"))
 
 
 @pytest.mark.parametrize(
@@ -240,14 +220,12 @@ def test_created_pairs_are_what_their_labels_say():
         create_pairs(images, labels[:3])
 
 
-def test_a_data_set_can_be_cut(write_images, tmp_path):
+def test_a_data_set_can_be_cut(write_images, prepare):
     folder = write_images(
-        *(f"class{label}/{number}.png" for label in range(4) for number in range(6))
+        *(f"class{label}/{number}.png" for label in range(4) for number in "123456")
     )
     limits = {"max_classes": 3, "max_images_per_class": 5, "unseen_share": 0.0}
-    config = Config(data_dir=str(folder), cache_dir=str(tmp_path / "cache"), **limits)
-    index = prepare_data.load_data(config).index
+    index, again = (prepare(folder, **limits).index for _ in range(2))
     assert index.class_names == ["class0", "class1", "class2"]
     assert np.bincount(index.labels).tolist() == [5, 5, 5]
-    again = prepare_data.load_data(config).index
-    assert list(index.names) == list(again.names)
+    assert list(again.names) == list(index.names)

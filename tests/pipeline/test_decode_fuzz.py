@@ -1,9 +1,10 @@
 """Mutated images never crash or hang the decoder: pixels come out, or BadImage.
 
-python tests/test_decode_fuzz.py COUNT [SEED]
+python tests/pipeline/test_decode_fuzz.py COUNT [SEED]
 """
 
 import io
+import itertools
 import subprocess
 import sys
 import time
@@ -26,30 +27,23 @@ def seeds():
     grey, deep = rgb.convert("L"), Image.fromarray(np.arange(900, dtype="u2").reshape(30, 30) * 70)
     exif = Image.Exif()
     exif[0x0112] = 6
-    options = [
-        *(
-            (rgb, "JPEG", o)
-            for o in ({}, {"progressive": True}, {"exif": exif}, {"subsampling": 0})
-        ),
-        *((image, "JPEG", {}) for image in (grey, rgb.convert("CMYK"))),
-        *((image, "PNG", {}) for image in (rgb, grey, deep, rgb.convert("RGBA"), rgb.convert("1"))),
-        (rgb.quantize(16), "PNG", {"transparency": 1}),
-        *(
-            (rgb, "GIF", o)
-            for o in ({}, {"save_all": True, "append_images": [grey.convert("RGB")]})
-        ),
-        *((rgb, "TIFF", {"compression": c}) for c in (None, "tiff_lzw", "jpeg", "packbits")),
-        *((image, "TIFF", {}) for image in (deep, rgb.convert("1"), grey.convert("F"))),
-        *((rgb, "WEBP", {"lossless": lossless}) for lossless in (False, True)),
-        (rgb, "WEBP", {"save_all": True, "append_images": [grey.convert("RGB")]}),
-        *((image, "PPM", {}) for image in (rgb, grey, deep, rgb.convert("1"))),
-        *((image, "BMP", {}) for image in (rgb, grey, rgb.convert("1"), rgb.convert("RGBA"))),
-    ]
+    more = {"save_all": True, "append_images": [grey.convert("RGB")]}
+    options = {  # images, options
+        "JPEG": ([rgb, grey, rgb.convert("CMYK")], [{}, {"progressive": True}, {"exif": exif}]),
+        "PNG": ([rgb, grey, deep, rgb.convert("RGBA"), rgb.quantize(16), rgb.convert("1")], [{}]),
+        "GIF": ([rgb], [{}, more]),
+        "TIFF": ([rgb], [{"compression": c} for c in (None, "tiff_lzw", "jpeg", "packbits")]),
+        "TIFF ": ([deep, rgb.convert("1"), grey.convert("F")], [{}]),
+        "WEBP": ([rgb], [{}, {"lossless": True}, more]),
+        "PPM": ([rgb, grey, deep, rgb.convert("1")], [{}]),
+        "BMP": ([rgb, grey, rgb.convert("1"), rgb.convert("RGBA")], [{}]),
+    }
     files = [b"P2 3 2 255\n1 2 3\n4 5 6\n"]
-    for image, form, extra in options:
-        file = io.BytesIO()
-        image.save(file, form, **extra)
-        files.append(file.getvalue())
+    for form, (images, extras) in options.items():
+        for image, extra in itertools.product(images, extras):
+            file = io.BytesIO()
+            image.save(file, form.strip(), **extra)
+            files.append(file.getvalue())
     return files
 
 
