@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.verification import all_distances
-from pipeline.files import DataError, file_stamp, find_images
+from pipeline.files import DataError, find_images
 from run_directory import need, write_whole
 
 PART = 2048  # images, or a quarter more, embedded between two writes: what a kill can cost
@@ -41,7 +41,7 @@ class Gallery:
 
     def __init__(self, folder, store, embed):
         self.folder, self.unreadable, files = folder, {}, image_files(folder)
-        stamps = np.array([file_stamp(name, *at) for name, at in files.items()], np.uint64)
+        stamps = np.array([*files.values()], np.uint64)
         rows = self._refresh(list(files), stamps, Path(store), embed)
         found = np.isin(stamps, rows["stamp"])
         if not found.any():
@@ -107,7 +107,7 @@ class Gallery:
 
 
 def image_files(folder):
-    """The image files below a folder: name -> (size, time); a `DataError` if there are none."""
+    """The image files below a folder: name -> stamp; a `DataError` if there are none."""
     if not Path(folder).is_dir():
         raise DataError(f"Expected a folder of images. Received: '{folder}', which is none.")
     skipped = {}

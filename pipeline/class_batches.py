@@ -56,8 +56,6 @@ class ClassTable:
 
 def training_labels(index):
     """Class of each row for a training on classes, where a forgery is a class of its own."""
-    if index.forged is None:
-        return index.labels
     own = len(index.class_names) + np.arange(len(index))
     return np.where(index.forged, own, index.labels)
 

@@ -44,7 +44,7 @@ class DataError(ValueError):
 
 
 def find_images(source, skipped):
-    """The image files of a folder or zip: name -> (size, time or checksum).
+    """The image files of a folder or zip: name -> stamp, a number that changes with the file.
 
     A file is an image by its suffix, or else by its first bytes.
 
@@ -56,11 +56,11 @@ def find_images(source, skipped):
         DataError: If the source is neither a folder nor a zip.
     """
     images = {}
-    for name, found in list_files(source, skipped).items():
+    for name, stamp in list_files(source, skipped).items():
         if reason := _why_no_image(source, name):
             skipped[name] = reason
         else:
-            images[name] = found
+            images[name] = stamp
     return images
 
 
@@ -75,7 +75,7 @@ def list_files(source, skipped=None):
         if all(f"{folder}/{mark}".lstrip("/") in entries for mark in marks)
     }
     left_out = {folder: _why_no_data(folder, own) for folder in folders}
-    for name, found in entries.items():
+    for name, stamp in entries.items():
         folder, _, file = name.rpartition("/")
         if left_out[folder]:
             place, skipped[place] = left_out[folder]
@@ -84,7 +84,7 @@ def list_files(source, skipped=None):
         elif file == CONTACT_SHEET:
             skipped[name] = "a contact sheet of this package"
         else:
-            kept[name] = found
+            kept[name] = stamp
     return kept
 
 
@@ -137,11 +137,15 @@ def _open_zip(path, process, time):  # a forked process must not share the file 
 
 
 def _zip_entries(path, skipped):
-    """Name -> (size, checksum) of the members of a zip that can be used."""
+    """Name -> stamp of the members of a zip that can be used."""
     _, members, unnamed = _open_zip(path, os.getpid(), path.stat().st_mtime_ns)
     large = [name for name, member in members.items() if member.file_size > MAX_FILE_BYTES]
     skipped |= unnamed | dict.fromkeys(large, TOO_LARGE)
-    return {name: (m.file_size, m.CRC) for name, m in members.items() if name not in skipped}
+    return {
+        name: _stamp(name, member.file_size, member.CRC)
+        for name, member in members.items()
+        if name not in skipped
+    }
 
 
 def _folder_entries(root, skipped):
@@ -161,8 +165,8 @@ def _folder_entries(root, skipped):
         before = "" if folder == "." else f"{folder}/"
         skipped |= {before + n: why[1] for n in folders if (why := _why_no_data(n, {}))}
         folders[:] = sorted(name for name in folders if before + name not in skipped)
-        entries |= {before + name: file_status(root, before + name, skipped) for name in files}
-    return {name: found for name, found in entries.items() if found}
+        entries |= {before + name: file_stamp(root, before + name, skipped) for name in files}
+    return {name: stamp for name, stamp in entries.items() if stamp}
 
 
 def _why_no_data(folder, own):
@@ -192,13 +196,16 @@ def _why_no_image(source, name):
     return "" if IMAGE_START.match(start) else f"not an image ({suffix})"
 
 
-def file_status(root, name, skipped):
-    """`(size, time)` of a file, or None, with the reason noted, where it cannot be used."""
+def file_stamp(root, name, skipped):
+    """uint64 number that changes with the name, size or time of a file.
+
+    None, and the reason is noted, where it cannot be used.
+    """
     try:
         name.encode()
         status = os.stat(_existing(root, name))
         if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES:
-            return status.st_size, status.st_mtime_ns
+            return _stamp(name, status.st_size, status.st_mtime_ns)
         reason = TOO_LARGE if stat.S_ISREG(status.st_mode) else "not a file"
     except OSError as error:  # a link to nowhere, or to itself
         reason = error.strerror
@@ -224,7 +231,6 @@ def _existing(root, name):
     return path
 
 
-def file_stamp(name, size, time):
-    """uint64 number that changes with the name, size or time of a file."""
+def _stamp(name, size, time):
     content = f"{name}\0{size}\0{time}".encode()
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.files import TABLES, DataError, file_stamp, find_images, read_bytes
+from pipeline.files import TABLES, DataError, find_images, read_bytes
 from pipeline.forgeries import class_folders
 from pipeline.layout import class_remarks, place_folders
 from pipeline.pair_lists import are_pair_folders, folder_pairs, is_pair_list, pair_rows, read_pairs
@@ -31,8 +31,7 @@ class ImageIndex:
         pairs: Given pairs, int array (n, 3): left row, right row, 1 for genuine or 0 for impostor;
             None where classes are given.
         pair_folds: Fold of each given pair, int array (n,), or None where no folds are named.
-        forged: True for forgeries, bool array: images of nobody that imitate their label's class;
-            None where there are none.
+        forged: True for forgeries, bool array: images of nobody that imitate their label's class.
         classes_known: False where `labels` are no more than what given genuine pairs join.
         skipped: Name -> reason for every other file that is there, or the folder it lies in.
         remarks: Sentences for the user about what was made of the layout.
@@ -53,6 +52,10 @@ class ImageIndex:
     classes_known: bool = True
     skipped: dict = dataclasses.field(default_factory=dict)
     remarks: list = dataclasses.field(default_factory=list)
+
+    def __post_init__(self):
+        if self.forged is None:
+            self.forged = np.zeros(len(self), bool)
 
     def __len__(self):
         return len(self.names)
@@ -111,8 +114,7 @@ def read_index(source, pair_label=None):
         if (encoding := read_text(source)[1]) != "utf-8":
             index.remarks.append(f"{source.name} is no UTF-8: it was read as {encoding}.")
         return index
-    found = find_images(source, skipped).items()
-    images = sorted((name, file_stamp(name, *stamp)) for name, stamp in found)
+    images = sorted(find_images(source, skipped).items())
     if are_pair_folders(images):
         return _pair_index(source, folder_pairs(images, skipped), dict(images), skipped)
     remarks = []
@@ -205,7 +207,7 @@ def _assemble(source, rows, skipped):
         family_names=family_names,
         groups=_number([group or name for group, name in zip(groups, names, strict=True)])[1],
         splits=np.array(splits) if any(splits) else None,
-        forged=np.array(forged) if any(forged) else None,
+        forged=np.array(forged, bool),
         skipped=skipped,
         remarks=list(class_remarks(class_names)),
     )

@@ -31,7 +31,7 @@ def inventory(dataset):
         f"  groups:           {(np.bincount(index.groups) > 1).sum()} of 2 images or more",
         f"  sizes and modes{_named(kinds)}",
     ]
-    if index.forged is not None:
+    if index.forged.any():
         lines.append(f"  {_forgeries(index)}")
     if index.pairs is not None:
         genuine = int(index.pairs[:, 2].sum())
@@ -147,7 +147,7 @@ def advice(dataset, name):
     if asked or index.pairs is not None or sample.shape[3] == 1 or np.ptp(sample) < DARK:
         return
     spread = np.ptp(sample.astype(int), axis=3).mean(axis=(1, 2))  # (images,)
-    if index.forged is not None:
+    if index.forged.any():
         kind, name = "genuine images and forgeries", "signatures"
     elif np.median(spread) >= SAME_COLOUR:
         kind, name = "colour photographs", "photographs"

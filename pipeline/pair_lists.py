@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from pipeline.files import IMAGE_SUFFIXES, DataError, file_stamp, file_status
+from pipeline.files import IMAGE_SUFFIXES, DataError, file_stamp
 from pipeline.forgeries import class_folders
 from pipeline.near_duplicates import join_groups
 from pipeline.tables import is_true, read_cells
@@ -44,8 +44,8 @@ def read_pairs(source, pair_label, skipped):
     pairs = _lfw_pairs(rows) or _labelled_pairs(source, rows, pair_label)
     folder = _folder_of(source, [left for left, *_ in pairs])
     names = {folder + name for left, right, *_ in pairs for name in (left, right)}
-    there = {name: file_status(source.parent, name, skipped) for name in names}
-    stamps = {name: file_stamp(name, *found) for name, found in there.items() if found}
+    stamps = {name: file_stamp(source.parent, name, skipped) for name in names}
+    stamps = {name: stamp for name, stamp in stamps.items() if stamp}
     found, contradictory, missing = {}, set(), 0
     for left, right, *said in pairs:
         pair = folder + left, folder + right

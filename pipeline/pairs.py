@@ -29,9 +29,8 @@ class PairBatches:
         self.index, self.pixels, self.config = index, pixels, config
         self.half = config.pairs_per_batch // 2
         self.images_per_step, self.distances = 4 * self.half, None
-        forged = np.zeros(len(index), bool) if index.forged is None else index.forged
-        self.table = ClassTable(index, rows[~forged[rows]])
-        forgeries = rows[forged[rows]]
+        self.table = ClassTable(index, rows[~index.forged[rows]])
+        forgeries = rows[index.forged[rows]]
         self.forgeries = forgeries[np.isin(index.labels[forgeries], self.table.classes)]
         self.given = None
         if index.pairs is not None:
@@ -61,9 +60,7 @@ class PairBatches:
 
     def _draw_impostors(self, rng):
         """(2, pairs): images of two classes, and skilled forgeries beside what they imitate."""
-        skilled = 0
-        if len(self.forgeries):
-            skilled = round(self.config.skilled_share * self.half)
+        skilled = round(self.config.skilled_share * self.half) if len(self.forgeries) else 0
         first, second = self._draw_class_pairs(self.half - skilled, rng)
         random = self.table.draw_one(first, rng), self.table.draw_one(second, rng)
         if not skilled:

@@ -108,9 +108,7 @@ def _drawn_sides(index, usable, groups, config, remarks):
 
 def _units(index, usable, config):
     """What may be kept whole: the classes that have a genuine pair, or their families."""
-    if index.forged is not None:
-        usable = usable[~index.forged[usable]]
-    classes = np.flatnonzero(np.bincount(index.labels[usable]) >= 2)
+    classes = np.flatnonzero(np.bincount(index.labels[usable[~index.forged[usable]]]) >= 2)
     return classes if config.hold_out_by == "class" else np.unique(index.class_families[classes])
 
 
@@ -134,7 +132,7 @@ def _draw_sides(index, usable, groups, config):
     val_share = config.val_share if config.validate_on == "images" else 0.0
     shares = {"val": val_share, "test_known": config.test_share}
     known = usable[~np.isin(unit[usable], np.concatenate(kept))]
-    kinds = 2 * index.labels + (0 if index.forged is None else index.forged)
+    kinds = 2 * index.labels + index.forged
     known = known[np.argsort(kinds[known], kind="stable")]  # forgeries beside what they imitate
     for rows in np.split(known, np.flatnonzero(np.diff(kinds[known])) + 1):
         _place_groups(rows, groups, shares, group_side, sides, rng)

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 
-from pipeline.files import DataError, file_stamp, file_status
+from pipeline.files import DataError, file_stamp
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -37,9 +37,9 @@ def table_rows(source, skipped):
             skipped[name] = f"named with two labels, '{rows[name][0]}' and '{label}'"
             contradictory.add(name)
     for name, (label, *others) in rows.items():
-        found = None if name in contradictory else file_status(source.parent, name, skipped)
-        if found:
-            yield name, file_stamp(name, *found), label, *others
+        stamp = None if name in contradictory else file_stamp(source.parent, name, skipped)
+        if stamp:
+            yield name, stamp, label, *others
 
 
 def is_true(cell, what):

@@ -122,7 +122,9 @@ def test_the_index_finds_98_percent_of_120_000(tmp_path, monkeypatch):
     points = rng.normal(size=(120_000, 64)).astype(np.float32)
     points = points[rng.integers(2400, size=len(points))] + points / 2  # clusters, as of classes
     names = [f"{number:06d}.png" for number in range(len(points))]
-    monkeypatch.setattr(gallery, "image_files", lambda folder: dict.fromkeys(names, (1, 1)))
+    monkeypatch.setattr(
+        gallery, "image_files", lambda folder: {n: i for i, n in enumerate(names, 1)}
+    )
     rows = dict(zip(names, points, strict=True))
     found_in, _ = opened(tmp_path, rows, fail_after=10**6)
     hits = []

@@ -193,7 +193,7 @@ TREES = st.dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(files=TREES, form=st.sampled_from(["folder", "zip", "table"]))
 def test_indexed_and_named_are_what_was_given(files, form, tmp_path_factory, capsys):
     folder, names = tmp_path_factory.mktemp("tree"), sorted(files)

@@ -41,7 +41,7 @@ def test_separators_and_headers(header, separator, write_images):
             read_index(source)
     index = read_index(source, None if says_same else "different")
     assert given(index) == PAIRS and index.class_names == ["a", "b"] and index.classes_known
-    assert index.forged is None and index.pair_folds is None and not index.skipped
+    assert not index.forged.any() and index.pair_folds is None and not index.skipped
 
 
 def test_a_header_that_says_the_contrary(write_images):
