@@ -78,7 +78,7 @@ def measure(images, classes, size, seconds):
         for start in range(0, images, len(noise)):
             rows = np.zeros(min(len(noise), images - start), ROW)
             rows["stamp"] = rows["digest"] = stamps[start : start + len(rows)]
-            folder.append(noise[: len(rows)], rows, {})
+            folder.append(noise[: len(rows)], rows)
         for path in Path(place).iterdir():  # so that the training reads them from the disk
             with open(path, "rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

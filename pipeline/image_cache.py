@@ -1,9 +1,10 @@
 """Every image decoded once: files -> rows of one memory-mapped uint8 file that only grows.
 
 A cache is a folder of
-    pixels      raw uint8, (height, width, channels) of one image after another
-    rows        a table of `ROW`, appended once its pixels are on the disk: it says what is whole
-    notes.json  "ranges" and "reasons", as an `ImageCache` has them
+    pixels       raw uint8, (height, width, channels) of one image after another
+    rows         a table of `ROW`, appended once its pixels are on the disk: it says what is whole
+    ranges.json  as an `ImageCache` has them
+What cannot be read is not in it: it is tried again the next time.
 """
 
 import concurrent.futures
@@ -87,13 +88,13 @@ def open_cache(index, config, ranges=None):
     settings = [VERSION, str(index.source.resolve()), config.image_shape, config.fit, config.ink]
     key = json.dumps([*settings, ranges or None]).encode()
     name = f"{index.source.stem[:40]}-{hashlib.blake2b(key, digest_size=6).hexdigest()}"
-    path, refused = Path(config.cache_dir).expanduser() / name, {}
+    path = Path(config.cache_dir).expanduser() / name
     try:
         folder = CacheFolder(path, config.image_shape)
-        places = folder.find(index.stamps)
+        places, unreadable = folder.find(index.stamps), {}
         if (places < 0).any():
             with one_at_a_time(path):
-                refused = _decode_missing(folder, index, config, ranges or None)
+                unreadable = _decode_missing(folder, index, config, ranges or None)
             places = folder.find(index.stamps)
     except OSError as error:
         elsewhere = str(Path(ELSEWHERE).expanduser())
@@ -106,8 +107,6 @@ def open_cache(index, config, ranges=None):
             "Make room or set another cache_dir."
         ) from error
     rows = np.append(folder.table, np.zeros(1, ROW))[places]
-    reasons, bad = folder.reasons | refused, np.flatnonzero(rows["kind"] == b"")
-    unreadable = {row: reasons[int(index.stamps[row])] for row in bad.tolist()}
     if unreadable and (config.on_bad_image == "error" or len(unreadable) == len(index)):
         row, reason = next(iter(unreadable.items()))
         raise DataError(
@@ -143,7 +142,6 @@ class CacheFolder:
     Attributes:
         table: Array of `ROW`, of the images that are whole, in the order of their pixels.
         ranges: See `ImageCache`.
-        reasons: Stamp of a file that is no image -> reason.
     """
 
     def __init__(self, path, image_shape):
@@ -153,12 +151,10 @@ class CacheFolder:
 
     def read(self):
         """Reads what there is."""
-        pixels, rows, notes = (self.path / name for name in ("pixels", "rows", "notes.json"))
+        pixels, rows, ranges = (self.path / name for name in ("pixels", "rows", "ranges.json"))
         whole = pixels.stat().st_size // self.image_bytes if pixels.exists() else 0
         self.table = np.fromfile(rows, ROW)[:whole] if rows.exists() else np.zeros(0, ROW)
-        values = json.loads(notes.read_bytes()) if notes.exists() else {}
-        self.ranges = values.get("ranges", {})
-        self.reasons = {int(stamp): why for stamp, why in values.get("reasons", {}).items()}
+        self.ranges = json.loads(ranges.read_bytes()) if ranges.exists() else {}
 
     def find(self, stamps):
         """Line of the table for each stamp, (images,); -1 where there is none."""
@@ -171,8 +167,10 @@ class CacheFolder:
         """Begins anew, by these ranges. Who has the old pixels mapped keeps them."""
         for name in ("pixels", "rows"):  # rows without pixels count for nothing
             (self.path / name).unlink(missing_ok=True)
-        self.table, self.ranges, self.reasons = self.table[:0], ranges, {}
-        self._write_notes()
+        self.table, self.ranges = self.table[:0], ranges
+        partial = self.path / "ranges.json.partial"
+        partial.write_text(json.dumps(ranges))
+        partial.replace(self.path / "ranges.json")
 
     def cut(self):
         """Cuts off what a kill left behind the last whole image."""
@@ -180,22 +178,14 @@ class CacheFolder:
             with open(self.path / name, "ab") as file:
                 file.truncate(len(self.table) * size)
 
-    def append(self, images, rows, reasons):
-        """Adds images, uint8 (n, height, width, channels), their rows, and why some are none."""
-        if reasons:
-            self.reasons |= reasons
-            self._write_notes()
+    def append(self, images, rows):
+        """Adds images, uint8 (n, height, width, channels), and their rows."""
         for name, content in (("pixels", images), ("rows", rows)):
             with open(self.path / name, "ab") as file:
                 file.write(content.tobytes())
                 file.flush()
                 os.fsync(file.fileno())
         self.table = np.append(self.table, rows)
-
-    def _write_notes(self):
-        partial = self.path / "notes.json.partial"
-        partial.write_text(json.dumps({"ranges": self.ranges, "reasons": self.reasons}))
-        partial.replace(self.path / "notes.json")
 
 
 class Pixels:
@@ -237,16 +227,12 @@ class Pixels:
 
 
 def _decode_missing(folder, index, config, ranges):
-    """Decodes, part by part, what a folder lacks.
-
-    Returns:
-        Stamp -> reason of what the disk refused to read: it is tried again the next time.
-    """
+    """Decodes, part by part, what a folder lacks; gives row -> reason of what cannot be read."""
     folder.path.mkdir(parents=True, exist_ok=True)
     (folder.path / "CACHEDIR.TAG").write_bytes(CACHE_TAG)
     folder.read()  # another process may have written meanwhile
     # Pillow frees the other cores while it decodes and resizes; one thread more hides the rest.
-    refused, decoders = {}, concurrent.futures.ThreadPoolExecutor(os.cpu_count() + 1)
+    unreadable, decoders = {}, concurrent.futures.ThreadPoolExecutor(os.cpu_count() + 1)
     try:
         ranges = _settle_ranges(folder, index, decoders) if ranges is None else ranges
         if 2 * np.isin(folder.table["stamp"], index.stamps).sum() < len(folder.table):
@@ -261,33 +247,31 @@ def _decode_missing(folder, index, config, ranges):
         with tqdm(total=len(missing), desc="decoding images", unit="image", delay=0.5) as progress:
             for part in np.split(missing, range(size, len(missing), size)):
                 images = np.zeros((len(part), *folder.image_shape), np.uint8)
-                rows, reasons = np.zeros(len(part), ROW), {}
-                for at, (images[at], rows[at], reason) in enumerate(decoders.map(read, part)):
-                    if reason:
-                        kept = reasons if rows[at]["stamp"] else refused
-                        kept[int(index.stamps[part[at]])] = reason
+                rows, done = np.zeros(len(part), ROW), 0
+                for row, (pixels, values) in zip(part, decoders.map(read, part), strict=True):
+                    if pixels is None:
+                        unreadable[int(row)] = values
+                    else:
+                        images[done], rows[done] = pixels, values
+                        done += 1
                     progress.update()
                 if not index.source.exists():
                     raise DataError(f"'{index.source}' vanished while its images were read.")
-                done = rows["stamp"] > 0
-                folder.append(images[done], rows[done], reasons)
+                folder.append(images[:done], rows[:done])
     finally:
         decoders.shutdown(cancel_futures=True)
-    return refused
+    return unreadable
 
 
 def _read_row(index, config, ranges, row):
-    """`(pixels or 0, ROW, reason or None)` of a file; its stamp is 0 if the disk refused it."""
-    stamp, digest = int(index.stamps[row]), 0
+    """`(pixels, values of a ROW)` of a file, or None and the reason."""
     try:
         data = read_bytes(index.source, index.names[row])
-        digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
         pixels, kind = decode(data, config, ranges)
-        return pixels, (stamp, digest, kind.encode()), None
-    except OSError as error:
-        return 0, (0, 0, b""), say_why(error)
-    except Exception as error:  # the image, the zip
-        return 0, (stamp, digest, b""), say_why(error)
+    except Exception as error:  # the disk, the zip, the image
+        return None, say_why(error)
+    digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+    return pixels, (int(index.stamps[row]), digest, kind.encode())
 
 
 def _settle_ranges(folder, index, decoders):

@@ -80,7 +80,7 @@ def test_unreadable_files_are_skipped_or_refused(write_images, config):
         (folder / "a" / name).write_bytes(data)
     index = read_index(folder)
     (folder / "a/9.png").unlink()  # gone since it was indexed
-    for _ in range(2):  # decoded, then found
+    for _ in range(2):  # the others are decoded, then found
         cache = open_cache(index, config)
         reasons = {index.names[row]: reason for row, reason in cache.unreadable.items()}
         assert set(reasons) == {"a/9.png", *("a/" + name for name in BROKEN)}
@@ -129,7 +129,7 @@ def test_only_what_came_or_changed_is_decoded(write_images, config):
     cache, decoded = check_rows(folder, config)
     assert decoded == 4 and list(cache.unreadable.values()) == ["empty file"]
     assert sum(cache.kinds.values()) == 60 and cache.kinds["9x9 RGB"] == 1
-    assert check_rows(folder, config)[1] == 0
+    assert check_rows(folder, config)[1] == 1  # what cannot be read may be readable now
 
 
 def test_a_cache_mostly_of_images_that_are_gone_begins_anew(write_images, config):
@@ -284,7 +284,6 @@ def test_a_folder_that_vanishes(write_images, config, monkeypatch):
 
 def test_what_the_disk_refused_is_read_again(write_images, config, monkeypatch):
     folder = write_images("a/1.png", "a/2.png", "b/1.png")
-    (folder / "a/3.png").write_text("no image")
     index, real = read_index(folder), image_cache.read_bytes
 
     def read_bytes(source, name):
@@ -294,9 +293,9 @@ def test_what_the_disk_refused_is_read_again(write_images, config, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(image_cache, "read_bytes", read_bytes)
-        assert open_cache(index, config).unreadable == {1: "Permission denied", 2: "not an image"}
+        assert open_cache(index, config).unreadable == {1: "Permission denied"}
     cache, decoded = check_rows(folder, config)
-    assert cache.unreadable == {2: "not an image"} and decoded == 1
+    assert cache.unreadable == {} and decoded == 1
 
 
 def test_real_photographs(real_data, tmp_path, config):
