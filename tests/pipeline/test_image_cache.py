@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import io
 import itertools
 import os
 import shutil
@@ -31,18 +30,6 @@ def config(tmp_path):
     return Config(cache_dir=str(tmp_path / "cache"), image_size=SIZE)
 
 
-def noise(*shape):
-    return np.random.default_rng(len(shape)).integers(256, size=shape, dtype=np.uint8)
-
-
-def encoded(image, form="PNG", **options):
-    """An array or a PIL image as the bytes of a file."""
-    file = io.BytesIO()
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    image.save(file, form, **options)
-    return file.getvalue()
-
-
 def fresh(path, channels=3):
     """The image as Pillow alone reads it."""
     with Image.open(path) as image:
@@ -67,28 +54,24 @@ def test_rows_equal_fresh_decodes(channels, write_images, config):
     assert digests["a/2.png"] == digests["b/0.jpg"] and len(set(digests.values())) == 6
 
 
-BROKEN = {
-    "cut.jpg": (encoded(noise(64, 64, 3), "JPEG")[:-900], "truncated"),
-    "zero.jpg": (b"", "empty file"),
-    "text.png": (b"hello, this is text", "not an image"),
-}
-
-
-def test_unreadable_files_are_skipped_or_refused(write_images, config):
-    folder = write_images("a/1.png", "a/9.png", "b/1.png")
-    for name, (data, _) in BROKEN.items():
-        (folder / "a" / name).write_bytes(data)
+def test_what_cannot_be_read_is_skipped_or_refused_and_tried_again(write_images, config):
+    folder = write_images("a/1.png", "a/9.png", "a/cut.png", "b/1.png", size=(64, 64))
+    (folder / "a/cut.png").write_bytes((folder / "a/cut.png").read_bytes()[:900])
+    (folder / "a/text.png").write_text("hello")
+    (folder / "a/zero.jpg").write_bytes(b"")
     index = read_index(folder)
-    (folder / "a/9.png").unlink()  # gone since it was indexed
+    (folder / "a/9.png").rename(folder / "away")  # gone since it was indexed
     for _ in range(2):  # the others are decoded, then found
         cache = open_cache(index, config)
-        reasons = {index.names[row]: reason for row, reason in cache.unreadable.items()}
-        assert set(reasons) == {"a/9.png", *("a/" + name for name in BROKEN)}
-        assert all(reason in reasons["a/" + name] for name, (_, reason) in BROKEN.items())
-        assert not cache.pixels[list(cache.unreadable)].any()
+        reasons = "No such file, truncated, not an image, empty file".split(", ")
+        assert list(cache.unreadable) == [1, 2, 3, 4] and not cache.pixels[[1, 2, 3, 4]].any()
+        assert all(a in b for a, b in zip(reasons, cache.unreadable.values(), strict=True))
         np.testing.assert_array_equal(cache.pixels[-1], fresh(folder / "b/1.png"))
         with pytest.raises(DataError, match="4 of 6 images cannot be read. First: 'a/9.png'"):
             open_cache(index, dataclasses.replace(config, on_bad_image="error"))
+    (folder / "away").rename(folder / "a/9.png")
+    cache, decoded = check_rows(folder, config)
+    assert list(cache.unreadable) == [2, 3, 4] and decoded == 4
 
 
 def check_rows(folder, config):
@@ -122,7 +105,7 @@ def test_only_what_came_or_changed_is_decoded(write_images, config):
     for other in ({"image_size": 8}, {"channels": 1}):
         other = open_cache(read_index(folder), dataclasses.replace(config, **other))
         assert other.folder != first.folder
-    (folder / "a/1.png").write_bytes(encoded(noise(9, 9, 3)))
+    Image.new("RGB", (9, 9), "red").save(folder / "a/1.png")
     (folder / "b/7.png").unlink()
     (folder / "b/9.png").write_bytes(b"")
     write_images("a/00.png", "d/1.png")
@@ -201,14 +184,12 @@ def test_a_killed_build_is_continued(name, damage, write_images, config):
     child.communicate()
     assert child.returncode == -signal.SIGKILL
     (path,) = Path(config.cache_dir).glob(f"*/{name}")
+    content = path.read_bytes()
     whole = path.with_name("rows").stat().st_size // image_cache.ROW.itemsize
     assert whole in (2, 4)  # the second part may not have been written yet
-    content = path.read_bytes()
-    changed = {
-        "cut": content[:-9],
-        "longer": content + content[:9],
-        "zeros": bytes(len(content)) if name == "rows" else content,
-    }
+    changed = {"cut": content[:-9], "longer": content + content[:9]}
+    if name == "rows":
+        changed["zeros"] = bytes(len(content))
     path.write_bytes(changed.get(damage, content))
     if damage == "gone":
         path.unlink()
@@ -282,22 +263,6 @@ def test_a_folder_that_vanishes(write_images, config, monkeypatch):
     assert open_cache(index, config).unreadable == {}
 
 
-def test_what_the_disk_refused_is_read_again(write_images, config, monkeypatch):
-    folder = write_images("a/1.png", "a/2.png", "b/1.png")
-    index, real = read_index(folder), image_cache.read_bytes
-
-    def read_bytes(source, name):
-        if name == "a/2.png":
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return real(source, name)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(image_cache, "read_bytes", read_bytes)
-        assert open_cache(index, config).unreadable == {1: "Permission denied"}
-    cache, decoded = check_rows(folder, config)
-    assert cache.unreadable == {} and decoded == 1
-
-
 def test_real_photographs(real_data, tmp_path, config):
     paths = [*sorted(real_data.glob("dogs/*/*.jpg"))[::30], *real_data.glob("att_faces/s1/*.pgm")]
     paths += sorted(real_data.glob("plantvillage/*/*.jpg"))[::60]
@@ -310,7 +275,7 @@ def test_real_photographs(real_data, tmp_path, config):
 
 def test_numbers_of_twelve_bits_are_read_by_the_range_of_the_set(write_images, config, capsys):
     """One rule for all, settled once, widened when a new image reaches further."""
-    values = noise(SIZE, SIZE)
+    values = np.random.default_rng(0).integers(256, size=(SIZE, SIZE), dtype=np.uint8)
     folder = write_images("a/0.png", "b/0.png")
     for number, divisor in enumerate((8, 1)):
         image = Image.fromarray((values // divisor).astype("u2") * 4)  # to 124, to 1020
