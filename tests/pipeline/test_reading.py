@@ -79,20 +79,15 @@ def deep_png(values):
     return png((SIZE, SIZE, 16, 2), b"".join(b"\0" + line.tobytes() for line in lines))
 
 
+DEEP = [(257, 0, "u2"), (16, 0, "u2"), (257, 0, "i4"), (1, 0, "i4"), (100, -9000, "i4")]
+DEEP += [(1, 0, "u2"), (1, 0, "f4"), (257, 0, "f4"), (1 / 255, 0, "f4"), (1 / 127.5, -1, "f4")]
+
+
 @pytest.mark.parametrize(
     "data",
     [
-        encoded((LEVELS * 257).astype("u2")),
-        encoded((LEVELS * 16).astype("u2")),  # 12 bits
-        encoded((LEVELS * 257).astype("u2"), "TIFF"),
-        encoded(LEVELS.astype("u2"), "TIFF"),
-        encoded((LEVELS * 257).astype("i4"), "TIFF"),
-        encoded(LEVELS.astype("i4"), "TIFF"),
-        encoded((LEVELS * 100 - 9000).astype("i4"), "TIFF"),
-        encoded(LEVELS.astype("f4"), "TIFF"),
-        encoded((LEVELS * 257).astype("f4"), "TIFF"),
-        encoded((LEVELS / 255).astype("f4"), "TIFF"),
-        encoded((LEVELS / 127.5 - 1).astype("f4"), "TIFF"),
+        *(encoded((LEVELS * step + low).astype(kind), "TIFF") for step, low, kind in DEEP),
+        *(encoded((LEVELS * step).astype("u2")) for step in (257, 16)),  # 16 and 12 bits
         pgm16(LEVELS * 257),
         deep_png(LEVELS * 257),
         deep_png(LEVELS * 16),
