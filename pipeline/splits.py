@@ -81,21 +81,21 @@ def unusable(index, digests, unreadable):
 
 def _drawn_sides(index, usable, groups, config, remarks):
     """Side of each row, drawn; asks for less where there are too few families, classes, images."""
-    num_units = len(_units(index, usable, config))
-    kept = _num_kept(config, num_units)
-    too_many = num_units - sum(kept) < 2
+    units = _units(index, usable, config)
+    kept = _num_kept(config, len(units))
+    too_many = len(units) - sum(kept) < 2
     if config.hold_out_by == "family":
         if any(kept) and too_many:
             remarks.append(
-                f"Too few families to keep whole ones out ({num_units}; hold_out_by='family'): "
+                f"Too few families to keep whole ones out ({len(units)}; hold_out_by='family'): "
                 "single classes are kept out instead."
             )
             by_class = dataclasses.replace(config, hold_out_by="class")
             return _drawn_sides(index, usable, groups, by_class, remarks)
     # A single class that is kept unseen would have no impostors.
-    elif too_many or (round(config.unseen_share * num_units) < 2 and num_units < FEW_CLASSES):
-        config = dataclasses.replace(config, unseen_share=0.0)
-    sides = _draw_sides(index, usable, groups, config)
+    elif too_many or (round(config.unseen_share * len(units)) < 2 and len(units) < FEW_CLASSES):
+        kept[0] = 0
+    sides = _draw_sides(index, usable, groups, config, units, kept)
     if config.validate_on == "classes" or _is_enough(training_labels(index)[sides == "val"]):
         return sides
     remarks.append(
@@ -118,12 +118,11 @@ def _num_kept(config, num_units):
     return [max(2, round(share * num_units)) if share > 0 else 0 for share in shares]
 
 
-def _draw_sides(index, usable, groups, config):
+def _draw_sides(index, usable, groups, config, units, kept):
     """Draws what is kept whole first, then groups within each known class."""
     rng = np.random.default_rng(config.seed)
     sides, group_side = np.zeros(len(index), SIDE), np.zeros(groups.max() + 1, SIDE)
-    units = rng.permutation(_units(index, usable, config))
-    *kept, _ = np.split(units, np.cumsum(_num_kept(config, len(units))))
+    *kept, _ = np.split(rng.permutation(units), np.cumsum(kept))
     unit = index.labels if config.hold_out_by == "class" else index.families
     for side, whole in zip(("test_unseen", "val"), kept, strict=True):
         rows = usable[np.isin(unit[usable], whole)]
@@ -197,10 +196,8 @@ def _given_sides(index, usable, groups, config, left_out, remarks):
     for side, others in (("test", ["train"]), ("val", ["train", "test"])):
         taken = np.isin(groups, groups[np.isin(sides, others)])
         leaks = np.flatnonzero((sides == side) & taken)
-        sides[leaks], reason = (
-            "",
-            f"given for {side}, shows what a {' or '.join(others)} image shows",
-        )
+        sides[leaks] = ""
+        reason = f"given for {side}, shows what a {' or '.join(others)} image shows"
         left_out |= dict.fromkeys(leaks.tolist(), reason)
     given = [side for side in ("val", "test") if (sides == side).any()]
     if len(given) < 2:

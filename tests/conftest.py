@@ -42,7 +42,7 @@ def build_index():
         return ImageIndex(
             source=Path("nowhere"),
             names=[f"{label}/{row}.png" for row, label in enumerate(labels)],
-            stamps=[(0, 0)] * len(labels),
+            stamps=np.arange(1, len(labels) + 1),
             labels=labels,
             class_names=[f"class{label}" for label in range(labels.max() + 1)],
             class_families=families,
