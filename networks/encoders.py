@@ -17,7 +17,7 @@ from networks import pretrained
 from networks.embedding import unit_length
 from networks.pretrained import WeightsError
 
-HEAD = "head"  # the dense layer that `whitening.py` can fit
+HEAD, MAPS = "head", "maps"  # the dense layer that `whitening.py` can fit, and what it is given
 SPREAD = 0.23  # of centred ink: root mean square distance from the middle, as a share of the side
 MOST_ZOOM = 1.6  # of ink that is centred, in or out
 
@@ -72,7 +72,7 @@ def _spatial(pixels, embedding_dim):
 def head(features, embedding_dim):
     """Feature vectors, each brought to unit length, concatenated, and one dense layer."""
     features = [unit_length(each) for each in features]
-    joined = ops.concatenate(features, axis=-1) if len(features) > 1 else features[0]
+    joined = layers.Concatenate(name=MAPS)(features) if len(features) > 1 else features[0]
     return layers.Dense(embedding_dim, name=HEAD)(joined)
 
 

@@ -127,7 +127,8 @@ class UpperHalf:
         self._copy(self.whole, self.encoder, ["upper", "head"])
         rows = dataset.splits.train
         if not filled:
-            whiten(self.encoder, self.pixels, rows, training_labels(dataset.index))
+            labels = training_labels(dataset.index)
+            whiten(self.encoder, self.pixels, rows, labels, config.horizontal_flip)
         teacher = embed(self.encoder, self.pixels, rows)
         self.batches = MapBatches(dataset.index, self.pixels, rows, config, teacher)
 

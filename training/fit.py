@@ -60,7 +60,8 @@ class WholeEncoder:
         fresh = config.weights and not continues and own is None
         if fresh and not load_weights(self.encoder, config):
             labels = training_labels(dataset.index)
-            whiten(self.encoder, dataset.pixels, dataset.splits.train, labels)
+            rows = dataset.splits.train
+            whiten(self.encoder, dataset.pixels, rows, labels, config.horizontal_flip)
 
     def finished(self):
         """The encoder rebuilt in float32, so that it runs anywhere."""

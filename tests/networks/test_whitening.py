@@ -19,7 +19,7 @@ def test_whitening_by_its_definition(num_images):
     features = 3 * RNG.normal(size=(5, 20))[labels] + RNG.normal(size=(num_images, 20)) @ mixing
     classes = [features[labels == label] for label in np.unique(labels)]
     covariance = np.mean([np.cov(members.T) for members in classes if len(members) > 1], axis=0)
-    ridge = np.trace(covariance) / 20
+    ridge = whitening.RIDGE * np.trace(covariance) / 20
     values, vectors = np.linalg.eigh(covariance + ridge * np.eye(20))
     expected = (features - features.mean(axis=0)) @ (vectors / np.sqrt(values) @ vectors.T)
     unit = expected / np.linalg.norm(expected, axis=1, keepdims=True)
@@ -34,6 +34,16 @@ def test_whitening_by_its_definition(num_images):
 def test_directions_that_are_not_there_are_zero():
     matrix, bias = whitening.fit_whitening(RNG.normal(size=(9, 4)), np.arange(9) % 3, 7)
     assert matrix.shape == (4, 7) and not matrix[:, 4:].any() and not bias[4:].any()
+
+
+@pytest.mark.parametrize(("map_that_tells", "emphasis"), [(0, 0), (2, 4)])
+def test_the_map_that_tells_new_classes_apart_weighs_most(map_that_tells, emphasis):
+    """One of three maps knows the classes, the others hold noise that is larger."""
+    labels = np.arange(120) % 12
+    maps = [4 * RNG.normal(size=(120, 5)) for _ in range(3)]
+    maps[map_that_tells] = RNG.normal(size=(12, 5))[labels] + 0.5 * RNG.normal(size=(120, 5))
+    weights = whitening.choose_weights(np.concatenate(maps, axis=1), labels, [5, 5, 5], 4)
+    np.testing.assert_array_equal(weights, np.repeat(2.0 ** (emphasis * np.arange(3)), 5))
 
 
 def residual_network(config):
@@ -61,6 +71,6 @@ def test_any_encoder_is_whitened_saved_and_loaded_with_keras_alone(name, tmp_pat
     encoder.save(tmp_path / "encoder.keras")
     loaded = keras.saving.load_model(tmp_path / "encoder.keras", safe_mode=True)
     matrix, bias = whitening.fit_whitening(features, labels, 6)
-    expected = features @ matrix + bias
+    expected = features @ matrix + bias  # four classes are too few to weigh maps
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(loaded.predict(pixels, verbose=0), expected, atol=2e-3)
