@@ -18,6 +18,7 @@ from networks.embedding import unit_length
 from networks.pretrained import WeightsError
 
 HEAD, MAPS = "head", "maps"  # the dense layer that `whitening.py` can fit, and what it is given
+WIDE = 1.2  # times its height: a picture from which more columns are told apart
 SPREAD = 0.23  # of centred ink: root mean square distance from the middle, as a share of the side
 MOST_ZOOM = 1.6  # of ink that is centred, in or out
 
@@ -98,8 +99,11 @@ def efficientnet_lite0(pixels, embedding_dim):
 
 
 def efficientnet_lite0_grid(pixels, embedding_dim):
-    """As `efficientnet_lite0`, for wide pictures that are upright and centred, as signatures: maps
-    are pooled within 2 x 4 parts of the picture, 15,872 numbers before the head."""
+    """As `efficientnet_lite0`, for what is upright and centred, as faces and signatures.
+
+    Maps are pooled within 2 x 2 parts of the picture, of a wide one within 2 x 4: 7,936 or 15,872
+    numbers before the head.
+    """
     return upper_half(pretrained.build_lower(pixels.shape[1:])(pixels), embedding_dim, grid=True)
 
 
@@ -111,8 +115,9 @@ def upper_half(maps, embedding_dim, grid=False):
 
 
 def _parts(maps):
-    """Means of maps within 2 x 4 parts of the picture: (batch, 8 channels)."""
-    parts = -(-maps.shape[1] // 2), -(-maps.shape[2] // 4)
+    """Means of maps within 2 x 2 or 2 x 4 parts of the picture: (batch, 4 or 8 channels)."""
+    columns = 4 if maps.shape[2] > WIDE * maps.shape[1] else 2
+    parts = -(-maps.shape[1] // 2), -(-maps.shape[2] // columns)
     return layers.Flatten()(layers.AveragePooling2D(parts, padding="same")(maps))
 
 
