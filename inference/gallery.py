@@ -40,19 +40,19 @@ class Gallery:
     """
 
     def __init__(self, folder, store, embed):
-        self.folder, self.unreadable, files = folder, {}, image_files(folder)
-        stamps = np.array([*files.values()], np.uint64)
-        rows = self._refresh(list(files), stamps, Path(store), embed)
-        found = np.isin(stamps, rows["stamp"])
-        if not found.any():
+        self.folder, self.unreadable, self._store = folder, {}, Path(store)
+        names = {stamp: name for name, stamp in image_files(folder).items()}
+        rows = self._embed_missing(names, embed)
+        places = {stamp: place for place, stamp in enumerate(rows["stamp"].tolist())}
+        kept = [stamp for stamp in names if stamp in places]
+        if not kept:
             path, reason = next(iter(self.unreadable.items()))
             raise DataError(f"No image in '{folder}' can be read. First: {path}: {reason}.")
-        places = _places(stamps[found], rows["stamp"])
-        if not np.array_equal(places, np.arange(len(rows))):
-            rows = _write(store, rows[places])
-        self.names = [name for name, there in zip(files, found, strict=True) if there]
-        self._stamps, self.embeddings = rows["stamp"], rows["embedding"]
-        self._index = self._open_index(Path(store)) if len(rows) > MOST_EXACT else None
+        if kept != [*places]:
+            rows = self._write(rows[[places[stamp] for stamp in kept]])
+        self.names, self.embeddings = [names[stamp] for stamp in kept], rows["embedding"]
+        self._rows = {stamp: row for row, stamp in enumerate(kept)}
+        self._index = self._open_index() if len(kept) > MOST_EXACT else None
 
     def path(self, row):
         """Path of one of its images, as text."""
@@ -63,46 +63,65 @@ class Gallery:
 
         `distance` is None for Euclidean or a learned one, which is asked about every image.
         """
-        rows = np.arange(len(self.names))
+        rows, embeddings = np.arange(len(self.names)), self.embeddings
         if self._index is not None and distance is None:
-            rows = _places(self._index.search(embedding, CANDIDATES * top).keys, self._stamps)
-        distances = all_distances(embedding[None], self.embeddings[rows], distance)[0]
+            keys = self._index.search(embedding, CANDIDATES * top).keys
+            rows = np.array([self._rows[key] for key in keys.tolist()])
+            embeddings = self.embeddings[rows]
+        distances = all_distances(embedding[None], embeddings, distance)[0]
         nearest = np.argsort(distances, kind="stable")[:top]
         return rows[nearest], distances[nearest]
 
-    def _refresh(self, names, stamps, store, embed):
-        """The rows of the store, and of the images that it lacks: stamp and embedding each."""
-        rows = _read(store)
-        missing = np.flatnonzero(~np.isin(stamps, rows["stamp"]))
+    def _embed_missing(self, names, embed):
+        """The rows of the store, stamp and embedding each, and of the images that it lacks."""
+        rows = self._read()
+        there = {*rows["stamp"].tolist()}
+        missing = [stamp for stamp in names if stamp not in there]
         settings = {"desc": f"embedding {self.folder}", "unit": "image", "delay": 0.5}
         with tqdm(total=len(missing), **settings) as progress:
-            while len(missing):
+            while missing:
                 size = max(PART, len(rows) // 4)
-                part, missing = missing[:size], missing[size:]
-                paths = [os.path.join(self.folder, names[row]) for row in part]
+                stamps, missing = np.array(missing[:size], np.uint64), missing[size:]
+                paths = [os.path.join(self.folder, names[stamp]) for stamp in stamps.tolist()]
                 embeddings = embed(paths, self.unreadable)
                 fine = [path not in self.unreadable for path in paths]
-                fresh = np.empty(sum(fine), _row(embeddings.shape[1]))
-                fresh["stamp"], fresh["embedding"] = stamps[part[fine]], embeddings[fine]
-                rows = _write(store, np.concatenate([rows, fresh]) if len(rows) else fresh)
-                progress.update(len(part))
+                row = [("stamp", np.uint64), ("embedding", np.float32, embeddings.shape[1:])]
+                fresh = np.empty(sum(fine), row)
+                fresh["stamp"], fresh["embedding"] = stamps[fine], embeddings[fine]
+                rows = self._write(np.concatenate([rows, fresh]) if len(rows) else fresh)
+                progress.update(len(paths))
         return rows
 
-    def _open_index(self, store):
+    def _read(self):
+        """The rows of the store, memory-mapped; none where there is no file."""
+        if not self._store.exists():
+            return np.empty(0, [("stamp", np.uint64), ("embedding", np.float32)])
+        try:
+            return np.load(self._store, mmap_mode="r")[["stamp", "embedding"]]
+        except (ValueError, EOFError, IndexError) as error:
+            said = f"'{self._store}' is damaged: {error}. Remove it: it is made anew."
+            raise DataError(said) from error
+
+    def _write(self, rows):
+        self._store.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self._store, lambda path: np.save(path, rows))
+        return rows
+
+    def _open_index(self):
         """The usearch index beside the store, brought up to date and memory-mapped."""
         need("usearch", f"Searching more than {MOST_EXACT} images")
         from usearch.index import Index
 
-        path, settings = store.with_suffix(".usearch"), {"metric": "l2sq", "dtype": "f32"}
-        index = Index(
-            ndim=self.embeddings.shape[1], path=path if path.exists() else None, **settings
-        )
-        kept = np.array(index.keys[:], np.uint64)
-        index.remove(np.setdiff1d(kept, self._stamps))
-        missing = np.flatnonzero(~np.isin(self._stamps, kept))
+        path, settings = self._store.with_suffix(".usearch"), {"metric": "l2sq", "dtype": "f32"}
+        settings["path"] = path if path.exists() else None
+        index = Index(ndim=self.embeddings.shape[1], **settings)
+        stamps, kept = np.array([*self._rows], np.uint64), np.array(index.keys[:], np.uint64)
+        gone, missing = np.setdiff1d(kept, stamps), np.flatnonzero(~np.isin(stamps, kept))
+        index.remove(gone)
         for rows, threads in ((missing[:ALONE], 1), (missing[ALONE:], 0)):
-            index.add(self._stamps[rows], self.embeddings[rows], threads=threads)
-        write_whole(path, index.save)
+            index.add(stamps[rows], self.embeddings[rows], threads=threads)
+        if len(gone) or len(missing):
+            write_whole(path, index.save)
         return Index.restore(path, view=True)
 
 
@@ -116,29 +135,3 @@ def image_files(folder):
         first = "".join(f"; first: {name}: {why}" for name, why in [*skipped.items()][:1])
         raise DataError(f"No images in the folder '{folder}' ({len(skipped)} other files{first}).")
     return dict(sorted(images.items()))
-
-
-def _row(embedding_dim):
-    return np.dtype([("stamp", np.uint64), ("embedding", np.float32, (embedding_dim,))])
-
-
-def _read(store):
-    """The rows of a store, memory-mapped; none where there is no file."""
-    if not store.exists():
-        return np.empty(0, _row(0))
-    try:
-        return np.load(store, mmap_mode="r")[["stamp", "embedding"]]
-    except (ValueError, EOFError, IndexError) as error:
-        raise DataError(f"'{store}' is damaged: {error}. Remove it: it is made anew.") from error
-
-
-def _write(store, rows):
-    store.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(store, lambda path: np.save(path, rows))
-    return rows
-
-
-def _places(keys, among):
-    """Where keys lie in an array that holds them all."""
-    order = np.argsort(among)
-    return order[np.searchsorted(among, keys, sorter=order)]
