@@ -271,7 +271,9 @@ def write_outputs(run, config, dataset, fitted):
     embeddings = validator.embed(fitted.encoder)
     pairs = validator.left, validator.right
     distances = verification.pair_distances(embeddings, *pairs, distance)
-    threshold = thresholds.choose_threshold(validator.same, distances, config.false_accept_rate)
+    threshold = thresholds.choose_threshold(
+        validator.same, distances, config.false_accept_rate, validator.classes[np.stack(pairs)]
+    )
     enrolled = None
     if dataset.index.classes_known:
         images = embeddings, validator.classes, validator.forged

@@ -129,13 +129,15 @@ def _cells(rows):
 
 
 def write_csv(rows, path):
-    """Writes the rows of `compare` as a table, ends of intervals and ranges in columns beside."""
-    lines = [{} for _ in rows]
-    for line, row in zip(lines, rows, strict=True):
-        for name, value in row.items():
-            values = value if isinstance(value, tuple) else (value,)
-            line |= dict(zip((name, f"{name} low", f"{name} high"), values, strict=False))
+    """Writes the rows of `compare` as a table, the ends of intervals in columns of their own."""
+    lines = [dict(_flat(row)) for row in rows]
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, dict.fromkeys(name for line in lines for name in line))
         writer.writeheader()
         writer.writerows(lines)
+
+
+def _flat(row):
+    for name, value in row.items():
+        values = value if isinstance(value, tuple) else [value]
+        yield from zip((name, f"{name} low", f"{name} high"), values, strict=False)

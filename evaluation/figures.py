@@ -81,9 +81,11 @@ def plot_few_shot(along, sets):
 
     `sets`: "known" and "unseen" -> rows of `scores.few_shot_table`.
     """
-    titles = {"ways": "N: classes to choose from", "shots": "K: references of each class"}
-    figure, axes = _graph("N-way K-shot", titles[along], "accuracy (%)")
-    other, unit = ("shots", "-shot") if along == "ways" else ("ways", "-way")
+    if along == "ways":
+        title, label, other, unit = "N-way", "N: classes to choose from", "shots", "-shot"
+    else:
+        title, label, other, unit = "K-shot", "K: references of each class", "ways", "-way"
+    figure, axes = _graph(f"{title} accuracy", label, "accuracy (%)")
     styles = {"model": "-", "raw pixels": "--", "random": ":"}
     for name, rows in sets.items():
         rows = [row for row in rows if row["classes"] == "across"]

@@ -55,6 +55,18 @@ class Units:
             weights[:, inside] += DAMPING * (times - 1) * np.sqrt(count / max(1, count - 1))
         return weights
 
+    def pair_weights(self, left, right, rng):
+        """Yields the weights of pairs of images in each draw: those of the two units multiplied, or
+        that of the one unit both are of."""
+        one, other = self.of_image[left], self.of_image[right]
+        for weights in self.weights(rng):
+            yield weights[one] * np.where(one == other, 1, weights[other])
+
+    def margin(self, resampled):
+        """Half of the interval of a value that is no share, from its values over the draws."""
+        t = stats.t.ppf(0.975, self.degrees_of_freedom)
+        return float(t * np.std(resampled, ddof=1) / DAMPING)
+
     def interval(self, value, resampled, trials=np.inf):
         """`[low, high]` of a share from its values over the draws and the chance of `trials`."""
         variance = np.var(resampled, ddof=1) / DAMPING**2 + value * (1 - value) / trials
@@ -76,15 +88,12 @@ def verification_intervals(scores, same, distances, left, right, threshold, unit
 
 
 def resampled_scores(same, distances, left, right, threshold, units, rng):
-    """Scores of the pairs in each draw, dicts: a pair weighs the product of its two units' weights,
-    or that of the one unit both are of."""
+    """Scores of the pairs in each draw, dicts."""
     order = np.argsort(distances, kind="stable")  # sorted once, for all draws
-    same, distances = same[order], distances[order]
+    same, distances, left, right = (each[order] for each in (same, distances, left, right))
     ends = np.append(np.flatnonzero(np.diff(distances)), len(distances) - 1)  # ties stay together
-    left, right = units.of_image[left[order]], units.of_image[right[order]]
     found = []
-    for times in units.weights(rng):
-        weights = times[left] * np.where(left == right, 1, times[right])
+    for weights in units.pair_weights(left, right, rng):
         genuine, impostor = np.cumsum(weights * same)[ends], np.cumsum(weights * ~same)[ends]
         curve = (np.append(0, rates / rates[-1]) for rates in (impostor, genuine))
         accuracy = np.average(same == (distances < threshold), weights=weights)

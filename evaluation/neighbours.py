@@ -1,5 +1,4 @@
-"""Which images lie nearest: retrieval, classes taken for one another, images at odds with their
-label. No Keras."""
+"""Which images lie nearest: classes taken for one another, images at odds with their label."""
 
 from collections import Counter
 
@@ -24,15 +23,10 @@ def nearest(embeddings, distance=None):
 
 
 def retrieval_scores(labels, neighbours):
-    """How often the nearest other image is of the same class, from `nearest`.
+    """How often the nearest other image is of the class, of images not alone in theirs.
 
-    Args:
-        labels: Names of classes, (n,).
-
-    Returns:
-        Dict that JSON can hold: `recall_at_1`, `class_recall_at_1` of each class, and
-        `most_confused`: (class, the nearest image's, times). An image that is alone in its class
-        does not count.
+    Returns a dict that JSON can hold: `recall_at_1`, `class_recall_at_1` of each class by name, and
+    `most_confused`: (class, the nearest image's, times).
     """
     names, counts = np.unique(labels, return_counts=True)
     asked = np.isin(labels, names[counts > 1])
@@ -63,10 +57,7 @@ def at_odds(labels, neighbours):
     """Images most of whose neighbours are of one other class, the clearest first.
 
     Their labels may be wrong (Wilson, "Asymptotic properties of nearest neighbor rules using
-    edited data", 1972).
-
-    Returns:
-        List of `(image, the nearest image of that class, share of the neighbours)`.
+    edited data", 1972). Returns `(image, the nearest of that class, share of the neighbours)` each.
     """
     around = labels[neighbours]  # (n, count)
     most, counts = stats.mode(around, axis=1)

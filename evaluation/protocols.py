@@ -34,12 +34,7 @@ def lake_scores(source, encoder, config, distance=None):
     """Lake's one-shot runs: each test drawing against one drawing of each of 20 characters.
 
     Lake, Salakhutdinov & Tenenbaum, "Human-level concept learning through probabilistic program
-    induction", 2015.
-
-    Args:
-        source: As for `read_lake_runs`.
-        encoder: The encoder to score; `config` is its `Config`.
-        distance: Of two embeddings, as in `verification`.
+    induction", 2015. `source` is as for `read_lake_runs`, `config` the encoder's `Config`.
 
     Returns:
         Dict: `name`, `title`, `rows` (model and baselines: `name`, mean `error` over the runs, its

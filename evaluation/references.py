@@ -1,5 +1,5 @@
-"""Against several references: thresholds for "none of these" and for enrolled classes, as tables
-by number of references and false-accept rate. No Keras. Arguments: `verification`."""
+"""Thresholds against several references, as tables by their number and the false-accept rate: for
+"none of these", and for one enrolled class. No Keras. Arguments: `verification`."""
 
 import numpy as np
 
@@ -50,13 +50,10 @@ def _table(numbers, thresholds):
 
 
 def unknown_threshold(table, num_references, false_accept_rate=0.01):
-    """The threshold of a table for any number of references and any rate.
+    """The threshold of a table for any number of references, of all classes together, and any rate.
 
-    Args:
-        table: Of `unknown_thresholds` (`threshold.json` keeps it as `unknown`), or of
-            `reference_thresholds` (there `enrolled`).
-        num_references: All references together, whatever their classes.
-        false_accept_rate: Share of images of unknown classes that may be accepted.
+    `threshold.json` keeps the table of `unknown_thresholds` as `unknown`, that of
+    `reference_thresholds` as `enrolled`.
     """
     rates = np.log(table["false_accept_rates"])
     row = [np.interp(np.log(false_accept_rate), rates, cuts) for cuts in table["thresholds"]]
@@ -74,9 +71,8 @@ def reference_thresholds(embeddings, labels, forged, rng, distance=None):
     has the lower equal error rate with the most references there can be.
 
     Returns:
-        Dict: `rule`, `impostors` in words, `measured` (equal error rates of both rules with most
-        references), `equal_error_rates` by number of references, and the table; None where no class
-        has two images.
+        The table, with `rule`, `impostors` in words, `measured` (equal error rates of both rules
+        with most references) and `equal_error_rates` by number; None where no class has two images.
     """
     counts = np.bincount(labels[~forged])
     numbers = [n for n in NUMBERS if np.sum(counts > n) >= max(1, np.sum(counts > 1) / 2)]
@@ -111,13 +107,8 @@ def accept_below(table, count, false_accept_rate=None):
 def reference_distances(distances, labels, forged, count, rng, draws=1):
     """Scores every image against `count` references of each class that has more images.
 
-    Args:
-        distances: Of all images to each other, `(n, n)`.
-        labels, forged: Their classes, and which are forgeries, which are no references, `(n,)`.
-        draws: How often a class's references are drawn anew from its genuine images.
-
-    Returns:
-        Dict: rule -> kind -> array of distances. Genuine images of other classes are `random`.
+    `distances` are of all images to each other, `(n, n)`; of each class genuine images are drawn
+    as references `draws` times. Returns a dict: rule -> kind of image -> array of distances.
     """
     found = {kind: [np.empty((0, count))] for kind in KINDS}
     for label in np.repeat(np.unique(labels), draws):

@@ -16,8 +16,7 @@ from evaluation import neighbours, summary
 from evaluation.similarity_map import overlay, similarity_map
 from run_directory import write_whole
 
-PAIRS, ODD, EXPLAINED = 5, 10, 8  # shown: the worst of each kind, at odds, with maps
-SIDE, LARGE = 96, 144  # pixels of a picture
+PAIRS, EXPLAINED = 5, 8  # shown: the worst of each kind, and with maps
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
     autoescape=jinja2.select_autoescape(["html"]),
@@ -25,7 +24,6 @@ TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     keep_trailing_newline=True,
 )
-TEMPLATES.filters["markdown"] = summary.markdown
 
 
 def write_report(out, scored, figures, encoder):
@@ -44,14 +42,10 @@ def write_report(out, scored, figures, encoder):
         write_whole(out / f"{name}.png", figure.savefig)
     plots = [out / f"{name}.png" for name in figures]
     plots += [run / name for name in ("accuracy.png", "loss.png") if (run / name).exists()]
-    leaks, leakage = summary.leakage(metrics)
     shown = {
+        "metrics": metrics,
+        "summary": summary,
         "name": run.path.name,
-        "data": metrics["data"],
-        "sentences": summary.sentences(metrics),
-        "leaks": leaks,
-        "leakage": leakage,
-        "tables": summary.tables(metrics),
         "plots": {path.stem: _base64(path.read_bytes()) for path in plots},
         "sets": [_details(held, metrics[held.name]) for held in held_out],
         "maps": _explained(held_out[-1], encoder) if held_out else [],
@@ -63,26 +57,18 @@ def write_report(out, scored, figures, encoder):
 
 
 def _details(held, scores):
-    """The images and classes behind one set's scores."""
+    """The pairs of images behind one set's scores, as `_figure` gives them."""
     order = np.argsort(held.distances, kind="stable")  # nearest first
-    shown = {
-        "name": held.name,
-        "far": _pairs(held, order[held.same[order]][::-1]),
-        "close": _pairs(held, order[~held.same[order]]),
-        "recalls": None,
-    }
-    if "class_recall_at_1" not in scores:  # classes are not known, pairs alone
-        return shown
-    some, nearest = held.neighbours
-    odd = neighbours.at_odds(held.labels[some], nearest)
-    recalls = sorted(scores["class_recall_at_1"].items(), key=lambda item: item[1])
-    return shown | {
-        "num_odd": len(odd),
-        "num_seen": len(some),
-        "odd": [_odd(held, some[at], some[twin], share) for at, twin, share in odd[:ODD]],
-        "confused": scores["most_confused"],
-        "recalls": [[name, f"{share:.1%}"] for name, share in recalls],
-    }
+    shown = {"held": held, "scores": scores, "odd": []}
+    shown["far"] = _pairs(held, order[held.same[order]][::-1])
+    shown["close"] = _pairs(held, order[~held.same[order]])
+    if "most_confused" in scores:  # else classes are not known, pairs alone
+        some, nearest = held.neighbours
+        for at, twin, share in neighbours.at_odds(held.labels[some], nearest):
+            own, other = held.class_name(some[at]), held.class_name(some[twin])
+            caption = f"{own}, but {share:.0%} of its neighbours are {other}"
+            shown["odd"].append(_figure(held, (some[at], some[twin]), caption))
+    return shown
 
 
 def _pairs(held, pairs):
@@ -97,17 +83,9 @@ def _pairs(held, pairs):
     return figures
 
 
-def _odd(held, at, twin, share):
-    """An image whose neighbours are of another class, beside the nearest of those."""
-    caption = (
-        f"{held.class_name(at)}, but {share:.0%} of its neighbours are {held.class_name(twin)}"
-    )
-    return _figure(held, (at, twin), caption)
-
-
 def _figure(held, both, caption):
-    images = [(_jpeg(held.image(at), SIDE), held.class_name(at)) for at in both]
-    return {"caption": caption, "images": images}
+    """`(caption, images with their names)`, as the template draws them."""
+    return caption, [(held.image(at), held.class_name(at)) for at in both]
 
 
 def _explained(held, encoder):
@@ -119,9 +97,8 @@ def _explained(held, encoder):
         for at, other in (both, both[::-1]):
             pixels, there = held.image(at), held.embeddings[other]
             heat = similarity_map(encoder, pixels, there, held.distance)
-            images.append((_jpeg(overlay(pixels, heat), LARGE), "similarity map"))
-        caption = f"{held.distances[pair]:.3f}: {held.class_name(both[0])}"
-        figures.append({"caption": caption, "images": images})
+            images.append((overlay(pixels, heat), "similarity map"))
+        figures.append((f"{held.distances[pair]:.3f}: {held.class_name(both[0])}", images))
     return figures
 
 
@@ -135,3 +112,6 @@ def _jpeg(pixels, height):
 
 def _base64(content):
     return base64.b64encode(content).decode()
+
+
+TEMPLATES.filters |= {"markdown": summary.markdown, "jpeg": _jpeg}

@@ -15,11 +15,11 @@ SCORES = {  # key in metrics.json -> title and format
     "accuracy": ("accuracy at the threshold", ".1%"),
     "precision": ("precision there", ".1%"),
     "recall": ("recall there", ".1%"),
+    "recall_at_1": ("nearest other image is of the class", ".1%"),
+    "smallest_rate": ("smallest false-accept rate measured", ".2%"),
     "true_accept_at_10_percent": ("true accepts at 10% false accepts", ".1%"),
     "true_accept_at_1_percent": ("true accepts at 1% false accepts", ".1%"),
     "true_accept_at_0.1_percent": ("true accepts at 0.1% false accepts", ".1%"),
-    "smallest_rate": ("smallest false-accept rate measured", ".2%"),
-    "recall_at_1": ("nearest other image is of the class", ".1%"),
 }
 
 
@@ -30,19 +30,16 @@ def sets_of(metrics):
 
 def tables(metrics):
     """All tables that there is something for: lists of rows of text, the head first."""
-    made = [
-        pivot("", _scores(metrics)),
-        pivot("N-way K-shot", _few_shot(metrics)),
-        pivot("equal error rate against K references", _references(metrics)),
-        pivot("ROC AUC of pairs by one thing alone", _shortcuts(metrics)),
-    ]
+    sets, made = sets_of(metrics).items(), []
+    for corner, cells in (
+        ("", _scores),
+        ("N-way K-shot", _few_shot),
+        ("equal error rate against K references", _references),
+        ("ROC AUC of pairs by one thing alone", _shortcuts),
+    ):
+        made.append(pivot(corner, (cell for name, scores in sets for cell in cells(name, scores))))
     if found := metrics.get("protocol"):
-        ours = (
-            (row["name"], "error", measured(row["error"], *row["interval"], form=".2%"))
-            for row in found["rows"]
-        )
-        others = ((n, "error", f"{e:.2%}, published") for n, e in found["published"].items())
-        made.append(pivot(found["title"], (*ours, *others)))
+        made.append(pivot(found["title"], _errors(found)))
     return [rows for rows in made if len(rows) > 1]
 
 
@@ -62,47 +59,49 @@ def measured(value, *ends, form):
     return f"{value:{form}}" + (f" [{', '.join(f'{end:{form}}' for end in ends)}]" if ends else "")
 
 
-def _scores(metrics):
-    for name, scores in sets_of(metrics).items():
-        column = f"{name} classes"
-        yield "images, classes", column, f"{scores['images']:,}, {scores['classes']}"
-        for key, (title, form) in SCORES.items():
-            if key in scores:
-                ends = scores["intervals"].get(key, ())
-                yield title, column, measured(scores[key], *ends, form=form)
-        if folds := scores.get("folds"):
-            text = "{accuracy:.2%} +- {standard_error:.2%} over {folds} folds".format(**folds)
-            yield "accuracy by folds", column, text
+def _scores(name, scores):
+    column = f"{name} classes"
+    yield "images, classes", column, f"{scores['images']:,}, {scores['classes']}"
+    for key, (title, form) in SCORES.items():
+        if key in scores:
+            yield title, column, measured(scores[key], *scores["intervals"].get(key, ()), form=form)
+    if folds := scores.get("folds"):
+        text = "{accuracy:.2%} +- {standard_error:.2%} over {folds} folds"
+        yield "accuracy by folds", column, text.format(**folds)
 
 
-def _few_shot(metrics):
-    for name, scores in sets_of(metrics).items():
-        for row in scores["few_shot"]:
-            line = f"{name}, {row['ways']}-way {row['shots']}-shot {row['classes']}"
-            for method, found in _methods(row).items():
-                ends = found.get("interval", ())
-                yield line, method, measured(found["accuracy"], *ends, form=".1%")
+def _few_shot(name, scores):
+    for row in scores["few_shot"]:
+        line = f"{name}, {row['ways']}-way {row['shots']}-shot {row['classes']}"
+        for method, found in _methods(row).items():
+            ends = found.get("interval", ())
+            yield line, method, measured(found["accuracy"], *ends, form=".1%")
 
 
 def _methods(row):
     return {name: found for name, found in row.items() if isinstance(found, dict)}
 
 
-def _references(metrics):
-    for name, scores in sets_of(metrics).items():
-        for row in scores["references"]:
-            line = f"{name}, K = {row['references']}, {row['rule']} distance"
-            for kind in ("random", "skilled"):
-                if kind in row:
-                    yield line, kind, f"{row[kind]:.1%}"
+def _references(name, scores):
+    for row in scores["references"]:
+        line = f"{name}, K = {row['references']}, {row['rule']} distance"
+        for kind in ("random", "skilled"):
+            if kind in row:
+                yield line, kind, f"{row[kind]:.1%}"
 
 
-def _shortcuts(metrics):
-    for name, scores in sets_of(metrics).items():
-        for key, kind in (("auc", ""), ("skilled_auc", ", skilled")):
-            for row in scores["baselines"]:
-                if key in row:
-                    yield row["name"], f"{name} classes{kind}", f"{row[key]:.3f}"
+def _shortcuts(name, scores):
+    for key, kind in (("auc", ""), ("skilled_auc", ", skilled")):
+        for row in scores["baselines"]:
+            if key in row:
+                yield row["name"], f"{name} classes{kind}", f"{row[key]:.3f}"
+
+
+def _errors(protocol):
+    for row in protocol["rows"]:
+        yield row["name"], "error", measured(row["error"], *row["interval"], form=".2%")
+    for name, error in protocol["published"].items():
+        yield name, "error", f"{error:.2%}, published"
 
 
 def markdown(rows):
@@ -189,25 +188,26 @@ def model_card(run, metrics):
 
     After Mitchell et al., "Model cards for model reporting", 2019.
     """
-    config, splits, threshold = run.config, *map(run.read_json, ("splits.json", "threshold.json"))
-    started, history = run.read_json("environment.json"), run.read_history()
-    sides = ("train", "val", "test_known", "test_unseen")
+    splits, threshold, started = map(
+        run.read_json, ("splits.json", "threshold.json", "environment.json")
+    )
+    cut = measured(threshold["threshold"], *threshold.get("interval") or (), form=".4f")
+    history = run.read_history()
     return {
         "Model": {
-            "encoder": f"{config.encoder}, {config.embedding_dim} numbers an image",
             "weights": metrics["pretrained"] or "trained from nothing",
-            "images": "{} x {} pixels, {} channels".format(*config.image_shape),
-            "distance": config.distance,
-            "threshold": f"{threshold['threshold']:.4f}, {threshold['chosen_for']}",
+            "images": "{} x {} pixels, {} channels".format(*run.config.image_shape),
+            "threshold": f"{cut}, {threshold['chosen_for']}",
         },
         "Data": {
             "source": _without_folders(splits["source"]),
-            "classes trained on": len(splits["known_classes"]),
-            "classes kept out": len(splits["unseen_classes"]),
-            **{f"images, {side.replace('_', ' ')}": len(splits[side]) for side in sides},
+            "classes": f"{len(splits['known_classes'])}, {len(splits['unseen_classes'])} kept out",
+            **{
+                f"images, {side.replace('_', ' ')}": len(splits[side])
+                for side in ("train", "val", "test_known", "test_unseen")
+            },
         },
         "Training": {
-            "loss": f"{config.loss_name}, sampling {config.sampling}",
             "epochs": len(history),
             "minutes": f"{sum(float(row['seconds']) for row in history) / 60:.1f}",
             "started": started["time"],
@@ -219,7 +219,8 @@ def model_card(run, metrics):
             **{name: started[name] for name in ("backend", "machine", "commit")},
         },
         "Settings": {
-            name: _without_folders(str(value)) for name, value in dataclasses.asdict(config).items()
+            name: _without_folders(str(value))
+            for name, value in dataclasses.asdict(run.config).items()
         },
     }
 

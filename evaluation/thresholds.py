@@ -4,28 +4,42 @@ import numpy as np
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
+from evaluation.intervals import Units
 from evaluation.verification import checked, curve_scores, last_within, operating_points
 
 FEW, FEWEST = 100, 20  # genuine pairs below which a threshold is called uncertain, hardly known
 
 
-def choose_threshold(same, distances, false_accept_rate=None):
+def choose_threshold(same, distances, false_accept_rate=None, classes=None):
     """The distance below which two images are called the same, as `threshold.json` holds it.
 
     Args:
         same: Boolean array (pairs,) of validation pairs.
         distances: Array (pairs,).
         false_accept_rate: Share of impostors that may pass, or None for the equal error rate.
+        classes: Of the images of each pair, (2, pairs), or None without an interval.
 
     Returns:
-        Dict: `threshold`, `chosen_for`, `val_accuracy` there, `calibration` of `probability`, how
-        many pairs of each kind it stands on, and `warnings`, sentences.
+        Dict: `threshold`, its 95% `interval` for other classes, `chosen_for`, `val_accuracy` there,
+        `calibration` of `probability`, how many pairs of each kind it stands on, and `warnings`,
+        sentences.
     """
-    rate, threshold = equal_error_rate(same, distances)
+
+    def choose(weights=None):
+        if false_accept_rate is None:
+            return equal_error_rate(same, distances, weights)[1]
+        return threshold_at_false_accept(same, distances, false_accept_rate, weights)
+
+    threshold, rate = choose(), equal_error_rate(same, distances)[0]
     purpose = f"equal error rate {rate:.4f} on validation pairs"
     if false_accept_rate is not None:
-        threshold = threshold_at_false_accept(same, distances, false_accept_rate)
         purpose = f"false-accept rate {false_accept_rate} on validation pairs"
+    interval = None
+    if classes is not None:
+        _, classes = np.unique(classes, return_inverse=True)
+        units = Units(np.arange(classes.max() + 1), np.zeros(classes.max() + 1, int))
+        drawn = [choose(w) for w in units.pair_weights(*classes, np.random.default_rng(0))]
+        interval = [max(0.0, threshold - units.margin(drawn)), threshold + units.margin(drawn)]
     genuine, warnings = int(np.sum(same)), []
     if genuine < FEW:
         known = "hardly known" if genuine < FEWEST else "uncertain"
@@ -37,6 +51,7 @@ def choose_threshold(same, distances, false_accept_rate=None):
         )
     return {
         "threshold": float(threshold),
+        "interval": interval,
         "chosen_for": purpose,
         "val_accuracy": float(np.mean((distances < threshold) == same)),
         "calibration": list(calibrate(same, distances, threshold)),
@@ -46,9 +61,9 @@ def choose_threshold(same, distances, false_accept_rate=None):
     }
 
 
-def equal_error_rate(same, distances):
+def equal_error_rate(same, distances, weights=None):
     """`(rate, threshold)` where false accepts equal false rejects, interpolated along the ROC."""
-    false_accept, true_accept, thresholds = operating_points(same, distances)
+    false_accept, true_accept, thresholds = operating_points(same, distances, weights)
     nearest = np.argmin(np.abs(false_accept + true_accept - 1))
     return curve_scores(false_accept, true_accept)["equal_error_rate"], float(thresholds[nearest])
 
@@ -64,9 +79,9 @@ def best_threshold(same, distances):
     return float(accuracy[best]), float(thresholds[best])
 
 
-def threshold_at_false_accept(same, distances, rate):
+def threshold_at_false_accept(same, distances, rate, weights=None):
     """The largest threshold that accepts at most `rate` of the impostors."""
-    false_accept, _, thresholds = operating_points(same, distances)
+    false_accept, _, thresholds = operating_points(same, distances, weights)
     return float(last_within(rate, false_accept, thresholds))
 
 

@@ -160,10 +160,12 @@ def _unordered_pairs(indices):
     return np.stack([indices - second * (second - 1) // 2, second])
 
 
-def operating_points(same, distances):
-    """False and true accept rates, and thresholds between neighbouring distances."""
+def operating_points(same, distances, weights=None):
+    """False and true accept rates of weighted pairs; thresholds between neighbouring distances."""
     same, distances = checked(same, distances)
-    false_accept, true_accept, scores = metrics.roc_curve(same, -distances, drop_intermediate=False)
+    false_accept, true_accept, scores = metrics.roc_curve(
+        same, -distances, sample_weight=weights, drop_intermediate=False
+    )
     accepted = -scores[1:]  # the largest accepted distance; the first point accepts none
     middle = (accepted + np.append(accepted[1:], accepted[-1])) / 2
     thresholds = np.maximum(middle, np.nextafter(accepted, np.inf))  # it is accepted under `<`

@@ -7,7 +7,6 @@ from scipy.ndimage import gaussian_filter
 
 from configs import Config
 from evaluation import baselines, verification
-from evaluation.few_shot import Trials
 from evaluation.held_out import HeldOut
 from pipeline.image_cache import open_cache
 from pipeline.image_index import read_index
@@ -30,17 +29,6 @@ def test_background_pixels_are_the_eight_on_the_border(rng):
     assert np.array_equal(baselines.background_pixels(images), found)
 
 
-def test_methods_meet_in_the_same_trials(rng):
-    images = rng.choice([0, 255], (6, 9, 9, 1)).astype(np.uint8)
-    trials = Trials(np.array([0, 1]), np.array([[[2], [3]], [[4], [5]]]), np.array([0, 1]))
-    methods = baselines.methods(np.eye(6), images)
-    found = {name: method(trials) for name, method in methods.items()}
-    assert all(distances.shape == (2, 2) for distances in found.values())
-    np.testing.assert_allclose(found["model"], np.sqrt(2))
-    expected = np.linalg.norm(images[1].astype(float) - images[5])
-    assert found["raw pixels"][1, 1] == pytest.approx(expected)
-
-
 @pytest.mark.parametrize("paper", [0, 255])
 def test_centred_pixels_forget_where_the_object_stood(paper, rng):
     shape = rng.integers(256, size=(9, 7, 3), dtype=np.uint8)
@@ -60,14 +48,6 @@ def test_centred_pixels_forget_where_the_object_stood(paper, rng):
     middle[row : row + 9, column : column + 7] = shape - np.float64(paper)
     blurred = np.stack([gaussian_filter(middle[..., c], 2) for c in range(3)], axis=-1)[1::2, 1::2]
     np.testing.assert_allclose(found[0].reshape(20, 20, 3), blurred, atol=0.5)
-
-
-def test_what_leaves_the_image_does_not_come_back():
-    images = np.zeros((1, 20, 20, 1), np.uint8)
-    images[0, :4, :4] = 255
-    images[0, 17, 17] = 40  # leaves at the bottom right when the square moves there
-    found = baselines.centred_blurred_pixels(images, blur=0.01).reshape(20, 20)
-    assert np.unique(found.round()).tolist() == [0, 255]
 
 
 @pytest.mark.filterwarnings("error")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from evaluation import few_shot, intervals, verification
+from evaluation import few_shot, intervals, thresholds, verification
 from evaluation.intervals import Units
 
 THRESHOLD, DIM = 5.0, 8
@@ -75,6 +75,21 @@ def test_a_weighted_curve_is_scikit_learns(monkeypatch):
         assert scores["auc"] == pytest.approx(expected)
         right_ones = same == (distances < THRESHOLD)
         assert scores["accuracy"] == pytest.approx(np.average(right_ones, weights=weight))
+
+
+def test_the_interval_of_a_threshold_is_as_wide_as_thresholds_of_other_classes_vary():
+    rng, widths, found = np.random.default_rng(0), [], []
+    for _ in range(20):
+        embeddings, labels, _ = population(30, 8, 1.5, rng)
+        left, right, same = verification.draw_verification_pairs(labels, rng, 1000)
+        distances = verification.pair_distances(embeddings, left, right)
+        classes = 2 * labels[np.stack([left, right])] + 3
+        chosen = thresholds.choose_threshold(same, distances, None, classes)
+        low, high = chosen["interval"]
+        assert low < chosen["threshold"] < high
+        widths.append(high - low)
+        found.append(chosen["threshold"])
+    assert np.mean(widths) == pytest.approx(4 * np.std(found), rel=0.5)
 
 
 def test_one_variance_gives_wilsons_interval():

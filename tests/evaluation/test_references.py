@@ -1,14 +1,20 @@
 """Scores against several references: by a plain loop, and what the tables promise."""
 
+import zipfile
+
 import numpy as np
 import pytest
+from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from evaluation.references import (
     accept_below,
-    equal_errors,
     reference_distances,
     reference_thresholds,
+    unknown_threshold,
+    unknown_thresholds,
 )
+from evaluation.verification import all_distances
 
 
 @pytest.fixture
@@ -78,7 +84,24 @@ def test_what_cannot_be_measured(labels):
     assert reference_thresholds(*images) is None
 
 
-def test_kinds_that_are_missing_have_no_rate():
-    assert equal_errors({"genuine": np.ones(3), "random": 2 * np.ones(3), "skilled": []}) == {
-        "random": 0.0
-    }
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [0.02, 0.05, 0.1])
+def test_unknown_real_classes_are_accepted_as_often_as_stated(real_data, rate):
+    """Characters by their blurred strokes: the table of some classes holds for others, within a
+    factor of two, whatever the number of references."""
+    with zipfile.ZipFile(real_data / "omniglot/images_background.zip") as archive:
+        names = [name for name in archive.namelist() if name.endswith(".png")][::4]
+        images = [np.asarray(Image.open(archive.open(name)).resize((15, 15))) for name in names]
+    _, labels = np.unique([name.rpartition("/")[0] for name in names], return_inverse=True)
+    embeddings = gaussian_filter(1 - np.array(images, float), (0, 1, 1)).reshape(len(images), -1)
+    rng = np.random.default_rng(0)
+    part = rng.integers(3, size=labels.max() + 1)[labels]  # validated on, enrolled, unknown
+    table = unknown_thresholds(embeddings[part == 0], labels[part == 0])
+    unknown = embeddings[part == 2]
+    for count in (1, 10, 100):
+        threshold = unknown_threshold(table, count, rate)
+        nearest = []
+        for _ in range(40):
+            chosen = embeddings[rng.choice(np.flatnonzero(part == 1), count, replace=False)]
+            nearest.append(all_distances(unknown, chosen).min(axis=1))
+        assert rate / 2 <= np.mean(np.array(nearest) < threshold) <= 2 * rate
