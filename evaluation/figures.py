@@ -19,15 +19,14 @@ def draw_figures(metrics, held_out):
     """What a report shows of the sets of `evaluate.evaluate`: name -> `Figure`."""
     if not held_out:
         return {}
+    curves, rows = (
+        {held.name: metrics[held.name][key] for held in held_out} for key in ("curve", "few_shot")
+    )
     figures = {
         "roc": plot_roc(held_out),
         "distances": plot_distances(metrics, held_out),
-        "n_way": plot_few_shot(
-            "ways", {held.name: metrics[held.name]["curve"] for held in held_out}
-        ),
-        "k_shot": plot_few_shot(
-            "shots", {held.name: metrics[held.name]["few_shot"] for held in held_out}
-        ),
+        "n_way": plot_few_shot("ways", curves),
+        "k_shot": plot_few_shot("shots", rows),
     }
     for held in held_out:
         if held.dataset.index.classes_known:  # else only pairs are

@@ -40,14 +40,13 @@ class HeldOut:
     @property
     def forged(self):
         """Which images are forgeries, (images,)."""
-        forged = self.dataset.index.forged
-        return np.zeros(len(self.rows), bool) if forged is None else forged[self.rows]
+        return self.dataset.index.forged[self.rows]
 
     @property
     def pair_folds(self):
         """Fold of each pair, (pairs,), or None where a list names none."""
         index = self.dataset.index
-        if index.pairs is None or index.pair_folds is None:
+        if index.pair_folds is None:
             return None
         return index.pair_folds[np.isin(index.pairs[:, :2], self.rows).all(axis=1)]
 
@@ -56,8 +55,7 @@ class HeldOut:
         skilled = (self.forged[self.left] | self.forged[self.right]) & ~self.same
         if not skilled.any():
             return {"genuine": self.same, "impostor": ~self.same}
-        random = ~self.same & ~skilled
-        kinds = {"genuine": self.same, "random": random, "skilled": skilled}
+        kinds = {"genuine": self.same, "random": ~self.same & ~skilled, "skilled": skilled}
         return {kind: pairs for kind, pairs in kinds.items() if pairs.any()}
 
     def class_name(self, position):
@@ -102,14 +100,13 @@ def held_out_rows(run, data=None, strict=False, pair_label=None):
         return dataset, *_other_rows(run, dataset, strict)
     saved, sides = run.read_json("splits.json"), {}
     for name in ("known", "unseen"):
-        rows = np.flatnonzero(np.isin(index.names, saved[f"test_{name}"]))
-        if gone := len(saved[f"test_{name}"]) - len(rows):
-            print(f"{gone} test images of {name} classes are gone.")
-        if len(rows):
-            sides[name] = rows
-        else:
+        names = saved[f"test_{name}"]
+        sides[name] = np.flatnonzero(np.isin(index.names, names))
+        if not len(sides[name]):
             print(f"The run kept no test images of {name} classes.")
-    return dataset, sides, None
+        if gone := len(names) - len(sides[name]):
+            print(f"{gone} test images of {name} classes are gone.")
+    return dataset, {name: rows for name, rows in sides.items() if len(rows)}, None
 
 
 def _other_rows(run, dataset, strict):

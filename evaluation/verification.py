@@ -77,9 +77,9 @@ def finite(distances):
 
 def verification_pairs(dataset, rows, rng):
     """The pairs that a `Dataset` gives among some sorted rows, else drawn: positions in `rows`."""
-    forged = None if dataset.index.forged is None else dataset.index.forged[rows]
+    index = dataset.index
     return dataset.given_pairs(rows) or draw_verification_pairs(
-        dataset.index.labels[rows], rng, forged=forged
+        index.labels[rows], rng, forged=index.forged[rows]
     )
 
 
@@ -106,8 +106,9 @@ def draw_verification_pairs(labels, rng, max_pairs=20_000, forged=None):
     most = 3 * int(np.percentile(sizes[sizes > 0], 50, method="lower"))
     each = bisect.bisect_left(range(most), max_pairs, key=lambda n: np.minimum(sizes, n).sum())
     drawn = [rng.choice(size, min(size, each), replace=False) for size in sizes]
-    drawn = [start + _unordered_pairs(pairs) for start, pairs in zip(starts, drawn, strict=True)]
-    same = rng.permutation(images[np.concatenate(drawn, axis=1)], axis=1)[:, :max_pairs]
+    first = np.repeat(starts, np.minimum(sizes, each))
+    same = images[first + _unordered_pairs(np.concatenate(drawn))]  # (2, pairs)
+    same = rng.permutation(same, axis=1)[:, :max_pairs]
     imitated = np.flatnonzero(counts * forgeries[2])
 
     def random(number):
@@ -213,7 +214,7 @@ def verification_scores(same, distances, threshold):
     """
     same, distances = checked(same, distances)
     scores = curve_scores(*operating_points(same, distances)[:2])
-    smallest = LEAST_ACCEPTED / np.sum(~same)
+    smallest = min(1.0, LEAST_ACCEPTED / np.sum(~same))
     for rate in FALSE_ACCEPT_RATES:
         if rate < smallest:
             del scores[f"true_accept_at_{100 * rate:g}_percent"]

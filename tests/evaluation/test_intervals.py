@@ -44,14 +44,19 @@ def test_the_truth_lies_inside_95_times_in_100(known):
             large = population(2000, 8, 1.5, rng)[:2]
             if known:
                 large = population(20, 200, 1.5, rng, centres)[:2]
-            truths = scored_pairs(*large, rng)[0] | {"5-way": one_shot(*large, 5, 20_000, rng)}
+            truths, pairs = scored_pairs(*large, rng)
+            truths["5-way"] = one_shot(*large, 5, 20_000, rng)
+            truths["cut"] = thresholds.choose_threshold(*pairs[:2])["threshold"]
         scores, pairs = scored_pairs(embeddings, labels, rng)
         units = Units.of(labels, np.zeros(len(labels)), known)
         found = intervals.verification_intervals(scores, *pairs, THRESHOLD, units, rng)
         accuracy = one_shot(embeddings, labels, 5, 1000, rng)
         given = {5: accuracy}, 1, embeddings, labels, units, rng, 1000
         found["5-way"] = intervals.few_shot_intervals(*given)[5]
-        for name in ("auc", "equal_error_rate", "accuracy", "5-way"):
+        if not known:
+            classes = labels[np.stack(pairs[2:])]
+            found["cut"] = thresholds.choose_threshold(*pairs[:2], None, classes)["interval"]
+        for name in {"auc", "equal_error_rate", "accuracy", "5-way", "cut"} & found.keys():
             low, high = found[name]
             inside.setdefault(name, []).append(low <= truths[name] <= high)
     shares = {name: np.mean(hits) for name, hits in inside.items()}
@@ -77,19 +82,16 @@ def test_a_weighted_curve_is_scikit_learns(monkeypatch):
         assert scores["accuracy"] == pytest.approx(np.average(right_ones, weights=weight))
 
 
-def test_the_interval_of_a_threshold_is_as_wide_as_thresholds_of_other_classes_vary():
-    rng, widths, found = np.random.default_rng(0), [], []
-    for _ in range(20):
-        embeddings, labels, _ = population(30, 8, 1.5, rng)
-        left, right, same = verification.draw_verification_pairs(labels, rng, 1000)
-        distances = verification.pair_distances(embeddings, left, right)
-        classes = 2 * labels[np.stack([left, right])] + 3
-        chosen = thresholds.choose_threshold(same, distances, None, classes)
+def test_the_interval_of_a_threshold_halves_with_four_times_as_many_classes():
+    rng, widths = np.random.default_rng(0), []
+    for classes in (20, 80, 320):
+        embeddings, labels, _ = population(classes, 8, 1.5, rng)
+        _, pairs = scored_pairs(embeddings, labels, rng)
+        chosen = thresholds.choose_threshold(*pairs[:2], None, labels[np.stack(pairs[2:])])
         low, high = chosen["interval"]
         assert low < chosen["threshold"] < high
         widths.append(high - low)
-        found.append(chosen["threshold"])
-    assert np.mean(widths) == pytest.approx(4 * np.std(found), rel=0.5)
+    assert widths[0] / widths[2] == pytest.approx(4, rel=0.4) and widths[0] > widths[1] > widths[2]
 
 
 def test_one_variance_gives_wilsons_interval():
