@@ -4,8 +4,8 @@ python configs.py              lists the names
 python configs.py plantvillage-recipe prints one config, trains nothing
 """
 
-import ast
 import dataclasses
+import importlib.util
 import inspect
 import json
 import re
@@ -19,9 +19,7 @@ DRAWN_LEAVES = "data/leaves"  # the one folder that is drawn when it is missing
 # A number's type names its smallest and largest allowed value.
 Share = Annotated[float, 0.0, 1.0]
 Part = Annotated[float, 0.0, 0.9]  # a share that leaves something
-Rate = Annotated[float, 1e-6, 0.5]  # of errors
 Count = Annotated[int, 1, 1_000_000]
-Minutes = Annotated[float, 0.1, 1e6]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,25 +31,33 @@ class Config:
             message names field, value and allowed range.
     """
 
-    # Data
-    data_dir: str = DRAWN_LEAVES  # folder, .zip or .csv; layouts in README
-    cache_dir: str = "data/cache"  # decoded images are kept here
+    # First options
+    data_dir: str = DRAWN_LEAVES  # folder, .zip or .csv; docs/data.md says which load
+    epochs: Annotated[int, 0, 1_000_000] = 9  # at most; 0: pretrained weights as they are
+    max_minutes: Annotated[float, 0.1, 1e6] | None = None  # for the whole command
     image_size: int | str = 112  # pixels after decoding: one number, or "HEIGHTxWIDTH"
+    channels: Literal[1, 3] = 3  # 1 grey, 3 colour
+    sampling: Literal["pairs", "classes"] = "pairs"  # of images, or P classes x K images
+    encoder: str = "compact"  # ours, or a network of keras.applications
+    weights: str | None = None  # "imagenet", a run directory or a weights file; None: from nothing
+    learning_rate: Annotated[float, 1e-8, 10.0] = 2e-3  # at its highest
+    unseen_share: Part = 0.25  # of the classes, kept out of training whole, for test
+    run_name: str | None = None  # None: <time>-<config>
+    seed: Annotated[int, 0, 2**32 - 1] = 0  # of splits, weights, batches and augmentation
+
+    # Data
     fit: Literal["stretch", "pad"] = "stretch"  # pad keeps the shape, with the border's own colour
     ink: bool = False  # scanned drawings: ink alone, black on white, cropped to it
-    channels: Literal[1, 3] = 3  # grey or colour
     max_classes: Annotated[int, 2, 1_000_000] | None = None  # the first ones by name
     max_images_per_class: Annotated[int, 2, 1_000_000] | None = None  # a seeded choice
     pair_label: Literal["same", "different"] | None = None  # label 1 of a list of pairs means this
-    on_bad_image: Literal["skip", "error"] = "skip"  # skipped ones are listed with their reason
-    unseen_share: Part = 0.25  # of the classes, kept out of training whole, for test
     test_share: Annotated[float, 0.0, 0.79] = 0.15  # of the images of each known class, for test
     val_share: Annotated[float, 0.01, 0.8] = 0.15  # of the images (or classes) for validation
     validate_on: Literal["images", "classes"] = "images"  # new images, or classes kept out whole
     hold_out_by: Literal["class", "family"] = "class"  # what is kept out: classes, or families too
+    cache_dir: str = "data/cache"  # decoded images are kept here
 
     # Batches
-    sampling: Literal["pairs", "classes"] = "pairs"  # of images, or P classes x K images
     pairs_per_batch: Annotated[int, 2, 65536] = 64  # half genuine; with sampling="pairs"
     classes_per_batch: Annotated[int, 2, 4096] = 16  # P; with sampling="classes"
     images_per_class: Annotated[int, 2, 1024] = 8  # K; with sampling="classes"
@@ -59,100 +65,79 @@ class Config:
     skilled_share: Share = 0.5  # of the impostor pairs, forgeries where there are any
     steps_per_epoch: Count = 80  # between two validations
 
-    # Augmentation: one warp, one colour table
+    # Augmentation
     rotate: Annotated[float, 0.0, 180.0] = 180.0  # degrees, either way
     zoom: Part = 0.15  # share, either way
     shift: Annotated[float, 0.0, 0.5] = 0.05  # share of the side, either way
     shear: Share = 0.0  # tangent of the angle, either way
+    affine_probability: Share = 1.0  # of rotation, zoom, shift and shear, each on its own
     horizontal_flip: bool = True  # half of the images, left to right
     brightness: Part = 0.15  # share by which brightness varies
-    contrast: Part = 0.0  # share by which contrast varies
-    color_jitter: Part = 0.0  # share by which each colour channel varies on its own
-    affine_probability: Share = 1.0  # of rotation, zoom, shift and shear, each on its own
     rotated_classes: bool = False  # classes turned by 90, 180, 270 degrees count as new
 
-    # Network
-    encoder: str = "compact"  # ours, or a network of keras.applications
-    weights: str | None = None  # "imagenet", a run directory or a weights file; None: from nothing
+    # Network and loss
     embedding_dim: Annotated[int, 1, 16384] = 128  # numbers that describe an image
     unit_length: bool = True  # embeddings on the unit sphere: distances lie in 0..2
     distance: Literal["euclidean", "cosine", "l1", "l1_512"] = "euclidean"  # l1: learned
-
-    # Loss
     loss: str | None = None  # None: contrastive for pairs, supervised_contrastive for classes
-    triplet: Literal["hardest", "semi_hard", "1+2", "2+1"] = "hardest"  # positives + negatives
     margin: Annotated[float, 1e-6, 1e6] = 1.0  # distance beyond which impostors cost nothing
-    distillation: Annotated[float, 0.0, 1e4] = 0.0  # weight of what a pretrained network knew
+    triplet: Literal["hardest", "1+2", "2+1"] = "hardest"  # one each, or positives + negatives
     temperature: Annotated[float, 1e-3, 100.0] = 0.05  # smaller looks at harder pairs
+    distillation: Annotated[float, 0.0, 1e4] = 0.0  # weight of what a pretrained network knew
 
     # Optimisation
     optimizer: Literal["adamw", "adam", "rmsprop", "sgd"] = "adamw"
-    learning_rate: Annotated[float, 1e-8, 10.0] = 2e-3  # at its highest
     weight_decay: Share = 1e-2  # adamw only
     schedule: Literal["cosine", "constant"] = "cosine"  # cosine: warm-up, then down to zero
-    warmup_share: Part = 0.05  # of the training
-    frozen_epochs: Annotated[int, 0, 1_000_000] = 0  # pretrained weights stay as they are
-    fine_tune_rate: Share = 0.1  # share of the learning rate after them
-    epochs: Annotated[int, 0, 1_000_000] = 9  # at most; 0: pretrained weights as they are
-    max_minutes: Minutes | None = None  # for the whole command; the schedule follows it
     monitor: Literal["val_loss", "val_accuracy", "val_auc", "val_one_shot"] = "val_loss"
     patience: Count | None = None  # epochs without improvement before stopping; None: never
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where it is faster
-    distribution: Literal["auto", "none", "data_parallel"] = "auto"  # auto: all devices there are
-
-    # Threshold of the finished run, chosen on validation pairs
-    false_accept_rate: Rate | None = None  # None: where false accepts equal false rejects
+    distribution: Literal["auto", "none"] = "auto"  # auto: all devices, where Keras can
 
     # The run
+    false_accept_rate: Annotated[float, 1e-6, 0.5] | None = None  # of its threshold; None: equal
     runs_dir: str = "runs"  # run directories are made in here
-    run_name: str | None = None  # None: <time>-<config>
     own_parts: str | None = None  # encoder and loss that were given in Python, by name
-    seed: Annotated[int, 0, 2**32 - 1] = 0  # of splits, weights, batches and augmentation
     deterministic: bool = False  # same bits every time, at some cost in speed
 
     def __post_init__(self):
         if self.weights == "none":  # as the command line says it
             object.__setattr__(self, "weights", None)
-        for field in dataclasses.fields(self):
-            _check_field(field.name, getattr(self, field.name), HINTS[field.name])
-        for makes_sense, sentence in self._combinations():
-            if not makes_sense:
+        for name, hint in HINTS.items():
+            value = getattr(self, name)
+            for good, expected in _expectations(name, value, hint):
+                if not good:
+                    raise ValueError(f"{name} must be {expected}. Received: {value!r}.")
+        for good, sentence in self._combinations():
+            if not good:
                 raise ValueError(sentence)
 
     def _combinations(self):
         """Yields what must hold between fields, and what to say where it does not."""
-        learned, held_out = self.distance in ("l1", "l1_512"), self.test_share + self.val_share
-        of_pairs = self.sampling == "pairs"
+        pretrained = self.encoder.startswith("efficientnet_lite0")
+        smallest = SMALLEST_IMAGES.get(self.encoder, 8 if self.encoder in ENCODERS else 32)
+        held_out = self.test_share + self.val_share
         yield (
             self.loss_name in LOSSES[self.sampling],
             f"loss='{self.loss}' does not go with sampling='{self.sampling}'. "
             f"Expected one of {LOSSES[self.sampling]}. Change loss or sampling.",
         )
         yield (
-            learned == (self.loss_name == "binary_crossentropy"),
+            self.distance.startswith("l1") == (self.loss_name == "binary_crossentropy"),
             f"loss='{self.loss}' does not go with distance='{self.distance}'. A learned distance "
             "(l1, l1_512) needs binary_crossentropy, and that loss needs one.",
         )
         yield (
-            self.weights != "imagenet"
-            or self.encoder.startswith(("vgg16", "efficientnet_lite0"))
-            or self.encoder in APPLICATIONS,
+            self.weights != "imagenet" or pretrained or self.encoder in ("vgg16", *APPLICATIONS),
             f"No weights of ImageNet are known for encoder='{self.encoder}'. Choose "
             "efficientnet_lite0, vgg16 or a network of keras.applications.",
         )
         yield (
-            not self.distillation
-            or (self.weights and self.encoder.startswith("efficientnet_lite0") and not of_pairs),
+            not self.distillation or (self.weights and pretrained and self.sampling == "classes"),
             f"distillation={self.distillation} needs efficientnet_lite0 with weights, and "
             f"sampling='classes'. Received: encoder='{self.encoder}', weights={self.weights!r}, "
             f"sampling='{self.sampling}'. Set distillation=0.",
         )
-        yield (
-            not self.frozen_epochs or self.weights,
-            f"frozen_epochs={self.frozen_epochs} needs pretrained weights. Received: weights=None. "
-            "Give weights, or set frozen_epochs=0.",
-        )
-        smallest = SMALLEST_IMAGES.get(self.encoder, 32 if self.encoder in APPLICATIONS else 8)
         yield (
             min(self.image_shape[:2]) >= smallest,
             f"image_size={self.image_size} is too small for encoder='{self.encoder}'. "
@@ -167,8 +152,7 @@ class Config:
     @property
     def image_shape(self):
         """`(height, width, channels)` of an image after decoding."""
-        height, width = parse_image_size(self.image_size)
-        return height, width, self.channels
+        return *parse_image_size(self.image_size), self.channels
 
     @property
     def loss_name(self):
@@ -185,11 +169,6 @@ class Config:
         """Training steps of the whole run when no time limit and no early stop ends it."""
         return self.epochs * self.steps_per_epoch
 
-    @property
-    def backbone(self):
-        """The network of `keras.applications` that the encoder is, or is made of."""
-        return "VGG16" if self.encoder == "vgg16" else self.encoder
-
     def to_json(self):
         """The config as JSON text, a field a line."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
@@ -204,26 +183,20 @@ RANGES = {  # of the numbers, from their types
 }
 
 
-def _functions(file, pattern):
-    """Names of the functions in a file, whose import would take seconds, that match a pattern."""
-    return re.findall(f"^def {pattern}", (Path(__file__).parent / file).read_text(), re.M)
+def _names(file, pattern):
+    """What a pattern finds in a source file, whose import would take seconds."""
+    return re.findall(f"^{pattern}", Path(file).read_text(), re.M)
 
 
-ENCODERS = _functions("networks/encoders.py", r"([a-z]\w*)\(pixels, embedding_dim\)")
+HERE, KERAS = Path(__file__).parent, Path(importlib.util.find_spec("keras").origin).parent
+ENCODERS = _names(HERE / "networks/encoders.py", r"def ([a-z]\w*)\(pixels, embedding_dim\)")
+APPLICATIONS = _names(KERAS / "applications/__init__.py", r".*\b([A-Z]\w+) as \1\b")
 LOSSES = {  # what each sampling can feed
-    "pairs": _functions("siamese_network_funcs.py", r"(\w+)_loss\(same, distance\b"),
-    "classes": _functions("networks/losses.py", r"(?:batch_)?(\w+)_loss\(labels, embeddings\b"),
+    "pairs": _names(HERE / "siamese_network_funcs.py", r"def (\w+)_loss\(same, distance\b"),
+    "classes": _names(
+        HERE / "networks/losses.py", r"def (?:batch_)?(\w+)_loss\(labels, embeddings\b"
+    ),
 }
-APPLICATIONS = """
-    ConvNeXtBase ConvNeXtLarge ConvNeXtSmall ConvNeXtTiny ConvNeXtXLarge DenseNet121 DenseNet169
-    DenseNet201 EfficientNetB0 EfficientNetB1 EfficientNetB2 EfficientNetB3 EfficientNetB4
-    EfficientNetB5 EfficientNetB6 EfficientNetB7 EfficientNetV2B0 EfficientNetV2B1
-    EfficientNetV2B2 EfficientNetV2B3 EfficientNetV2L EfficientNetV2M EfficientNetV2S
-    InceptionResNetV2 InceptionV3 MobileNet MobileNetV2 MobileNetV3Large MobileNetV3Small
-    NASNetLarge NASNetMobile ResNet101 ResNet101V2 ResNet152 ResNet152V2 ResNet50 ResNet50V2
-    VGG16 VGG19 Xception
-""".split()  # named here, so that a wrong one is told before Keras is imported
-
 SMALLEST_IMAGES = {  # pixels; below, a network's last map would be empty
     **{"leaf_cnn": 22, "koch": 65, "signet": 25, "alexnet": 91, "vgg16": 32},
     **{"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75},  # Keras's others take 32
@@ -245,41 +218,39 @@ def parse_image_size(value):
     return sides[0], sides[-1]
 
 
-def _check_field(name, value, hint):
-    """Raises a ValueError that names field, value and what is allowed."""
+def _expectations(name, value, hint):
+    """Yields whether a field's value is as it must be, and how that is in words."""
+    options = typing.get_args(hint)
     if name == "image_size":
         parse_image_size(value)
         return
-    options = typing.get_args(hint)
     if type(None) in options:
         if value is None:
             return
         hint, options = options[0], typing.get_args(options[0])
-    if typing.get_origin(hint) is Literal:
-        good, expected = value in options and type(value) in map(type, options), f"one of {options}"
+    if options:
+        yield value in options and type(value) in map(type, options), f"one of {options}"
     elif hint is float:
-        good, expected = type(value) in (int, float), "a number"
+        yield type(value) in (int, float), "a number"
     else:
-        good, expected = type(value) is hint, f"of type {hint.__name__}"
-    if good and name in RANGES:
+        yield type(value) is hint, f"of type {hint.__name__}"
+    if name in RANGES:
         low, high = RANGES[name]
-        good, expected = low <= value <= high, f"between {low} and {high}"
-    if good and name == "encoder":
-        good = value in (*ENCODERS, *APPLICATIONS)
-        expected = f"one of {', '.join(ENCODERS)}, or a network of keras.applications"
-    if good and hint is str and not value.strip():
-        good, expected = False, "a text that is not empty"
-    if good and name == "run_name" and (value.startswith(".") or Path(value).name != value):
-        good, expected = False, "the name of a folder, without a dot before it or a / in it"
-    if not good:
-        raise ValueError(f"{name} must be {expected}. Received: {value!r}.")
+        yield low <= value <= high, f"between {low} and {high}"
+    if name == "encoder":
+        known = f"one of {', '.join(ENCODERS)}, or a network of keras.applications"
+        yield value in (*ENCODERS, *APPLICATIONS), known
+    if hint is str and not options:
+        yield value.strip(), "a text that is not empty"
+    if name == "run_name":
+        plain = not value.startswith(".") and Path(value).name == value
+        yield plain, "the name of a folder, without a dot before it or a / in it"
 
 
 # What several of the named configs have in common; python train.py NAME --data_dir PATH runs one.
 UNCHANGED = {"rotate": 0.0, "zoom": 0.0, "shift": 0.0, "horizontal_flip": False, "brightness": 0.0}
 CLASSES = {"sampling": "classes"}
-PUBLISHED = {"sampling": "pairs", "schedule": "constant", "warmup_share": 0.0}
-PUBLISHED |= {"unit_length": False}  # plain embeddings
+PUBLISHED = {"sampling": "pairs", "schedule": "constant", "unit_length": False}
 LEAVES = {"data_dir": "data/plantvillage"}
 SIGNATURES = {"data_dir": "data/signatures", "image_size": "155x220", "channels": 1}
 SIGNATURES |= {"fit": "pad", "ink": True, "unseen_share": 0.3}
@@ -366,7 +337,7 @@ CONFIGS = {  # a line for each of: data, batches, augmentation, network and loss
         encoder="alexnet", embedding_dim=1, loss="contrastive", margin=2.0,
         optimizer="adam", learning_rate=5e-4, epochs=100,
     ),
-    # Recipe 5: anchor, positive, negative. --triplet semi_hard, 1+2 or 2+1 for other readings.
+    # Recipe 5: anchor, positive, negative. --triplet 1+2 or 2+1 for the other readings.
     # 2 minutes on two cores on photographs of leaves: known AUC 1.000, unseen 0.69.
     "triplet": Config(
         **LEAVES | CLASSES, loss="triplet", margin=0.2, epochs=60, max_minutes=10.0,
@@ -376,11 +347,7 @@ CONFIGS = {  # a line for each of: data, batches, augmentation, network and loss
 
 
 def read_config(path):
-    """Reads a `config.json` written by this or an older version.
-
-    Returns:
-        `(config, remarks)`: the `Config`, and a sentence for every field that the file lacks
-        (today's default stands in).
+    """Reads a `config.json`; prints a line for every field that it lacks: today's default is used.
 
     Raises:
         ValueError: If the file is not a JSON object, names a field that does not exist, or a
@@ -398,46 +365,25 @@ def read_config(path):
             "version: use that one, or remove the field from a copy and train anew."
         )
     config = Config(**values)
-    remarks = [
-        f"{path}: no '{name}', so {getattr(config, name)!r} is used."
-        for name in HINTS
-        if name not in values
-    ]
-    return config, remarks
-
-
-FIRST = """
-    data_dir epochs max_minutes image_size channels sampling encoder weights learning_rate
-    unseen_share run_name seed
-""".split()  # the options that one uses first
+    for name in HINTS.keys() - values.keys():
+        print(f"{path}: no '{name}', so {getattr(config, name)!r} is used.")
+    return config
 
 
 def help_text(config, program):
-    """Every option with its comment in `Config` and its value in a config, in its groups."""
-    source = inspect.getsource(Config)
-    lines, groups, title = source.splitlines(), {"First options": []}, ""
-    fields = [node for node in ast.parse(source).body[0].body if isinstance(node, ast.AnnAssign)]
-    for node in fields:
-        name, above = node.target.id, lines[node.lineno - 2].strip()
-        title = above[2:] if above.startswith("# ") else title
-        value = f"--{name} {getattr(config, name)}"
-        line = f"  {value:<34} {lines[node.end_lineno - 1].partition('  # ')[2]}"
-        named = {"encoder": ENCODERS, "loss": [*{*LOSSES["pairs"], *LOSSES["classes"]}]}
-        if choices := named.get(name) or [c for c in _choices(HINTS[name]) if c is not None]:
-            line += f" ({', '.join(map(str, choices))})"
-        groups.setdefault("First options" if name in FIRST else title, []).append((name, line))
-    groups["First options"].sort(key=lambda entry: FIRST.index(entry[0]))
-    names = f"names: {' '.join(CONFIGS)}"
-    usage = [f"usage: {program} [name or config.json] [--field value]", names]
-    shown = (f"\n{title}\n" + "\n".join(line for _, line in of) for title, of in groups.items())
-    return "\n".join([*usage, *shown])
-
-
-def _choices(hint):
-    """What a field of named choices takes; nothing for others."""
-    if typing.get_origin(hint) is Literal:
-        return typing.get_args(hint)
-    return [choice for option in typing.get_args(hint) for choice in _choices(option)]
+    """Every option with its value in a config and its comment in `Config`, in its groups."""
+    lines = [f"usage: {program} [name or config.json] [--field value]"]
+    lines += [f"names: {' '.join(CONFIGS)}"]
+    named = {"encoder": ENCODERS, "loss": sorted({*LOSSES["pairs"], *LOSSES["classes"]})}
+    for line in inspect.getsource(Config).splitlines():
+        if field := re.match(r"    (\w+): (.+?) = [^#]*(?:# (.*))?$", line):
+            name, kind, comment = field.groups("")
+            choices = named.get(name) or re.findall('"(.+?)"', kind)
+            shown = f" ({', '.join(choices)})" if choices else ""
+            lines.append(f"  {f'--{name} {getattr(config, name)}':<34} {comment}{shown}")
+        elif title := re.match("    # (.*)", line):
+            lines += ["", title[1]]
+    return "\n".join(lines)
 
 
 def parse_command_line(args, program):
@@ -459,10 +405,8 @@ def parse_command_line(args, program):
     if name in CONFIGS:
         base = CONFIGS[name]
     elif name.endswith(".json"):
-        base, remarks = read_config(name)
-        base = dataclasses.replace(base, run_name=None)  # that name is the first run's
+        base = dataclasses.replace(read_config(name), run_name=None)  # that is the first run's
         name = Path(name).resolve().parent.name
-        print(*remarks, sep="\n", end="\n" if remarks else "")
     else:
         raise ValueError(
             f"Unknown config '{name}'. Expected one of {', '.join(CONFIGS)}, "
@@ -480,14 +424,12 @@ def parse_command_line(args, program):
 
 def main():
     """Prints a config, or the names of all."""
-    if len(sys.argv) == 1:
-        print("\n".join(CONFIGS))
-        return 0
     try:
-        print(parse_command_line(sys.argv[1:], "configs.py")[0].to_json(), end="")
+        config = len(sys.argv) > 1 and parse_command_line(sys.argv[1:], "configs.py")[0]
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    print(config.to_json().rstrip() if config else "\n".join(CONFIGS))
     return 0
 
 

@@ -9,9 +9,7 @@ python evaluate.py --compare RUN RUN    what differs, and whether it is more tha
 """
 
 import argparse
-import contextlib
 import functools
-import os
 import sys
 import time
 from pathlib import Path
@@ -25,7 +23,7 @@ from evaluation.scores import Options, score_set
 from networks.embedding import start_keras
 from pipeline.files import DataError
 from pipeline.image_index import read_index
-from run_directory import RunDirectory, RunError, write_whole
+from run_directory import RunDirectory, RunError, silence, write_whole
 
 
 def evaluate(run, data=None, *, verbose=1, **options):
@@ -45,11 +43,7 @@ def evaluate(run, data=None, *, verbose=1, **options):
     Raises:
         ValueError: If run, data or options cannot be used, or nothing is there to score on.
     """
-    with contextlib.ExitStack() as stack:
-        if not verbose:
-            nothing = stack.enter_context(open(os.devnull, "w"))
-            stack.enter_context(contextlib.redirect_stdout(nothing))
-            stack.enter_context(contextlib.redirect_stderr(nothing))
+    with silence(verbose):
         scored, _ = _score(run, Options(data, **options))
         print(*summary.report_lines(scored.metrics), sep="\n")
         return scored.metrics, draw_figures(scored.metrics, scored.held_out)

@@ -6,10 +6,12 @@ import datetime
 import functools
 import importlib.metadata
 import importlib.util
+import io
 import itertools
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -94,10 +96,8 @@ class RunDirectory:
 
     @functools.cached_property
     def config(self):
-        """The run's own config; what an older file lacks or has in excess is printed."""
-        config, remarks = read_config(self / "config.json")
-        print(*remarks, sep="\n", end="\n" if remarks else "")
-        return config
+        """The run's own config; what an older file lacks is printed."""
+        return read_config(self / "config.json")
 
     @property
     def is_finished(self):
@@ -108,10 +108,13 @@ class RunDirectory:
         """Writes a file of the run, as `write_whole` does."""
         write_whole(self / name, write)
 
+    def write_text(self, name, text):
+        """Writes a text file, whole."""
+        self.write(name, lambda path: path.write_text(text))
+
     def write_json(self, name, values):
         """Writes a JSON file, whole."""
-        text = json.dumps(values, indent=2) + "\n"
-        self.write(name, lambda path: path.write_text(text))
+        self.write_text(name, json.dumps(values, indent=2) + "\n")
 
     def read_json(self, name):
         """Reads a JSON file of the run.
@@ -150,14 +153,11 @@ class RunDirectory:
 
     def write_history(self, rows):
         """Writes `history.csv`, a line an epoch, from dicts with equal keys."""
-
-        def write(path):
-            with open(path, "w", newline="") as file:
-                writer = csv.DictWriter(file, rows[0])
-                writer.writeheader()
-                writer.writerows(rows)
-
-        self.write("history.csv", write)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+        self.write_text("history.csv", text.getvalue())
 
     def read_history(self):
         """The lines of `history.csv` as dicts of text; none where nothing was trained."""
@@ -237,37 +237,37 @@ class RunDirectory:
 def environment():
     """Where and how a run was started: command, versions, machine, commit."""
     packages = ("keras", "tensorflow", "jax", "torch", "numpy", "pillow", "scikit-learn")
+    installed = {found.name: found.version for found in importlib.metadata.distributions()}
+    processor = re.search(r"model name\s*: (.*)", _output("cat", "/proc/cpuinfo"))
     return {
         "command": [Path(sys.executable).name, *sys.argv],
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "versions": {name: version for name in packages if (version := _version(name))},
+        "versions": {name: installed[name] for name in packages if name in installed},
         "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {_cpu()}",
-        "commit": _commit(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+        f"{processor[1] if processor else platform.processor()}",
+        "commit": _output("git", "describe", "--always", "--dirty=+", "--abbrev=12"),
     }
 
 
-def _version(package):
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(package)
-
-
-def _cpu():
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return platform.processor()
-
-
-def _commit():
-    """The project's commit, with a plus where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
+def _output(*command):
+    """What a command says in the project's folder; nothing where it cannot be run."""
     settings = {"capture_output": True, "text": True, "timeout": 10}
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(command, cwd=Path(__file__).parent, **settings).stdout.strip()
     return ""
+
+
+@contextlib.contextmanager
+def silence(verbose):
+    """Hides what is printed, on both streams, unless `verbose`."""
+    with contextlib.ExitStack() as stack:
+        if not verbose:
+            nothing = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nothing))
+            stack.enter_context(contextlib.redirect_stderr(nothing))
+        yield
 
 
 def need(package, purpose):

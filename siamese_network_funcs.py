@@ -12,7 +12,7 @@ from keras import layers, ops
 from networks import losses
 from networks.embedding import SMALLEST_SQUARED_DISTANCE, unit_length
 from networks.encoders import build_encoder  # noqa: F401  known from here
-from networks.losses import masked_mean, pair_masks, squared_distances
+from networks.losses import masked_mean, pair_masks, pairwise_distances
 
 
 @keras.saving.register_keras_serializable(package="siamese")
@@ -145,6 +145,6 @@ def accuracy(same, distance, threshold=0.5):
 def batch_accuracy(labels, embeddings, threshold=0.5):
     """`accuracy` over all pairs of a batch: classes (batch,), embeddings (batch, embedding_dim)."""
     genuine, impostor = pair_masks(labels, embeddings.dtype)
-    distance = ops.sqrt(squared_distances(embeddings))
+    distance = pairwise_distances(embeddings)
     accepted = ops.cast(distance < threshold, distance.dtype)
     return (masked_mean(accepted, genuine) + masked_mean(1 - accepted, impostor)) / 2

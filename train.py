@@ -1,13 +1,12 @@
 """Trains the network that a config describes.
 
 python train.py                                      drawn leaves, a few minutes
-python train.py --data_dir PATH                      your images; settings from what they are
-python train.py plantvillage-recipe --data_dir PATH         a recipe by name
+python train.py --data_dir PATH                      your images
+python train.py plantvillage-recipe --data_dir PATH  a recipe by name
 python train.py runs/20260101-120000-leaves          continues an unfinished run
 python train.py [name | config.json] [--field value] any field of configs.Config
 """
 
-import contextlib
 import dataclasses
 import os
 import sys
@@ -18,8 +17,7 @@ from configs import parse_command_line
 from networks.embedding import start_keras
 from pipeline.inventory import advice, inventory
 from prepare_data import Dataset, keep_data, load_data
-from run_directory import STATE, RunDirectory, RunError
-from training import devices
+from run_directory import STATE, RunDirectory, RunError, silence
 
 # What needs Keras, SciPy or Matplotlib is imported in functions, so that a wrong config or path
 # is told at once.
@@ -33,24 +31,19 @@ def main(args=None):
     """Runs the command line; returns the exit status."""
     args, begin = sys.argv[1:] if args is None else args, time.monotonic()
     try:
-        run, config, name = _resolve(args)
-        run, dataset = _open(run, config, name)
+        run, config, name = _asked(args)
+        run, dataset = open_run(run, config, name)
     except (ValueError, OSError) as error:  # DataError and RunError are ValueErrors
         print(error, file=sys.stderr)
         return WRONG_INPUT
-    print(f"Run directory: {run.path}", flush=True)
     start_keras(config.seed, config.deterministic)
     from networks.pretrained import WeightsError
 
     try:
-        with devices.scope(config):
-            return _train(run, config, dataset, begin).status
-    except WeightsError as error:
+        return fit_run(run, dataset, begin).status
+    except (WeightsError, RunError) as error:  # a full disk, a folder that vanished
         print(error, file=sys.stderr)
-        return WRONG_INPUT
-    except RunError as error:  # a full disk, a folder that vanished, a damaged state
-        print(error, file=sys.stderr)
-        return FAILED
+        return WRONG_INPUT if isinstance(error, WeightsError) else FAILED
 
 
 @dataclasses.dataclass
@@ -84,70 +77,95 @@ def train(config, data=None, *, encoder=None, loss=None, callbacks=(), verbose=1
         KeyboardInterrupt: If Ctrl-C ended it.
     """
     begin, run = time.monotonic(), None
-    parts = {"encoder": encoder, "loss": loss, "callbacks": callbacks}
-    with contextlib.ExitStack() as stack:
-        if not verbose:
-            nothing = stack.enter_context(open(os.devnull, "w"))
-            stack.enter_context(contextlib.redirect_stdout(nothing))
-            stack.enter_context(contextlib.redirect_stderr(nothing))
+    with silence(verbose):
         if isinstance(config, str | os.PathLike):
-            run = _unfinished(config)
+            run = unfinished(config)
             config = run.config
-        config, dataset = _given(config, data, encoder, loss)
+        config, dataset = with_own_parts(config, data, encoder, loss)
         if run and run.config != config:
             raise RunError(
                 f"'{run.path}' goes on with the data and the parts that it began with. Give them "
                 f"again. Expected: {run.config.own_parts or 'no own parts'}."
             )
-        run, dataset = _open(run, config, "python", dataset)
+        run, dataset = open_run(run, config, "python", dataset)
         start_keras(config.seed, config.deterministic)
-        with devices.scope(config):
-            fitted = _train(run, config, dataset, begin, **parts)
+        fitted = fit_run(run, dataset, begin, encoder=encoder, loss=loss, callbacks=callbacks)
     if fitted.status == 130:
         raise KeyboardInterrupt(f"Interrupted. What is there lies in {run.path}.")
     if fitted.status:
         from training.validation import TrainingFailed
 
         raise TrainingFailed(fitted.reason)
-    history = {name: [row[name] for row in fitted.history] for name in fitted.history[0]}
+    names = fitted.history[0] if fitted.history else ()  # none where epochs=0
+    history = {name: [row[name] for row in fitted.history] for name in names}
     threshold = run.read_json("threshold.json")["threshold"]
     return TrainedRun(run.path, history, threshold, fitted.encoder, fitted.model)
 
 
-def _given(config, data, encoder, loss):
+def with_own_parts(config, data, encoder, loss):
     """`(config, Dataset or None)` with what is given from Python in the config's place."""
     own = {"encoder": encoder, "loss": loss}
-    own = [f"{part} {_name(given)}" for part, given in own.items() if given is not None]
-    config = dataclasses.replace(config, own_parts=", ".join(own) or None)
+    names = [
+        f"{part} {getattr(given, 'name', None) or getattr(given, '__name__', type(given).__name__)}"
+        for part, given in own.items()
+        if given is not None
+    ]
+    changes, shape = {"own_parts": ", ".join(names) or None}, ()
     if isinstance(data, Dataset):
-        config = dataclasses.replace(config, data_dir=str(data.index.source))
+        changes["data_dir"] = str(data.index.source)
     elif data is not None:
         images, labels = data
-        if hasattr(images, "ndim") and images.ndim in (3, 4):
-            config = _shaped(config, (*images.shape[1:], 1)[:3])
-        source = keep_data(images, labels, config.cache_dir)
-        config, data = dataclasses.replace(config, data_dir=str(source)), None
+        changes["data_dir"] = str(keep_data(images, labels, config.cache_dir))
+        data, shape = None, getattr(images, "shape", ())[1:]
     if encoder is not None:
-        config = dataclasses.replace(config, embedding_dim=encoder.output_shape[-1])
+        changes["embedding_dim"] = encoder.output_shape[-1]
         if None not in encoder.input_shape[1:]:
-            config = _shaped(config, encoder.input_shape[1:])
-    return config, data
+            shape = encoder.input_shape[1:]
+    if len(shape) > 1:
+        height, width, changes["channels"] = (*shape, 1)[:3]
+        changes["image_size"] = f"{height}x{width}"
+    return dataclasses.replace(config, **changes), data
 
 
-def _shaped(config, shape):
-    height, width, channels = shape
-    return dataclasses.replace(config, image_size=f"{height}x{width}", channels=channels)
+def _asked(args):
+    """`(run to continue or None, config, name)` from the command line."""
+    if args and Path(args[0]).is_dir():
+        if len(args) > 1:
+            raise RunError(f"A run continues with its own config. Received: {args[1:]}.")
+        run = unfinished(args[0])
+        config, name = run.config, run.path.name
+    else:
+        run, (config, name) = None, parse_command_line(args, "train.py")
+    if config.own_parts:
+        raise RunError(
+            f"This run has parts of its own ({config.own_parts}). Go on from Python: "
+            "train(RUN or Config, encoder=..., loss=...)."
+        )
+    return run, config, name
 
 
-def _name(part):
-    return getattr(part, "name", None) or getattr(part, "__name__", type(part).__name__)
+def unfinished(path):
+    """The `RunDirectory` of a training that can go on."""
+    run = RunDirectory(path)
+    if run.is_finished:
+        raise RunError(f"'{run.path}' is finished. Start a new run, or continue another.")
+    return run
 
 
-def _open(run, config, name, dataset=None):
-    """`(RunDirectory, Dataset)`, with all that is known before Keras is needed."""
+def open_run(run, config, name, dataset=None):
+    """`(RunDirectory, Dataset)`, a new run where none is given; all that needs no Keras.
+
+    Raises:
+        ValueError: If data or weights cannot be used, or a run began with other images.
+    """
     from evaluation.held_out import remember_trained
 
-    _check_needs(config, run)
+    begun = run is not None and (run / STATE).exists()
+    if not (begun or config.weights in (None, "imagenet") or Path(config.weights).exists()):
+        raise RunError(
+            f"weights={config.weights!r}: no such file. Expected 'imagenet', a finished run, or a "
+            "weights file of this network without its top."
+        )
     dataset = dataset or load_data(config)
     if not dataset.index.classes_known and config.sampling == "classes":
         raise RunError(
@@ -159,60 +177,22 @@ def _open(run, config, name, dataset=None):
     run.write_splits(dataset.index, dataset.splits)
     run.write_json("reading.json", dataset.cache.ranges)
     remember_trained(run, dataset)
+    print(f"Run directory: {run.path}", flush=True)
     return run, dataset
 
 
-def _check_needs(config, run):
-    """Raises a RunError where a package or file that the training needs is not there."""
-    weights, continues = config.weights, run and (run / STATE).exists()
-    if not (continues or weights in (None, "imagenet") or Path(weights).exists()):
-        raise RunError(
-            f"weights={weights!r}: no such file. Expected 'imagenet', a finished run, or a weights "
-            "file of this network without its top."
-        )
+def fit_run(run, dataset, begin, **parts):
+    """Trains, and leaves weights, threshold and plots in the run directory: a `fit.Fitted`.
 
-
-def _resolve(args):
-    """`(run to continue or None, config, name)` from the command line."""
-    if args and Path(args[0]).is_dir():
-        run = _unfinished(args[0])
-        _no_own_parts(run.config)
-        if len(args) > 1:
-            raise RunError(f"A run continues with its own config. Received: {args[1:]}.")
-        return run, run.config, run.path.name
-    config, name = parse_command_line(args, "train.py")
-    _no_own_parts(config)
-    return None, config, name
-
-
-def _unfinished(path):
-    run = RunDirectory(path)
-    if run.is_finished:
-        raise RunError(f"'{run.path}' is finished. Start a new run, or continue another.")
-    return run
-
-
-def _no_own_parts(config):
-    if config.own_parts:
-        raise RunError(
-            f"This run has parts of its own ({config.own_parts}). Go on from Python: "
-            "train(RUN or Config, encoder=..., loss=...)."
-        )
-
-
-def _train(run, config, dataset, begin, **parts):
-    """Trains, and leaves weights, threshold and plots in the run directory.
-
-    `max_minutes` count from `begin` (`time.monotonic`).
-
-    Returns:
-        A `fit.Fitted`; its status is 0, 1 if the training failed, 130 if it was interrupted.
+    `max_minutes` count from `begin` (`time.monotonic`). `parts` are as for `train`.
 
     Raises:
         WeightsError: If pretrained weights do not fit.
+        RunError: If a file cannot be written, or the state is damaged.
     """
     from training.fit import FINISHED, INTERRUPTED, fit_encoder
 
+    config = run.config
     write_pairs(run, config, dataset)
     fitted = fit_encoder(run, config, dataset, begin, **parts)
     if fitted.encoder is not None:
@@ -223,17 +203,14 @@ def _train(run, config, dataset, begin, **parts):
         print(f"Interrupted. Continue with: python train.py {run.path}")
     print(f"{(time.monotonic() - begin) / 60:.1f} minutes in all. Run directory: {run.path}")
     if fitted.status == FINISHED:
-        print("Next:", *(f"  python {command}" for command in next_commands(run)), sep="\n")
+        print(
+            "Next:",
+            f"  python evaluate.py {run.path}",
+            f"  python predict.py compare {run.path} ONE.jpg OTHER.jpg",
+            f"  python export.py {run.path}",
+            sep="\n",
+        )
     return fitted
-
-
-def next_commands(run):
-    """What one types after a training."""
-    return [
-        f"evaluate.py {run.path}",
-        f"predict.py compare {run.path} ONE.jpg OTHER.jpg",
-        f"export.py {run.path}",
-    ]
 
 
 def write_pairs(run, config, dataset):
@@ -242,12 +219,10 @@ def write_pairs(run, config, dataset):
     from pipeline.pairs import PairBatches
 
     few = {"sampling": "pairs", "loss": "contrastive", "pairs_per_batch": 2 * PAIRS_SHOWN}
-    few |= {"distance": "euclidean", "distillation": 0.0}
-    pairs = dataclasses.replace(config, **few)
+    config = dataclasses.replace(config, **few, distance="euclidean", distillation=0.0)
+    batches = PairBatches(dataset.index, dataset.pixels, dataset.splits.train, config)
     try:
-        left, right, same = PairBatches(
-            dataset.index, dataset.pixels, dataset.splits.train, pairs
-        ).rows(0)
+        left, right, same = batches.rows(0)
     except ValueError:  # no pair of one kind: training will say so
         return
     names = dataset.index.class_names, dataset.index.labels
@@ -257,53 +232,29 @@ def write_pairs(run, config, dataset):
 
 def write_outputs(run, config, dataset, fitted):
     """Writes models, threshold and figures of a `fit.Fitted` that has an encoder."""
-    import numpy as np
-
-    from evaluation import figures, references, thresholds, verification
+    from evaluation import figures
     from siamese_network_funcs import distance_function
     from training.validation import Validator
 
-    validator = Validator(dataset, config)
-    model, distance = fitted.model, distance_function(fitted.model)
+    distance = distance_function(fitted.model)
     run.write("encoder.keras", fitted.encoder.save)
-    run.write("model.weights.h5", model.save_weights)
-    run.write("architecture.json", lambda path: path.write_text(model.to_json()))
-    embeddings = validator.embed(fitted.encoder)
-    pairs = validator.left, validator.right
-    distances = verification.pair_distances(embeddings, *pairs, distance)
-    threshold = thresholds.choose_threshold(
-        validator.same, distances, config.false_accept_rate, validator.classes[np.stack(pairs)]
-    )
-    enrolled = None
-    if dataset.index.classes_known:
-        images = embeddings, validator.classes, validator.forged
-        unknown = references.unknown_thresholds(
-            *(rows[~validator.forged] for rows in images[:2]), distance
-        )
-        rng = np.random.default_rng([config.seed, 6])
-        enrolled = references.reference_thresholds(*images, rng, distance)
-    else:  # of images of two pairs nobody knows whether they show the same
-        unknown = references.unknown_thresholds_of_pairs(distances[~validator.same])
-    if enrolled is None:
-        rates = [thresholds.equal_error_rate(validator.same, distances)[0]]
-        enrolled = {"rule": "nearest", "impostors": references.IMPOSTORS["random"], **unknown}
-        enrolled["equal_error_rates"] = rates * len(unknown["references"])
-    run.write_json("threshold.json", threshold | {"unknown": unknown, "enrolled": enrolled})
-    best = {}
-    if fitted.best_epoch is not None:
+    run.write("model.weights.h5", fitted.model.save_weights)
+    run.write_text("architecture.json", fitted.model.to_json())
+    threshold = Validator(dataset, config).choose_thresholds(fitted.encoder, distance)
+    run.write_json("threshold.json", threshold)
+    if fitted.best_epoch:
         best = fitted.history[fitted.best_epoch - 1]
         for name in ("accuracy", "loss"):
             title = f"{name.capitalize()} of pairs, {run.path.name}"
             shown = figures.plot_curves(fitted.history, name, title, fitted.best_epoch)
             run.write(f"{name}.png", shown.savefig)
-    cut = threshold["threshold"]
-    run.write("model.keras", model.save)  # last: it says that the rest is there
-    shown = ", ".join(f"{name} {best[name]:.4f}" for name in best if name.startswith("val_"))
-    if best:
+        shown = ", ".join(f"{name} {best[name]:.4f}" for name in best if name.startswith("val_"))
         print(f"Weights of epoch {fitted.best_epoch}: {shown}.")
-    print(*threshold["warnings"], sep="\n", end="\n" if threshold["warnings"] else "")
-    print(f"Same below a distance of {cut:.3f} ({threshold['chosen_for']}).")
-    print_accuracies(config, dataset, fitted.encoder, distance, cut)
+    run.write("model.keras", fitted.model.save)  # last: it says that the rest is there
+    for warning in threshold["warnings"]:
+        print(warning)
+    print(f"Same below a distance of {threshold['threshold']:.3f} ({threshold['chosen_for']}).")
+    print_accuracies(config, dataset, fitted.encoder, distance, threshold["threshold"])
 
 
 def print_accuracies(config, dataset, encoder, distance, threshold):

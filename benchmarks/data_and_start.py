@@ -1,4 +1,4 @@
-"""Decoding, warm starts, augmentation's share of a step, waiting for data, and start-up.
+"""Decoding, warm starts, augmentation's share of a step, and start-up.
 
 python benchmarks/data_and_start.py [--images 2000] [--warm 10000] [--seconds 5] [--repeats 5]
 
@@ -9,7 +9,6 @@ draft mode and Pillow without it take turns.
 import dataclasses
 import io
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -38,7 +37,6 @@ UNITS = {
     "warm start": "s to load images decoded before",
     "first step": "s from the command to its end, images decoded before",
     "augmentation": "% of the time of a step, on one core",
-    "waiting": "% of the steps' time in an epoch, the first left out",
 }
 
 
@@ -178,15 +176,6 @@ def augmentation(job):
     return 100 * float(np.median(times)) / step
 
 
-def waiting(job):
-    """Percent of its steps' time that `train.py` waits for data."""
-    size = f"--epochs 3 --steps_per_epoch {max(2, int(4 * job['seconds']))}"
-    command = [sys.executable, "train.py", *arguments(job), *size.split()]
-    done = subprocess.run(command, cwd=common.PROJECT, capture_output=True, text=True)
-    shares = re.findall(r"([\d.]+)% waiting", done.stdout)
-    return float(np.median([float(share) for share in shares[1:]]))
-
-
 WORK = {
     "decoding, one core": decoding,
     "decoding, two cores": decoding,
@@ -195,7 +184,6 @@ WORK = {
     "warm start": warm_start,
     "first step": first_step,
     "augmentation": augmentation,
-    "waiting": waiting,
 }
 
 if __name__ == "__main__":

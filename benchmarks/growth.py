@@ -109,7 +109,7 @@ def train(job):
     batches = ClassBatches(index, pixels, splits.train, config)
     prepare = time.perf_counter() - begin
     encoder, model = build_training_model(config)
-    compile_model(model, encoder, config)
+    compile_model(model, config)
     times, own = [], []
 
     def look(batch, logs):

@@ -49,7 +49,7 @@ ABLATION = {  # each row adds to those above it
     "all pairs of the batch": ["--sampling", "classes", "--loss", "supervised_contrastive"],
     "compact encoder": ["--encoder", "compact", "--embedding_dim", "128", *OTHERS],
     "augmentation": "--rotate 180 --zoom 0.15 --shift 0.05 --horizontal_flip True".split(),
-    "annealing, whitened features": "--schedule cosine --warmup_share 0.05".split(),
+    "annealing, whitened features": "--schedule cosine".split(),
 }
 
 

@@ -82,7 +82,7 @@ def keras_steps(job, config, batches):
     from training.fit import build_training_model, compile_model
 
     encoder, model = build_training_model(config)
-    compile_model(model, encoder, config)
+    compile_model(model, config)
     clock = Clock(job["seconds"])
     steps = (batches[step % len(batches)] for step in range(10**9))
     callback = keras.callbacks.LambdaCallback(

@@ -140,7 +140,7 @@ def train_ours(job, watch):
         index = read_index(folder)
         cache = open_cache(index, config)
         encoder, model = build_training_model(config)
-        compile_model(model, encoder, config)
+        compile_model(model, config)
         batches = ClassBatches(index, cache.pixels, np.array(job["rows"]), config)
         row_of = {str(folder / name): row for row, name in enumerate(index.names)}
 

@@ -227,16 +227,17 @@ def load_weights(encoder, config):
         WeightsError: If they cannot be had or do not fit.
     """
     if Path(config.weights).is_dir():
-        return _copy_weights(_encoder_of_run(config.weights), encoder, config.weights)
+        return _copy_run(config.weights, encoder)
     parts = [part for part in encoder.layers if part.name in ("backbone", "lower", "upper")]
     if config.encoder.startswith("efficientnet_lite0"):
         pretrained.fill(parts, None if config.weights == "imagenet" else config.weights)
         return False
+    name = "VGG16" if config.encoder == "vgg16" else config.encoder
     try:
-        filled = _backbone(config.backbone, config.image_shape, config.weights)
+        filled = _backbone(name, config.image_shape, config.weights)
     except Exception as error:  # the net, the disk, h5py: each has its own
         raise WeightsError(
-            f"{config.backbone} cannot be filled with weights={config.weights!r}: "
+            f"{name} cannot be filled with weights={config.weights!r}: "
             f"{str(error).splitlines()[0]} Expected 'imagenet' (fetched once from the internet) or "
             "the weights file of this network without its top."
         ) from error
@@ -244,29 +245,28 @@ def load_weights(encoder, config):
     return False
 
 
-def _encoder_of_run(folder):
+def _copy_run(folder, encoder):
+    """A run's encoder, layer by layer; tells whether its head was of the same shape."""
     try:
-        return keras.saving.load_model(Path(folder, "encoder.keras"), compile=False)
+        trained = keras.saving.load_model(Path(folder, "encoder.keras"), compile=False)
     except Exception as error:  # Keras, h5py, zip: each has its own
         why = str(error).strip().splitlines()[0]
         raise WeightsError(f"'{folder}' holds no encoder that loads: {why}") from error
-
-
-def _copy_weights(source, target, folder):
-    """Layer by layer; tells whether the head was of the same shape. A WeightsError elsewhere."""
-    both = [[layer for layer in model.layers if layer.weights] for model in (source, target)]
-    if len(both[0]) != len(both[1]):
+    givers, takers = ([n for n in model.layers if n.weights] for model in (trained, encoder))
+    if len(givers) != len(takers):
         raise WeightsError(f"'{folder}' holds another network. Set --encoder to the one it has.")
-    for giver, taker in zip(*both, strict=True):
+    filled = False
+    for giver, taker in zip(givers, takers, strict=True):
         given, taken = ([tuple(w.shape) for w in layer.weights] for layer in (giver, taker))
         if given == taken:
             taker.set_weights(giver.get_weights())
+            filled |= taker.name == HEAD
         elif taker.name != HEAD:
             raise WeightsError(
                 f"'{folder}' does not fit: layer '{taker.name}' has weights of {given} there, "
                 f"{taken} here. Take its encoder, image_size, channels and embedding_dim."
             )
-    return given == taken
+    return filled
 
 
 def _centre(pixels, size):

@@ -17,11 +17,10 @@ def batch_contrastive_loss(labels, embeddings, margin=1.0):
     would water the few hard ones down.
     """
     genuine, impostor = pair_masks(labels, embeddings.dtype)
-    squared = squared_distances(embeddings)
-    distance = ops.sqrt(ops.maximum(squared, SMALLEST_SQUARED_DISTANCE))
+    distance = pairwise_distances(embeddings)
     gap = ops.maximum(margin - distance, 0.0)
     inside = impostor * ops.cast(gap > 0, gap.dtype)
-    return masked_mean(squared, genuine) + masked_mean(ops.square(gap), inside)
+    return masked_mean(ops.square(distance), genuine) + masked_mean(ops.square(gap), inside)
 
 
 def supervised_contrastive_loss(labels, embeddings, temperature=0.05):
@@ -55,22 +54,17 @@ def batch_triplet_loss(labels, embeddings, margin=1.0, triplet="hardest"):
         margin: By how much.
         triplet: Which images stand against an anchor. "hardest": the farthest positive and the
             nearest negative; "1+2" takes the two nearest negatives, "2+1" the two farthest
-            positives; "semi_hard": every positive, and the nearest negative that is farther
-            (else the farthest of all).
+            positives.
 
     Returns:
         Scalar, the mean of `max(0, d+ + margin - d-)`.
 
     Reference:
-        Hermans, Beyer & Leibe, "In Defense of the Triplet Loss", 2017 (hardest); Schroff,
-        Kalenichenko & Philbin, "FaceNet", 2015 (semi-hard).
+        Hermans, Beyer & Leibe, "In Defense of the Triplet Loss", 2017 (hardest).
     """
     genuine, impostor = pair_masks(labels, embeddings.dtype)
-    squared = ops.maximum(squared_distances(embeddings), SMALLEST_SQUARED_DISTANCE)
-    distance = ops.sqrt(squared)
+    distance = pairwise_distances(embeddings)
     to_negatives = distance + (1 - impostor) * BEYOND
-    if triplet == "semi_hard":
-        return _semi_hard_loss(distance, genuine, impostor, margin)
     num_positives, num_negatives = {"1+2": (1, 2), "2+1": (2, 1)}.get(triplet, (1, 1))
     farthest = ops.top_k(distance * genuine - (1 - genuine) * BEYOND, num_positives)[0]
     nearest = -ops.top_k(-to_negatives, num_negatives)[0]
@@ -78,17 +72,6 @@ def batch_triplet_loss(labels, embeddings, margin=1.0, triplet="hardest"):
     # An anchor with fewer positives or negatives than that goes without the missing ones.
     there = ops.cast((farthest[:, :, None] >= 0) & (nearest[:, None] < BEYOND / 2), distance.dtype)
     return masked_mean(hinges, there)
-
-
-def _semi_hard_loss(distance, genuine, impostor, margin):
-    """Over all genuine pairs; (anchor, positive, negative) is a cube of batch^3."""
-    farther = distance[:, None] > distance[:, :, None]  # negative beyond the positive
-    usable = ops.cast(farther, distance.dtype) * impostor[:, None]
-    nearest_farther = ops.min(distance[:, None] + (1 - usable) * BEYOND, axis=2)  # (batch, batch)
-    farthest = ops.max(distance * impostor, axis=1, keepdims=True)
-    negative = ops.where(nearest_farther < BEYOND / 2, nearest_farther, farthest)
-    able = genuine * ops.max(impostor, axis=1, keepdims=True)
-    return masked_mean(ops.maximum(distance + margin - negative, 0.0), able)
 
 
 def relational_distillation(teacher, embeddings):
@@ -124,8 +107,9 @@ def masked_mean(values, mask):
     return ops.sum(values * mask) / ops.maximum(ops.sum(mask), 1.0)
 
 
-def squared_distances(embeddings):
-    """Squared Euclidean distances (batch, batch) between all rows, never negative."""
+def pairwise_distances(embeddings):
+    """Euclidean distances (batch, batch) between all rows."""
     squared = ops.sum(ops.square(embeddings), axis=-1)  # (batch,)
     products = ops.matmul(embeddings, ops.transpose(embeddings))
-    return ops.maximum(squared[:, None] + squared[None] - 2 * products, 0.0)
+    squared = squared[:, None] + squared[None] - 2 * products
+    return ops.sqrt(ops.maximum(squared, SMALLEST_SQUARED_DISTANCE))

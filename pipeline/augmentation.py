@@ -1,4 +1,4 @@
-"""Random views of images: one warp and one colour table per image, drawn with a given rng."""
+"""Random views of images: one warp and one brightness per image, drawn with a given rng."""
 
 import cv2
 import numpy as np
@@ -7,9 +7,9 @@ cv2.setNumThreads(1)  # the threads are the training step's
 
 
 def augment(images, config, rng):
-    """Rotates, zooms, shears, shifts, mirrors, relights and tints each image on its own.
+    """Rotates, zooms, shears, shifts, mirrors and relights each image on its own.
 
-    All geometry is one affine warp and all colour one table look-up, whatever is asked for.
+    All geometry is one affine warp, whatever is asked for.
 
     Args:
         images: uint8 array (batch, height, width, channels).
@@ -20,17 +20,20 @@ def augment(images, config, rng):
         A new uint8 array of the same shape.
     """
     matrices = _draw_warps(len(images), images.shape[1:3], config, rng)  # (batch, 2, 3)
-    relit = _draw_tables(len(images), images.shape[3], config, rng)
+    light = 1 + rng.uniform(-config.brightness, config.brightness, (len(images), 1))
+    tables = (np.arange(256) * light).clip(0, 255).astype(np.uint8)  # (batch, 256)
     views = np.empty_like(images)
     size = images.shape[2], images.shape[1]
     # An image on plain ground, as a drawing, goes on in that colour; any other is reflected.
     corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]]  # (batch, 4, channels)
     plain = (corners == corners[:, :1]).all(axis=(1, 2))
-    for view, image, matrix, table, flat in zip(views, images, matrices, relit, plain, strict=True):
+    for view, image, matrix, table, flat in zip(
+        views, images, matrices, tables, plain, strict=True
+    ):
         border = cv2.BORDER_CONSTANT if flat else cv2.BORDER_REFLECT_101
         ground = image[0, 0].tolist() if flat else 0
         warped = cv2.warpAffine(image, matrix, size, borderMode=border, borderValue=ground)
-        view[...] = cv2.LUT(warped, table[None]).reshape(view.shape)
+        view[...] = cv2.LUT(warped, table).reshape(view.shape)
     return views
 
 
@@ -51,16 +54,6 @@ def _draw_warps(count, size, config, rng):
     moved = middle + np.stack([draw(config.shift), draw(config.shift)], axis=-1) * size[::-1]
     offset = moved - linear @ middle
     return np.concatenate([linear, offset[..., None]], axis=-1)
-
-
-def _draw_tables(count, channels, config, rng):
-    """What each pixel value becomes, (batch, 256, channels): brightness, contrast, tint."""
-    levels = np.arange(256.0)[:, None]
-    light = 1 + rng.uniform(-config.brightness, config.brightness, (count, 1, 1))
-    contrast = 1 + rng.uniform(-config.contrast, config.contrast, (count, 1, 1))
-    tint = 1 + rng.uniform(-config.color_jitter, config.color_jitter, (count, 1, channels))
-    relit = (levels * light - 127.5) * contrast + 127.5
-    return (relit * tint).clip(0, 255).astype(np.uint8)
 
 
 def turn(images, turns):

@@ -75,15 +75,14 @@ def open_cache(index, config, ranges=None):
 
     Args:
         index: An `ImageIndex`.
-        config: A `Config`: `cache_dir`, `image_size`, `channels`, `fit`, `ink`, `on_bad_image`.
+        config: A `Config`: `cache_dir`, `image_size`, `channels`, `fit`, `ink`.
         ranges: Ranges of numbers that a run was trained with; None takes those of the data set.
 
     Returns:
         An `ImageCache`.
 
     Raises:
-        DataError: If the cache cannot be written, no image is readable, or one is not and
-            `on_bad_image` is "error".
+        DataError: If the cache cannot be written, or no image is readable.
     """
     settings = [VERSION, str(index.source.resolve()), config.image_shape, config.fit, config.ink]
     key = json.dumps([*settings, ranges or None]).encode()
@@ -107,11 +106,10 @@ def open_cache(index, config, ranges=None):
             "Make room or set another cache_dir."
         ) from error
     rows = np.append(folder.table, np.zeros(1, ROW))[places]
-    if unreadable and (config.on_bad_image == "error" or len(unreadable) == len(index)):
+    if unreadable and len(unreadable) == len(index):
         row, reason = next(iter(unreadable.items()))
         raise DataError(
-            f"{len(unreadable)} of {len(index)} images cannot be read. First: "
-            f"'{index.names[row]}': {reason}. Remove them or set on_bad_image='skip'."
+            f"None of {len(index)} images can be read. First: '{index.names[row]}': {reason}."
         )
     return ImageCache(path, Pixels(folder, places), rows, unreadable, ranges or folder.ranges)
 

@@ -41,32 +41,17 @@ class Touch:
         return Path.touch, (Path("it-ran").absolute(),)
 
 
-def pickled(path):
-    """The bytes of an `.npz` or `.npy` whose arrays are a pickle."""
-    file, objects = io.BytesIO(), np.array([Touch()], dtype=object)
-    if path.suffix == ".npz":
-        with np.load(path) as before:
-            np.savez(file, **dict.fromkeys(before, objects))
-    else:
-        np.save(file, objects)
-    return file.getvalue()
-
-
 def test_no_pickle_is_read(here):
     run = RunDirectory("runs/run")
     run.save_state({"model": [np.zeros(2)]}, {"epoch": 1})
-    readers = {
-        run / STATE: run.load_state,
-    }
-    for path, read in readers.items():
-        before = path.read_bytes()
-        path.write_bytes(pickled(path))
-        with pytest.raises(ValueError, match="allow_pickle=False|Python objects"):
-            read()
-        path.write_bytes(before)
-        read()
+    run.load_state()
+    with np.load(run / STATE) as before:
+        names = before.files
+    np.savez(run / STATE, **dict.fromkeys(names, np.array([Touch()], dtype=object)))
+    with pytest.raises(ValueError, match="allow_pickle=False|Python objects"):
+        run.load_state()
     assert not (here / "it-ran").exists()
-    np.load(io.BytesIO(pickled(run / STATE)), allow_pickle=True)["facts"]
+    np.load(run / STATE, allow_pickle=True)["facts"]
     assert (here / "it-ran").exists()  # it would have
 
 
@@ -171,7 +156,7 @@ def test_damaged_and_locked_zips_are_a_sentence(pack, capsys):
             content[at + (8 if content[at + 2] == 1 else 6)] |= 1  # "encrypted"
     path.write_bytes(content)
     assert train.main(["--data_dir", str(path)]) == train.WRONG_INPUT
-    assert "6 of 6 images cannot be read" in capsys.readouterr().err
+    assert "None of 6 images can be read" in capsys.readouterr().err
     with pytest.raises(DataError, match="cannot be unpacked: .*encrypted"):
         open_cache(read_index(path), Config(image_size=8))
 

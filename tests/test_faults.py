@@ -1,7 +1,6 @@
 """Runs that are killed, starved of disk, or robbed of their folders; the long ones are slow.
 
 python -m pytest -m slow tests/test_faults.py
-SIAMESE_SOAK_MINUTES=60 python -m pytest -m slow -k soak
 """
 
 import contextlib
@@ -11,7 +10,6 @@ import importlib
 import json
 import multiprocessing
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -19,18 +17,14 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
-import prepare_data
-import train
-from configs import HINTS, SMALLEST_IMAGES, Config
+from configs import Config
 from inference.gallery import Gallery
-from inference.similarity_model import SimilarityModel
 from pipeline.files import DataError
 from prepare_data import load_data
 from run_directory import STATE, RunDirectory, RunError
@@ -386,48 +380,7 @@ def test_a_run_does_not_go_on_with_other_images(workplace):
     assert run.read_json("splits.json") == before
 
 
-# Bad images, bad configs: the whole command
-
-
-def bad_images(folder):
-    """Name -> what the inventory must say of it."""
-    with Image.open(folder / "class0/0.png") as image:
-        image.resize((64, 64), Image.Resampling.NEAREST).save(folder / "class0/cut.jpg")
-        image.save(folder / "class0/right.tif")
-    cut = (folder / "class0/cut.jpg").read_bytes()
-    (folder / "class0/cut.jpg").write_bytes(cut[: len(cut) // 2])
-    (folder / "class0/empty.png").touch()
-    (folder / "class0/text.png").write_text("hello")
-    (folder / "class0/right.tif").rename(folder / "class0/really-a-tiff.jpg")
-    Image.new("1", (20_000, 20_000)).save(folder / "class0/bomb.png")
-    (folder / "class0/.hidden.png").write_text("x")
-    (folder / "class0/Thumbs.db").write_text("x")
-    (folder / "class0/loop").symlink_to(folder)
-    (folder / "none").mkdir()
-    (folder / "alone").mkdir()
-    shutil.copy(folder / "class1/1.png", folder / "alone/日本 é.png")
-    return {
-        "cut.jpg": "truncated", "empty.png": "empty file", "text.png": "not an image",
-        "bomb.png": "decompression bomb", "loop": "the same folder as", "none": "an empty folder",
-    }  # fmt: skip
-
-
-def test_bad_images_are_named_with_their_reason(workplace, monkeypatch, capsys):
-    monkeypatch.chdir(workplace)
-    reasons = bad_images(workplace / "images")
-    assert prepare_data.main(["images", "--image_size", "16"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    for name, reason in reasons.items():
-        assert any(name in line and reason in line for line in lines), (name, lines)
-    assert any("hidden: class0/.hidden.png" in line for line in lines)
-    arguments = ["--data_dir", "images", "--on_bad_image", "error", "--image_size", "16"]
-    assert train.main(["leaves", *arguments]) == train.WRONG_INPUT
-    assert "4 of 66 images cannot be read. First: 'class0/" in capsys.readouterr().err
-    for folder in (workplace / "images").iterdir():
-        if folder.name != "class1":
-            shutil.rmtree(folder)
-    assert train.main(["leaves", "--data_dir", "images"]) == train.WRONG_INPUT
-    assert "class" in capsys.readouterr().err  # one is not enough
+# Bad configs
 
 
 def test_every_bad_field_is_a_sentence_before_tensorflow(tmp_path):
@@ -436,8 +389,7 @@ def test_every_bad_field_is_a_sentence_before_tensorflow(tmp_path):
 import contextlib, io, json, sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 import train
-from configs import HINTS, SMALLEST_IMAGES, Config
-from test_configs import bad_values
+from test_configs import Config, bad_values
 for name, value in bad_values():
     with open("config.json", "w") as file:
         json.dump(json.loads(Config().to_json()) | {{name: value}}, file)
@@ -459,81 +411,3 @@ assert not {{"tensorflow", "keras"}} & set(sys.modules)
                           text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr[-1500:]
     assert os.listdir(tmp_path) == ["config.json"]
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [(name, " ") for name, hint in HINTS.items() if hint is str and name != "encoder"]
-    + [("run_name", value) for value in ("", "..", "../out", "a/b", "/out", ".hidden")],
-)
-def test_empty_texts_and_names_that_leave_their_folder_are_refused(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be .*Received: '{value}'"):
-        Config(**{name: value})
-
-
-@pytest.mark.parametrize("encoder", SMALLEST_IMAGES)
-def test_smallest_images_are_those_that_the_network_takes(encoder):
-    from siamese_network_funcs import build_encoder
-
-    config = Config(encoder=encoder, image_size=SMALLEST_IMAGES[encoder])
-    build_encoder(config)
-    smaller = {"image_size": config.image_size - 1}
-    with pytest.raises(ValueError, match=f"encoder='{encoder}'. Expected at least"):
-        dataclasses.replace(config, **smaller)
-    with pytest.raises(ValueError):
-        shape = {"image_shape": (*[smaller["image_size"]] * 2, 3)}
-        build_encoder(SimpleNamespace(**dataclasses.asdict(config) | shape))
-
-
-# An hour
-
-
-def grows(values):
-    """By what share the last third lies above the second."""
-    third = len(values) // 3
-    return np.median(values[-third:]) / np.median(values[third : 2 * third]) - 1
-
-
-def used(process):
-    """Resident memory in kB, and open files."""
-    status = Path(f"/proc/{process}/status").read_text()
-    memory = int(re.search(r"VmRSS:\s+(\d+)", status)[1])
-    return memory, len(os.listdir(f"/proc/{process}/fd"))
-
-
-MINUTES = float(os.environ.get("SIAMESE_SOAK_MINUTES", "1"))
-
-
-@pytest.mark.slow
-def test_soak_of_training(workplace):
-    """Memory stays, and no file stays open."""
-    numbers = []
-
-    def note():
-        with contextlib.suppress(OSError, TypeError):  # it ended meanwhile
-            numbers.extend(used(child.pid) for child in multiprocessing.active_children())
-
-    training = when(note, workplace, ["train", *LONG, "--max_minutes", str(MINUTES)])
-    assert training.result()[0] == 0
-    memory, files = np.array(numbers[len(numbers) // 10 :]).T
-    print(f"{MINUTES} minutes of training: memory {grows(memory):+.2%}, files {grows(files):+.2%}")
-    assert grows(memory) < 0.02 and grows(files) <= 0
-
-
-@pytest.mark.slow
-def test_soak_of_predictions(tiny_run, monkeypatch):
-    """As many as the minutes allow, 300 at least: compare, identify and search, of any number."""
-    monkeypatch.chdir(tiny_run)
-    model = SimilarityModel.load("runs/run")
-    paths, end = sorted(map(str, Path("images").rglob("*.png"))), time.monotonic() + 60 * MINUTES
-    calls, numbers = 0, []
-    while calls < 300 or (time.monotonic() < end and calls < 2000 * MINUTES):
-        some = paths[calls % 50 : calls % 50 + 1 + calls % 7]
-        model.compare(some)
-        model.identify(some, "images")
-        model.search(some, "images", top=3)
-        calls += 3
-        numbers.append(used(os.getpid()))
-    memory, files = np.array(numbers).T
-    print(f"{calls} calls: memory {grows(memory):+.2%}, files {files[0]} to {files[-1]}")
-    assert grows(memory) < 0.02 and files[-1] <= files[len(files) // 3]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from pathlib import Path
 
 import keras
@@ -9,20 +10,21 @@ import numpy as np
 from tqdm import tqdm
 
 from networks.embedding import embed, unit_length
-from networks.encoders import build_encoder, load_weights, upper_half
+from networks.encoders import HEAD, build_encoder, load_weights, upper_half
+from networks.losses import relational_distillation
 from networks.whitening import whiten
 from pipeline.augmentation import augment
 from pipeline.class_batches import ClassBatches, training_labels
 
-VIEWS = (
-    3  # of each image: as it is, mirrored where that is allowed, and as the augmentation makes it
-)
+VIEWS = 3  # of each image: as it is, mirrored where that is allowed, and augmented
 MOST_BYTES = 8_000_000_000  # of maps on disk; past them fewer views are kept
 VIEW_FIELDS = """
-    image_size channels fit ink seed rotate zoom shift shear horizontal_flip brightness contrast
-    color_jitter affine_probability
+    image_size channels fit ink seed rotate zoom shift shear affine_probability horizontal_flip
+    brightness
 """.split()  # what the views depend on
 BATCH = 64  # images whose maps are computed at once
+TIMED = 32  # images on which the whole network is timed
+MOST_AT_END = 1600  # images that it embeds after the training, beside those of validation
 
 
 class LowerMaps:
@@ -80,64 +82,82 @@ class LowerMaps:
         return self.maps[np.searchsorted(self.rows, rows), numbers]
 
 
-class MapBatches:
+class MapBatches(ClassBatches):
     """Batches of classes for the upper half.
 
-    `batches[step]` is `(maps, targets)`: float16 (batch, height, width, channels), and float32
-    (batch, 1 + embedding_dim): the class, and what the pretrained network says of the image.
-
-    Args:
-        index: An `ImageIndex`.
-        maps: `LowerMaps`.
-        rows: The rows to draw from.
-        config: A `Config`.
-        teacher: Embeddings of `rows`, (rows, embedding_dim).
+    `batches[step]` is `((maps, teacher), labels)`: float16 (batch, height, width, channels), what
+    the pretrained network says of each image (batch, embedding_dim), and classes (batch,).
+    `teacher` are its embeddings of `rows`; the rest is as for `ClassBatches`.
     """
 
     def __init__(self, index, maps, rows, config, teacher):
-        self.batches = ClassBatches(index, None, rows, config)
-        self.maps, self.train_rows, self.teacher, self.seed = maps, rows, teacher, config.seed
-        self.images_per_step = self.batches.images_per_step
+        super().__init__(index, maps, rows, config)
+        self.train_rows, self.teacher = rows, teacher
 
     def __getitem__(self, step):
-        rows, rng = self.batches.rows(step), np.random.default_rng([self.seed, 1, step])
-        maps = self.maps.views(rows, rng.integers(self.maps.shape[1], size=len(rows)))
+        rows, rng = self.rows(step), np.random.default_rng([self.config.seed, 1, step])
+        maps = self.pixels.views(rows, rng.integers(self.pixels.shape[1], size=len(rows)))
         teacher = self.teacher[np.searchsorted(self.train_rows, rows)]
-        labels = self.batches.labels[rows, None]
-        return maps, np.concatenate([labels, teacher], axis=1).astype(np.float32)
+        return (maps, teacher), self.labels[rows].astype(np.int32)
+
+
+class Distillation(keras.layers.Layer):
+    """Gives embeddings on; adds to the loss how far they have moved from a teacher's."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def call(self, embeddings, teacher):
+        """Both (batch, embedding_dim), of unit length."""
+        self.add_loss(self.weight * relational_distillation(teacher, embeddings))
+        return embeddings
 
 
 class UpperHalf:
-    """What `fit.fit_encoder` trains in place of a whole encoder.
+    """What `fit.fit_encoder` trains in place of a `fit.WholeEncoder`, with the same methods.
 
     Attributes:
         encoder: From maps to embeddings; its head is fitted already.
+        model: The encoder with the pretrained network as its teacher.
         pixels: `LowerMaps`, what it takes of each row.
         batches: What it is trained on.
     """
 
     def __init__(self, dataset, config):
-        self.whole, self.config = build_encoder(config), config
+        self.dataset, self.whole = dataset, build_encoder(config)
         filled = load_weights(self.whole, config)
         self.pixels = LowerMaps(self.whole.get_layer("lower"), dataset, config)
-        maps = keras.Input(self.pixels.shape[2:], name="maps")
+        maps = keras.Input(self.pixels.shape[2:], name="lower_maps")
         grid = config.encoder == "efficientnet_lite0_grid"
-        outputs = unit_length(upper_half(maps, config.embedding_dim, grid))
-        self.encoder = keras.Model(maps, outputs, name="encoder")
-        self._copy(self.whole, self.encoder, ["upper", "head"])
+        embeddings = unit_length(upper_half(maps, config.embedding_dim, grid))
+        self.encoder = keras.Model(maps, embeddings, name="encoder")
+        self._copy(self.whole, self.encoder)
         rows = dataset.splits.train
         if not filled:
             labels = training_labels(dataset.index)
             whiten(self.encoder, self.pixels, rows, labels, config.horizontal_flip)
-        teacher = embed(self.encoder, self.pixels, rows)
-        self.batches = MapBatches(dataset.index, self.pixels, rows, config, teacher)
+        known = embed(self.encoder, self.pixels, rows)
+        self.batches = MapBatches(dataset.index, self.pixels, rows, config, known)
+        teacher = keras.Input((config.embedding_dim,), name="teacher")
+        distilled = Distillation(config.distillation)(embeddings, teacher)
+        self.model = keras.Model([maps, teacher], distilled)
 
     def finished(self):
         """The whole encoder, from raw pixels, with what was trained in it."""
-        self._copy(self.encoder, self.whole, ["upper", "head"])
+        self._copy(self.encoder, self.whole)
         return self.whole
 
+    def seconds_at_end(self):
+        """How long the whole network will take to embed what is looked at after the training."""
+        rows = self.dataset.splits.val[:TIMED]
+        embed(self.whole, self.dataset.pixels, rows)  # compiles
+        start = time.monotonic()
+        embed(self.whole, self.dataset.pixels, rows)
+        per_image = (time.monotonic() - start) / len(rows)
+        return per_image * (len(self.dataset.splits.val) + MOST_AT_END)
+
     @staticmethod
-    def _copy(source, target, names):
-        for name in names:
+    def _copy(source, target):
+        for name in ("upper", HEAD):
             target.get_layer(name).set_weights(source.get_layer(name).get_weights())

@@ -1,5 +1,6 @@
 """Keras's `fit` around the batches: config and data set -> trained encoder. Needs Keras."""
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -8,23 +9,20 @@ from pathlib import Path
 import keras
 
 import siamese_network_funcs as funcs
-from networks.embedding import embed
-from networks.encoders import HEAD, build_encoder, load_weights
-from networks.losses import relational_distillation
+from networks.encoders import build_encoder, load_weights
 from networks.whitening import whiten
 from pipeline.class_batches import ClassBatches, training_labels
 from pipeline.pairs import PairBatches
-from training.callbacks import Epochs, Feed, Interrupted, Recorder, interrupts
-from training.devices import check_batch_size, over_whole_batch
+from run_directory import RunError
+from training.callbacks import Feed, Interrupted, Recorder, Validation, interrupts
 from training.fine_tuning import UpperHalf
 from training.schedule import Schedule
 from training.validation import TrainingFailed, Validator
 
 FINISHED, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
-TIMED = 32  # images on which the whole network is timed
-MOST_AT_END = 1600  # images that it embeds after the training, beside those of validation
 SAVING_SECONDS = 4.0  # of max_minutes, for models and figures at the end
-NO_STATE = {"epoch": 0, "done": False, "total_steps": None}
+BEGINNING = {}, {"epoch": 0, "done": False, "total_steps": None, "history": []}
+ADVICE = "Try a lower learning_rate, unit_length=True, or another loss or seed."
 
 
 @dataclasses.dataclass
@@ -52,11 +50,8 @@ class WholeEncoder:
     def __init__(self, dataset, config, continues=False, own=None):
         self.config, self.pixels, self.own = config, dataset.pixels, own
         self.encoder, self.model = build_training_model(config, own)
-        given = dataset.index, dataset.pixels, dataset.splits.train, config
         batches = PairBatches if config.sampling == "pairs" else ClassBatches
-        self.batches = batches(*given)
-        pairs = config.sampling == "pairs"
-        check_batch_size(2 * self.batches.half if pairs else self.batches.images_per_step)
+        self.batches = batches(dataset.index, dataset.pixels, dataset.splits.train, config)
         fresh = config.weights and not continues and own is None
         if fresh and not load_weights(self.encoder, config):
             labels = training_labels(dataset.index)
@@ -71,6 +66,10 @@ class WholeEncoder:
         encoder.set_weights(self.encoder.get_weights())
         return encoder
 
+    def seconds_at_end(self):
+        """What the end takes beside what validations tell of it."""
+        return 0.0
+
 
 def fit_encoder(run, config, dataset, begin, *, encoder=None, loss=None, callbacks=()):
     """Trains an encoder, going on from the run's last state where it has one: a `Fitted`.
@@ -80,54 +79,88 @@ def fit_encoder(run, config, dataset, begin, *, encoder=None, loss=None, callbac
 
     Raises:
         WeightsError: If pretrained weights cannot be had or do not fit.
+        RunError: If a batch cannot be dealt out evenly to the devices.
     """
-    state = run.load_state()
-    arrays, facts = state or ({}, NO_STATE)
-    halves = config.encoder.startswith("efficientnet_lite0") and config.sampling == "classes"
-    if halves and config.weights and config.epochs and encoder is None:
-        task = UpperHalf(dataset, config)
-        task.model = task.encoder
-    else:
-        task = WholeEncoder(dataset, config, continues=bool(state), own=encoder)
-    run.write("model.txt", lambda path: path.write_text(_summary(task.model)))
-    if state:
-        print(f"Continuing after epoch {facts['epoch']}.")
-        restore(task.model.variables, arrays["model"])
-        task.batches.distances = arrays.get("distances", [None])[0]
-    validator = Validator(dataset, config, task.pixels, loss)
-    stopper = _early_stopping(config)
-    schedule = _schedule(config, task, dataset, validator, begin, facts)
-    feed, status, reason = Feed(task.batches, config.steps_per_epoch), FINISHED, ""
-    with interrupts() as asked_to_end:
-        recorder = Recorder(run, config, schedule, stopper, feed, state, asked_to_end)
-        epochs = Epochs(validator, task.model, task.encoder, task.batches)
-        callbacks = [schedule, epochs, stopper, recorder, *callbacks]
+    state = run.load_state() or BEGINNING
+    arrays, facts = state
+    status, reason = FINISHED, ""
+    with all_devices(config), interrupts() as asked_to_end:
+        task = _task(config, dataset, bool(arrays), encoder)
+        run.write_text("model.txt", _summary(task.model))
+        check_even(task.batches.images_per_step // (2 if config.sampling == "pairs" else 1))
+        if arrays:
+            print(f"Continuing after epoch {facts['epoch']}.")
+            _restore(task.model.variables, arrays["model"])
+            task.batches.distances = arrays.get("distances", [None])[0]
+        validator = Validator(dataset, config, task.pixels, loss)
+        limit = _limit(config, task, validator, begin)
+        schedule = Schedule(config, *limit, total_steps=facts["total_steps"])
+        feed = Feed(task.batches, config.steps_per_epoch)
+        recorder = Recorder(run, config, schedule, feed, state, asked_to_end)
+        callbacks = [schedule, Validation(validator, task), recorder, *callbacks]
         try:
-            for first, last, frozen in _phases(config, facts):
-                compile_model(task.model, task.encoder, config, frozen, loss)
-                if first not in (0, config.frozen_epochs):
-                    restore(task.model.optimizer.variables, arrays["optimizer"])
-                feed.epoch = first
-                _fit(task.model, feed, first, last, callbacks)
-                if task.model.stop_training:
-                    break
+            if not facts["done"] and config.epochs:
+                compile_model(task.model, config, loss)
+                if arrays:
+                    _restore(task.model.optimizer.variables, arrays["optimizer"])
+                feed.epoch = facts["epoch"]
+                task.model.fit(
+                    feed,
+                    initial_epoch=facts["epoch"],
+                    epochs=config.epochs,
+                    callbacks=callbacks,
+                    shuffle=False,  # batches come in their own seeded order
+                    verbose=0,
+                )
         except Interrupted:
             status = INTERRUPTED
         except TrainingFailed as error:
             saved = "The last good weights are in the run directory." if recorder.history else ""
-            reason = f"{error}. {ADVICE} {saved}".rstrip()
+            status, reason = FAILED, f"{error}. {ADVICE} {saved}".rstrip()
             print(reason, file=sys.stderr)
-            status = FAILED
-    return dataclasses.replace(_finish(config, task, recorder, status), reason=reason)
+    if status != FINISHED and recorder.best_weights is None:  # in the first epoch: it begins anew
+        return Fitted(status, None, None, [], None, reason)
+    return Fitted(status, *_finish(config, task, recorder), reason)
 
 
-ADVICE = (
-    "Try a lower learning_rate, a larger warmup_share, unit_length=True, or another loss or seed."
-)
+def all_devices(config):
+    """A scope that spreads what is built and trained in it over all devices, where Keras can.
+
+    It can on JAX, and on PyTorch from Keras 3.16 on. A batch is the batch of all devices together.
+    """
+    try:
+        devices = keras.distribution.list_devices()
+    except AttributeError:  # PyTorch before Keras 3.16
+        devices = []
+    if config.distribution == "none" or len(devices) < 2:
+        return contextlib.nullcontext()
+    if keras.backend.backend() == "tensorflow":
+        print(f"One of {len(devices)} devices is used: for all of them set KERAS_BACKEND=jax.")
+        return contextlib.nullcontext()
+    return keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False).scope()
+
+
+def check_even(batch_size):
+    """Raises a RunError where a batch cannot be dealt out evenly to the devices."""
+    spread = keras.distribution.distribution()
+    if spread and batch_size % spread.device_mesh.devices.size:
+        raise RunError(
+            f"A batch of {batch_size} cannot be dealt out evenly to "
+            f"{spread.device_mesh.devices.size} devices. Change classes_per_batch, "
+            "images_per_class or pairs_per_batch, or set distribution='none'."
+        )
+
+
+def _task(config, dataset, continues, own):
+    """What is trained: the upper half of a pretrained network on classes, or a whole encoder."""
+    halves = config.encoder.startswith("efficientnet_lite0") and config.sampling == "classes"
+    if halves and config.weights and config.epochs and own is None:
+        return UpperHalf(dataset, config)
+    return WholeEncoder(dataset, config, continues, own)
 
 
 def _summary(model):
-    """Keras's own summary of a model, as text."""
+    """Keras's summary of a model, as text."""
     lines = []
     model.summary(
         100, print_fn=lambda line, line_break=None: lines.append(line), expand_nested=True
@@ -135,42 +168,15 @@ def _summary(model):
     return "\n".join(lines) + "\n"
 
 
-def _schedule(config, task, dataset, validator, begin, facts):
-    """The `Schedule`; with a time limit, a first validation tells what one takes."""
-    deadline, seconds = float("inf"), 0.0
-    if config.max_minutes is not None and config.epochs:
-        start = time.monotonic()
-        validator.embed(task.encoder)
-        seconds = time.monotonic() - start
-        closing = SAVING_SECONDS + 4 * seconds
-        if isinstance(task, UpperHalf):  # at the end the whole network embeds
-            rows = validator.rows[:TIMED]
-            embed(task.whole, dataset.pixels, rows)  # compiles
-            start = time.monotonic()
-            embed(task.whole, dataset.pixels, rows)
-            per_image = (time.monotonic() - start) / len(rows)
-            closing += per_image * (len(validator.rows) + MOST_AT_END)
-        deadline = begin + 60 * config.max_minutes - min(closing, 30 * config.max_minutes)
-    return Schedule(config, deadline, seconds, facts["total_steps"])
-
-
-def _phases(config, facts):
-    """`(first epoch, last epoch, whether pretrained weights stay)` of each call of Keras's fit."""
-    begin = config.epochs if facts["done"] else facts["epoch"]
-    frozen = min(config.frozen_epochs, config.epochs)
-    phases = [(begin, frozen, True), (max(begin, frozen), config.epochs, False)]
-    return [phase for phase in phases if phase[0] < phase[1]]
-
-
-def _fit(model, feed, first_epoch, last_epoch, callbacks):
-    model.fit(
-        feed,
-        initial_epoch=first_epoch,
-        epochs=last_epoch,
-        callbacks=callbacks,
-        shuffle=False,  # batches come in their own seeded order
-        verbose=0,
-    )
+def _limit(config, task, validator, begin):
+    """`(deadline, seconds an epoch)`: a first validation tells what one takes."""
+    if config.max_minutes is None or not config.epochs:
+        return float("inf"), 0.0
+    start = time.monotonic()
+    validator.embed(task.encoder)
+    seconds = time.monotonic() - start
+    closing = SAVING_SECONDS + 4 * seconds + task.seconds_at_end()
+    return begin + 60 * config.max_minutes - min(closing, 30 * config.max_minutes), seconds
 
 
 def build_training_model(config, encoder=None):
@@ -186,21 +192,12 @@ def build_training_model(config, encoder=None):
     return encoder, funcs.build_siamese_network(encoder, config.distance)
 
 
-def compile_model(model, encoder, config, frozen=False, loss=None):
-    """Compiles what `build_training_model` gave for a phase of its training, optimizer and all.
-
-    With `frozen`, pretrained weights stay as they are.
-    """
-    for layer in encoder.layers:
-        layer.trainable = not frozen or layer.name == HEAD
+def compile_model(model, config, loss=None):
+    """Compiles what is trained with a config's loss, or one's own, and optimizer."""
     metric = funcs.accuracy if config.sampling == "pairs" else funcs.batch_accuracy
-    loss = loss or funcs.build_loss(config)
-    if model.inputs[0].name == "maps":
-        loss, metric = _distilled(loss, config.distillation), _of_classes(metric)
-    loss, metric = over_whole_batch(model, loss, metric)
     at = {"threshold": config.accuracy_distance}
     metric = keras.metrics.MeanMetricWrapper(metric, name="accuracy", **at)
-    model.compile(_optimizer(config), loss=loss, metrics=[metric])
+    model.compile(_optimizer(config), loss=loss or funcs.build_loss(config), metrics=[metric])
     model.optimizer.build(model.trainable_variables)
 
 
@@ -209,16 +206,13 @@ def choose_precision(config):
 
     That is on TensorFlow on processors that multiply bfloat16 themselves, unless images are tiny.
     """
-    if config.precision != "auto":
-        return {"float32": "float32", "bfloat16": "mixed_bfloat16"}[config.precision]
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return "float32"
-    multiplies = "avx512_bf16" in flags or "amx_bf16" in flags
-    on_tensorflow = keras.backend.backend() == "tensorflow"
-    able = multiplies and on_tensorflow and min(config.image_shape[:2]) >= 40
-    return "mixed_bfloat16" if able else "float32"
+    faster = config.precision == "bfloat16"
+    processor = Path("/proc/cpuinfo")
+    if config.precision == "auto" and processor.exists():
+        multiplies = any(flag in processor.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+        large = min(config.image_shape[:2]) >= 40
+        faster = multiplies and large and keras.backend.backend() == "tensorflow"
+    return "mixed_bfloat16" if faster else "float32"
 
 
 def _optimizer(config):
@@ -231,52 +225,18 @@ def _optimizer(config):
     return optimizer
 
 
-def _early_stopping(config):
-    """Keras's own; it also remembers the best weights of a run that is never stopped early."""
-    return keras.callbacks.EarlyStopping(
-        monitor=config.monitor,
-        mode="min" if config.monitor == "val_loss" else "max",
-        patience=config.patience or config.epochs,
-        restore_best_weights=True,
-    )
-
-
-def restore(variables, arrays):
-    """Gives a model's or optimizer's variables the arrays of a state, in the same order.
-
-    Raises:
-        ValueError: If the state is of another network.
-    """
-    if [tuple(v.shape) for v in variables] != [a.shape for a in arrays]:
-        raise ValueError("The saved state is of another network. Start a new run.")
+def _restore(variables, arrays):
+    """Gives a model's or optimizer's variables the arrays of a state, in the same order."""
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
 
 
-def _distilled(loss, weight):
-    """A loss on targets (batch, 1 + d): the class, and the embedding of the pretrained network."""
-
-    def total(targets, embeddings):
-        known = relational_distillation(targets[:, 1:], embeddings)
-        return loss(targets[:, 0], embeddings) + weight * known
-
-    return total
-
-
-def _of_classes(metric):
-    return lambda targets, embeddings, **settings: metric(targets[:, 0], embeddings, **settings)
-
-
-def _finish(config, task, recorder, status):
-    """The best epoch's encoder, finished, and the two-input model around it."""
-    stopper = recorder.stopper
-    if stopper.best_weights:
-        task.model.set_weights(stopper.best_weights)
-    elif status != FINISHED:  # in the first epoch: it begins anew
-        return Fitted(status, None, None, recorder.history, None)
+def _finish(config, task, recorder):
+    """The two-input model and the encoder of the best epoch, its history and its number."""
+    if recorder.best_weights:
+        task.model.set_weights(recorder.best_weights)
     final = task.finished()
     siamese = funcs.build_siamese_network(final, config.distance)
-    if task.model is not task.encoder:
+    if config.sampling == "pairs":
         siamese.get_layer("distance").set_weights(task.model.get_layer("distance").get_weights())
-    best_epoch = stopper.best_epoch + 1 if stopper.best_weights else None
-    return Fitted(status, siamese, final, recorder.history, best_epoch)
+    return siamese, final, recorder.history, recorder.best_epoch

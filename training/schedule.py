@@ -7,6 +7,7 @@ import keras
 
 UNTIMED, TIMED = 5, 20  # steps at the beginning: those that warm up, those that are timed
 RESERVE = 0.1  # share of the time that is left unplanned
+WARMUP = 0.05  # share of the steps in which the learning rate rises; a fifth of a cut training
 
 
 class Schedule(keras.callbacks.Callback):
@@ -31,14 +32,16 @@ class Schedule(keras.callbacks.Callback):
         self.seconds_per_epoch, self.total_steps = seconds_per_epoch, total_steps
         if config.max_minutes is None:
             self.total_steps = config.total_steps
-        self.step, self.begin, self.cut_at = 0, None, None
+        self.begin = self.cut_at = None
+
+    @property
+    def most_steps(self):
+        """The total, or before it is decided what the config allows."""
+        return self.total_steps or self.config.total_steps
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Remembers where the epoch's steps start, and how fast pretrained weights move."""
-        config = self.config
-        self.step = self.first_step = epoch * config.steps_per_epoch
-        fine_tuned = 0 < config.frozen_epochs <= epoch
-        self.highest = config.learning_rate * (config.fine_tune_rate if fine_tuned else 1.0)
+        """Remembers where the epoch's steps start."""
+        self.step = self.first_step = epoch * self.config.steps_per_epoch
 
     def on_train_batch_begin(self, batch, logs=None):
         """Sets this step's learning rate."""
@@ -48,41 +51,33 @@ class Schedule(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Decides on the number of steps; ends the training after the last."""
-        self.step = self.first_step + batch + 1
+        self.step, now = self.first_step + batch + 1, time.monotonic()
         done = self.step - self.begin_step
         if self.total_steps is None and done == UNTIMED:
-            self.timed_from = time.monotonic()
+            self.timed_from = now
         if self.total_steps is None and done == UNTIMED + TIMED:
-            self.total_steps = self._steps_in_time(time.monotonic() - self.timed_from)
-        if self.step >= (self.total_steps or self.config.total_steps):
+            per_step = (now - self.timed_from) / TIMED
+            per_step += self.seconds_per_epoch / self.config.steps_per_epoch
+            fitting = max(1, int((self.deadline - now) * (1 - RESERVE) / per_step))
+            self.total_steps = min(self.config.total_steps, self.step + fitting)
+        late = now > self.deadline and self.step < self.most_steps
+        self.cut_at = self.step if late else None
+        if late or self.step >= self.most_steps:
             self.model.stop_training = True
-        elif time.monotonic() > self.deadline:
-            self.cut_at = self.step
-            self.model.stop_training = True
-
-    def _steps_in_time(self, seconds):
-        """How many steps of the whole training fit before the deadline; `seconds` for `TIMED`."""
-        per_step = seconds / TIMED + self.seconds_per_epoch / self.config.steps_per_epoch
-        left = (self.deadline - time.monotonic()) * (1 - RESERVE)
-        return min(self.config.total_steps, self.step + max(1, int(left / per_step)))
 
     def learning_rate(self):
         """Of the present step: linear warm-up, then a half cosine down to zero."""
-        config, total = self.config, self.total_steps or self.config.total_steps
-        warmup = min(config.warmup_share * config.total_steps, total / 5)
+        highest, total = self.config.learning_rate, self.most_steps
+        if self.config.schedule == "constant":
+            return highest
+        warmup = min(WARMUP * self.config.total_steps, total / 5)
         if self.step < warmup:
-            return self.highest * (self.step + 1) / (warmup + 1)
-        if config.schedule == "constant":
-            return self.highest
+            return highest * (self.step + 1) / (warmup + 1)
         share = (self.step - warmup) / max(total - warmup, 1)
-        return self.highest * (1 + math.cos(math.pi * min(share, 1.0))) / 2
+        return highest * (1 + math.cos(math.pi * min(share, 1.0))) / 2
 
     def seconds_left(self):
         """Estimate from the steps done since the beginning."""
-        total, done = self.total_steps or self.config.total_steps, self.step - self.begin_step
-        if not done:
-            return math.inf
-        return min(
-            (time.monotonic() - self.begin) * (total - self.step) / done,
-            self.deadline - time.monotonic(),
-        )
+        done, now = self.step - self.begin_step, time.monotonic()
+        per_step = (now - self.begin) / done if done else math.inf
+        return min((self.most_steps - self.step) * per_step, self.deadline - now)

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from evaluation import few_shot, verification
+from evaluation import few_shot, references, thresholds, verification
 from networks.embedding import embed
 from pipeline.class_batches import ClassBatches, training_labels
 from siamese_network_funcs import build_loss
@@ -30,13 +30,13 @@ class Validator:
     """
 
     def __init__(self, dataset, config, pixels=None, loss=None):
+        self.classes_known = dataset.index.classes_known
         self.config, self.pixels = config, dataset.pixels if pixels is None else pixels
         rows = dataset.splits.val
         self.rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST_IMAGES).astype(int))]
         self.labels = training_labels(dataset.index)[self.rows]  # a forgery is alone in its class
-        self.classes, self.forged = dataset.index.labels[self.rows], np.zeros(len(self.rows), bool)
-        if dataset.index.forged is not None:
-            self.forged = dataset.index.forged[self.rows]
+        self.classes = dataset.index.labels[self.rows]
+        self.forged = dataset.index.forged[self.rows]
         rng = np.random.default_rng([config.seed, 2])
         pairs = verification.verification_pairs(dataset, self.rows, rng)
         self.left, self.right, self.same = pairs
@@ -74,6 +74,30 @@ class Validator:
             "val_one_shot": one_shot,
         }
         return metrics, float(distances.mean() / self._scale(embeddings))
+
+    def choose_thresholds(self, encoder, distance=None):
+        """What is called the same, none of these, and the enrolled person: `threshold.json`."""
+        embeddings, genuine = self.embed(encoder), ~self.forged
+        distances = verification.pair_distances(embeddings, self.left, self.right, distance)
+        sides = self.classes[np.stack([self.left, self.right])]
+        chosen = thresholds.choose_threshold(
+            self.same, distances, self.config.false_accept_rate, sides
+        )
+        enrolled = None
+        if self.classes_known:
+            unknown = references.unknown_thresholds(
+                embeddings[genuine], self.classes[genuine], distance
+            )
+            rng = np.random.default_rng([self.config.seed, 6])
+            images = embeddings, self.classes, self.forged
+            enrolled = references.reference_thresholds(*images, rng, distance)
+        else:  # of images of two pairs nobody knows whether they show the same
+            unknown = references.unknown_thresholds_of_pairs(distances[~self.same])
+        if enrolled is None:
+            rates = [thresholds.equal_error_rate(self.same, distances)[0]]
+            enrolled = {"rule": "nearest", "impostors": references.IMPOSTORS["random"], **unknown}
+            enrolled["equal_error_rates"] = rates * len(unknown["references"])
+        return chosen | {"unknown": unknown, "enrolled": enrolled}
 
     def _scale(self, embeddings):
         """Distance of unrelated embeddings: at a right angle, and as long as these are."""

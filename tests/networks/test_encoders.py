@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from configs import APPLICATIONS, ENCODERS, Config
+from configs import APPLICATIONS, ENCODERS, SMALLEST_IMAGES, Config
 from networks import encoders
 from siamese_network_funcs import build_encoder, build_siamese_network
 
@@ -137,3 +137,32 @@ def test_weights_that_do_not_fit_are_told_in_a_sentence(tmp_path):
     config = Config(encoder="MobileNetV2", image_size=32, weights=path)
     with pytest.raises(ValueError, match="MobileNetV2 cannot be filled.*Expected 'imagenet'"):
         encoders.load_weights(build_encoder(config), config)
+
+
+@pytest.mark.parametrize("name", ["compact", "spatial"])
+def test_weights_of_a_run(name, tmp_path):
+    """Another size: all but the head of a network of fixed size is taken over."""
+    config = Config(encoder=name, image_size=16, embedding_dim=4)
+    trained = build_encoder(config)
+    trained.save(tmp_path / "encoder.keras")
+    larger = dataclasses.replace(config, image_size=32, weights=str(tmp_path))
+    encoder = build_encoder(larger)
+    filled = encoders.load_weights(encoder, larger)
+    assert filled == (name == "compact")
+    pairs = zip(trained.weights, encoder.weights, strict=True)
+    for one, other in [*pairs][: None if filled else -2]:
+        np.testing.assert_array_equal(one, other)
+    other = dataclasses.replace(larger, encoder={"compact": "spatial", "spatial": "compact"}[name])
+    with pytest.raises(ValueError, match="another network|does not fit"):
+        encoders.load_weights(build_encoder(other), other)
+
+
+@pytest.mark.parametrize("encoder", SMALLEST_IMAGES)
+def test_smallest_images_are_those_that_the_network_takes(encoder):
+    config = Config(encoder=encoder, image_size=SMALLEST_IMAGES[encoder])
+    build_encoder(config)
+    with pytest.raises(ValueError, match=f"encoder='{encoder}'. Expected at least"):
+        dataclasses.replace(config, image_size=config.image_size - 1)
+    object.__setattr__(config, "image_size", config.image_size - 1)  # unchecked
+    with pytest.raises(ValueError):
+        build_encoder(config)
