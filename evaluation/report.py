@@ -45,6 +45,7 @@ def write_report(out, scored, figures, encoder):
     shown = {
         "metrics": metrics,
         "summary": summary,
+        "jpeg": _jpeg,
         "name": run.path.name,
         "plots": {path.stem: _base64(path.read_bytes()) for path in plots},
         "sets": [_details(held, metrics[held.name]) for held in held_out],
@@ -112,6 +113,3 @@ def _jpeg(pixels, height):
 
 def _base64(content):
     return base64.b64encode(content).decode()
-
-
-TEMPLATES.filters |= {"markdown": summary.markdown, "jpeg": _jpeg}
