@@ -52,7 +52,10 @@ def compact(pixels, embedding_dim):
 
 def spatial(pixels, embedding_dim):
     """Ours, for what is upright and centred, as faces: its last map keeps where things are."""
-    return _spatial(pixels, embedding_dim)
+    maps = _block(layers.Rescaling(1 / 255)(pixels), 32, strides=2, pooled=False, size=5)
+    for filters in (64, 96, 128):
+        maps = _block(maps, filters)
+    return head([layers.Flatten()(maps)], embedding_dim)
 
 
 def drawing(pixels, embedding_dim):
@@ -60,14 +63,7 @@ def drawing(pixels, embedding_dim):
 
     The network sees three quarters of the pixels along each side.
     """
-    return _spatial(_centre(pixels, 3 * pixels.shape[1] // 4), embedding_dim)
-
-
-def _spatial(pixels, embedding_dim):
-    maps = _block(layers.Rescaling(1 / 255)(pixels), 32, strides=2, pooled=False, size=5)
-    for filters in (64, 96, 128):
-        maps = _block(maps, filters)
-    return head([layers.Flatten()(maps)], embedding_dim)
+    return spatial(_centre(pixels, 3 * pixels.shape[1] // 4), embedding_dim)
 
 
 def head(features, embedding_dim):
