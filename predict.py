@@ -77,13 +77,16 @@ def draw(answers, path):
         for answer in answers[:ROWS_DRAWN]
     ]
     write_whole(path, figures.plot_rows(pictures).savefig)
+    if len(answers) > ROWS_DRAWN:
+        print(f"{path}: the first {ROWS_DRAWN} of {len(answers)}.", file=sys.stderr)
 
 
 def expand(arguments, problems):
     """Files, folders and globs as a list of files; `problems` takes argument -> reason."""
     paths = []
     for argument in arguments:
-        found = [argument] if Path(argument).exists() else sorted(glob.glob(argument))
+        exists = Path(argument).exists()
+        found = [argument] if exists else sorted(glob.glob(argument, recursive=True))
         if not found:
             problems[argument] = "no such file or folder, and no glob that matches one"
         for path in found:
@@ -128,7 +131,7 @@ def parse(args):
         verb.add_argument("images", nargs="+", help="files, folders or globs")
         verb.add_argument("--json", action="store_true", help="one JSON list for programs")
     for verb in (compare, search):
-        verb.add_argument("--figure", help=f"PNG of the first {ROWS_DRAWN} answers")
+        verb.add_argument("--figure", help="PNG to draw")
     for verb, of, rate, what in (
         (identify, "a folder of images per class, or an image per class", 0.01, "%(default)s"),
         (serve, "the same as for identify", 0.01, "%(default)s"),
