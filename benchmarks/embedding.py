@@ -3,6 +3,7 @@
 python benchmarks/embedding.py [--seconds 3] [--repeats 5]      pip install openvino torch for all
 """
 
+import functools
 import sys
 import tempfile
 import time
@@ -158,23 +159,26 @@ def pytorch(size, path):
 
     def convolve(maps, name, stride=1):
         kernel, bias = weights[f"{name} 0"], weights[f"{name} 1"]
-        size = kernel.shape[-1] - stride  # "same" as in Keras, where sides are even
-        maps = pad(maps, 2 * (size // 2, size - size // 2)) if size else maps
+        size = kernel.shape[-1] - stride  # padding in all, "same" as in Keras
+        if size % 2:
+            maps = pad(maps, (size // 2, size // 2 + 1) * 2)
         groups = len(bias) if "_depthwise" in name else 1
-        return conv2d(maps, kernel, bias, stride, groups=groups)
+        return conv2d(maps, kernel, bias, stride, 0 if size % 2 else size // 2, groups=groups)
+
+    clipped = functools.partial(relu6, inplace=True)
 
     @torch.inference_mode()
     def run(batch):
         pixels = (torch.from_numpy(batch).permute(0, 3, 1, 2) - 127) / 128
-        maps, number = relu6(convolve(pixels, "_conv_stem", 2)), 0
+        maps, number = clipped(convolve(pixels, "_conv_stem", 2)), 0
         for _, stride, expansion, _, blocks in STAGES:
             for block in range(blocks):
                 given, name = maps, f"_blocks.{number}."
-                maps = relu6(convolve(maps, f"{name}_expand_conv")) if expansion > 1 else maps
-                maps = relu6(convolve(maps, f"{name}_depthwise_conv", 1 if block else stride))
+                maps = clipped(convolve(maps, f"{name}_expand_conv")) if expansion > 1 else maps
+                maps = clipped(convolve(maps, f"{name}_depthwise_conv", 1 if block else stride))
                 maps = convolve(maps, f"{name}_project_conv")
                 maps, number = maps + given if block else maps, number + 1
-        pooled = relu6(convolve(maps, "_conv_head")).mean((2, 3))
+        pooled = clipped(convolve(maps, "_conv_head")).mean((2, 3))
         return (pooled @ weights["_fc 0"] + weights["_fc 1"]).numpy()
 
     return in_batches(run)
