@@ -4,7 +4,7 @@ python predict.py compare RUN A B [C ...]               the same, or not? every 
 python predict.py verify RUN QUERY... --references DIR   of the one class whose images DIR holds?
 python predict.py identify RUN QUERY... --references DIR which of these classes, or none?
 python predict.py search RUN QUERY... --gallery DIR      the most similar images of a folder
-python predict.py serve RUN [--references DIR] [--gallery DIR]  all of it as a local page
+python predict.py serve RUN [--references DIR] [--gallery DIR]  a local page
 
 Images are given as files, folders or globs. The exit status is 0, 1 if a file could not be read
 (the rest is done), or 2 if nothing could be done.

@@ -23,7 +23,7 @@ from evaluation import verification
 
 GOALS = (0.95, 0.99)
 LOOK_EVERY = 10  # steps of ours between two scores
-OURS = {  # name -> what differs from `plantvillage-best`
+OURS = {  # name -> what differs from `photographs`
     "ours": {},
     "ours, images as they are": {  # as (c) takes them
         "rotate": 0.0,
