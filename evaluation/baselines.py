@@ -4,6 +4,7 @@ import concurrent.futures
 import types
 from functools import partial
 
+import cv2
 import numpy as np
 from scipy.ndimage import center_of_mass, gaussian_filter, shift
 from sklearn.metrics import roc_auc_score
@@ -13,6 +14,7 @@ from pipeline.files import read_bytes
 from pipeline.reading import decode
 
 LARGEST_SIDE = 512  # pixels; a larger file is read at that for its single numbers
+MOST_PIXELS = 64 * 64 * 3  # numbers of an image that a nearest neighbour compares
 NEAR = 0.8  # share of the network's lead over chance at which a sentence warns
 
 
@@ -21,12 +23,13 @@ def methods(embeddings, images, distance=None):
 
     Args:
         embeddings: The network's of the images, `(n, d)`.
-        images: uint8 array (n, height, width, channels).
+        images: uint8 array (n, height, width, channels); large ones are compared smaller.
         distance: As in `verification`.
 
     Returns:
         Name -> function of `Trials` that gives distances as `few_shot.trial_distances` does.
     """
+    images = _smaller(images)
     features = {
         "raw pixels": images.reshape(len(images), -1),
         "centred, blurred": centred_blurred_pixels(images),
@@ -34,6 +37,15 @@ def methods(embeddings, images, distance=None):
     }
     found = {"model": partial(trial_distances, embeddings, distance=distance)}
     return found | {name: partial(trial_distances, values) for name, values in features.items()}
+
+
+def _smaller(images):
+    scale = np.sqrt(MOST_PIXELS / images[0].size)
+    if scale >= 1:
+        return images
+    size = [max(1, int(scale * side)) for side in images.shape[2:0:-1]]
+    small = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]
+    return np.stack(small).reshape(len(images), *size[::-1], images.shape[3])
 
 
 def background_pixels(images):

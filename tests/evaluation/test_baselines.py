@@ -51,6 +51,15 @@ def test_centred_pixels_forget_where_the_object_stood(paper, rng):
 
 
 @pytest.mark.filterwarnings("error")
+def test_a_nearest_neighbour_compares_large_images_smaller(rng):
+    images = rng.integers(0, 256, (3, 224, 224, 3), np.uint8)
+    small = baselines._smaller(images)
+    assert small.shape == (3, 64, 64, 3)  # each the mean of 3.5 x 3.5 pixels
+    np.testing.assert_allclose(small.mean(axis=(1, 2)), images.mean(axis=(1, 2)), atol=0.5)
+    drawings = images[:, :105, :105, :1]
+    assert baselines._smaller(drawings) is drawings
+
+
 def test_an_image_of_one_colour_has_features_too():
     blank = np.full((2, 12, 12, 1), 200, np.uint8)
     assert not baselines.centred_blurred_pixels(blank).any()
