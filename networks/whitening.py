@@ -14,7 +14,7 @@ from networks.embedding import embed
 from networks.encoders import HEAD, MAPS
 
 MOST_NUMBERS = 60_000_000  # of features that a head is fitted to; more images change nothing
-RIDGE = 10.0  # times the mean variance is added to each direction's
+RIDGE = 3.0  # times the mean variance is added to each direction's
 EMPHASES = (0, 2, 4)  # tried: each map weighs 2 to the power of it times the one before
 FOLDS, MOST_TRIED, MOST_OF_A_CLASS = 3, 600, 50  # of classes; images
 FEW_IMAGES = 1000  # up to as many are fitted to with their mirror images
