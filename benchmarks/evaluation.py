@@ -1,6 +1,6 @@
 """Few-shot trials after embedding, and embedding against training.
 
-python benchmarks/evaluation.py [--seconds 5] [--repeats 5] [--config photographs]
+python benchmarks/evaluation.py [--seconds 5] [--repeats 5] [--config triplet]
 """
 
 import sys
@@ -18,7 +18,7 @@ TRIALS, WAYS = 10_000, 20
 
 def main():
     """Runs the command line."""
-    options = common.options(__doc__, seconds=5.0, repeats=5, config="photographs")
+    options = common.options(__doc__, seconds=5.0, repeats=5, config="triplet")
 
     def measure(name, number):
         answer = common.ask("evaluation.py", vars(options) | {"name": name})

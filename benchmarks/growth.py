@@ -8,7 +8,6 @@ drops them when it needs room. Points that would begin after `--minutes` are lef
 `docs/growth.png`.
 """
 
-import dataclasses
 import math
 import os
 import shutil
@@ -21,7 +20,7 @@ from pathlib import Path
 import common
 import numpy as np
 
-from configs import CONFIGS
+from configs import Config
 from pipeline.image_cache import PART_BYTES, ROW, CacheFolder, Pixels
 
 BATCH, WARM_UP = 128, 12  # images, steps
@@ -97,7 +96,7 @@ def train(job):
     from pipeline.splits import make_splits
     from training.fit import build_training_model, compile_model
 
-    config = dataclasses.replace(CONFIGS["leaves"], image_size=job["size"])
+    config = Config(sampling="classes", image_size=job["size"])
     rows, families = np.arange(job["images"]), np.zeros(job["classes"], int)
     names = np.array([f"{row}.jpg" for row in rows], np.dtypes.StringDType())
     labels, class_names = rows % job["classes"], [f"class{n}" for n in range(job["classes"])]

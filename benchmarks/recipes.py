@@ -1,4 +1,4 @@
-"""Trains and scores every config, and writes the README's table of them. Restartable.
+"""Trains and scores every config, and prints a table of them. Restartable.
 
 python benchmarks/recipes.py --data ROOT                     all configs, three seeds each
 python benchmarks/recipes.py --data ROOT koch faces --minutes 5
@@ -83,7 +83,7 @@ def main():
     result = {"environment": environment(), "minutes": options.minutes, "rows": rows}
     path = HERE / f"{title}.json"
     write_whole(path, lambda file: file.write_text(json.dumps(result, indent=2) + "\n"))
-    write_table(title, rows)
+    print_table(title, rows)
 
 
 def measure(name, words, data, seed, minutes):
@@ -174,19 +174,14 @@ def _with_range(value, form):
     return f"{value['mean']:{form}}" + (f" [{low:{form}}, {high:{form}}]" if high > low else "")
 
 
-def write_table(title, rows):
-    """Puts the table between its marks in the README."""
+def print_table(title, rows):
+    """The table in Markdown."""
     head = [
-        "| config | minutes | GB | images/s | known AUC | one-shot | unseen AUC | one-shot "
-        "| published |",
+        f"\n{title}\n\n| config | minutes | GB | images/s | known AUC | one-shot | unseen AUC "
+        "| one-shot | published |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    readme = PROJECT / "README.md"
-    before, mark, rest = readme.read_text().partition(f"<!-- {title} -->\n")
-    if mark:
-        _, end, after = rest.partition(f"<!-- end of {title} -->")
-        table = "\n".join(head + [line(row) for row in rows]) + "\n"
-        write_whole(readme, lambda file: file.write_text(before + mark + table + end + after))
+    print(*head, *map(line, rows), sep="\n")
 
 
 if __name__ == "__main__":

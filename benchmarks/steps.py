@@ -1,6 +1,6 @@
 """Training steps of one encoder, batch and precision: Keras on three backends, and plain PyTorch.
 
-python benchmarks/steps.py [--seconds 10] [--repeats 5] [--batch 128] [--config photographs]
+python benchmarks/steps.py [--seconds 10] [--repeats 5] [--batch 128] [--config triplet]
 
 The share is of the rate that this processor reaches multiplying matrices in that precision,
 2,048 x 2,048, in whichever library is fastest; a step counts as three forward passes.
@@ -25,7 +25,7 @@ BACKENDS = ("tensorflow", "jax", "torch")
 
 def main():
     """Runs the command line."""
-    options = common.options(__doc__, seconds=10.0, repeats=5, batch=128, config="photographs")
+    options = common.options(__doc__, seconds=10.0, repeats=5, batch=128, config="triplet")
     jobs = {}
     for precision in ("float32", "bfloat16"):
         job = {**vars(options), "precision": precision}
