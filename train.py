@@ -23,7 +23,7 @@ from run_directory import STATE, RunDirectory, RunError, silence
 # is told at once.
 
 FAILED, WRONG_INPUT = 1, 2  # exit statuses
-MOST_SCORED = 400  # images of each split that the accuracies at the end are taken from
+MOST_SCORED = 200  # images of each split that the accuracies at the end are taken from
 PAIRS_SHOWN = 8  # of each kind, in pairs.png
 
 

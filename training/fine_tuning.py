@@ -24,7 +24,7 @@ VIEW_FIELDS = """
 """.split()  # what the views depend on
 BATCH = 64  # images whose maps are computed at once
 TIMED = 32  # images on which the whole network is timed
-MOST_AT_END = 1600  # images that it embeds after the training, beside those of validation
+MOST_AT_END = 800  # images that it embeds after the training, beside those of validation
 
 
 class LowerMaps:
