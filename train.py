@@ -207,7 +207,7 @@ def fit_run(run, dataset, begin, **parts):
             "Next:",
             f"  python evaluate.py {run.path}",
             f"  python predict.py compare {run.path} ONE.jpg OTHER.jpg",
-            f"  python export.py {run.path}",
+            f"  python export.py {run.path} --format onnx",
             sep="\n",
         )
     return fitted

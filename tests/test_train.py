@@ -73,6 +73,7 @@ def test_the_whole_command(workplace, capsys):
     assert not (run / STATE).exists()
     said = capsys.readouterr().out.splitlines()
     assert said[-4:-2] == ["Next:", "  python evaluate.py runs/one"]
+    assert said[-1] == "  python export.py runs/one --format onnx"
     assert run.config.run_name == "one"
     for figure in ("accuracy.png", "loss.png", "pairs.png"):
         assert np.asarray(Image.open(run / figure)).std() > 1
