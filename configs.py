@@ -198,7 +198,7 @@ LOSSES = {  # what each sampling can feed
     ),
 }
 SMALLEST_IMAGES = {  # pixels; below, a network's last map would be empty
-    **{"leaf_cnn": 22, "koch": 65, "signet": 25, "alexnet": 91, "vgg16": 32},
+    **{"leaf_cnn": 22, "koch": 65, "signet": 25, "dogs_cnn": 91, "vgg16": 32},
     **{"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75},  # Keras's others take 32
 }
 
@@ -334,7 +334,7 @@ CONFIGS = {  # a line for each of: data, batches, augmentation, network and loss
     "dogs-recipe": Config(
         **UNCHANGED | PUBLISHED, data_dir="data/dogs", image_size=256,
         pairs_per_batch=32, steps_per_epoch=10,
-        encoder="alexnet", embedding_dim=1, loss="contrastive", margin=2.0,
+        encoder="dogs_cnn", embedding_dim=1, loss="contrastive", margin=2.0,
         optimizer="adam", learning_rate=5e-4, epochs=100,
     ),
     # Recipe 5: anchor, positive, negative. --triplet 1+2 or 2+1 for the other readings.

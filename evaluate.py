@@ -23,7 +23,7 @@ from evaluation.scores import Options, score_set
 from networks.embedding import start_keras
 from pipeline.files import DataError
 from pipeline.image_index import read_index
-from run_directory import RunDirectory, RunError, silence, write_whole
+from run_directory import RunDirectory, RunError, silence, write_atomically
 
 
 def evaluate(run, data=None, *, verbose=1, **options):
@@ -151,7 +151,7 @@ def _compare(runs, options, out):
     print("", summary.markdown(comparison.table(rows)), sep="\n")
     path = Path(out or ".", "comparison.csv")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, functools.partial(comparison.write_csv, rows))
+    write_atomically(path, functools.partial(comparison.write_csv, rows))
     return path
 
 

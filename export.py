@@ -17,7 +17,7 @@ import numpy as np
 from inference.gallery import image_files
 from inference.similarity_model import SimilarityModel
 from pipeline import reading
-from run_directory import RunDirectory, RunError, need, write_whole
+from run_directory import RunDirectory, RunError, require_package, write_atomically
 
 CHECKED = 8  # images that Keras and the exported file must agree on
 LARGEST_DIFFERENCE = 1e-3
@@ -140,7 +140,7 @@ def write_example(model, form, path):
         runner=inspect.getsource(runner), threshold=model.threshold, shape=config.image_shape,
         fit=config.fit, ink=config.ink, ranges=dict(model.run.ranges),
     )  # fmt: skip
-    write_whole(path, lambda partial: partial.write_text(text))
+    write_atomically(path, lambda partial: partial.write_text(text))
 
 
 def main(args=None):
@@ -159,7 +159,7 @@ def main(args=None):
             image_files(options.images)
         for form in options.format:
             for package in FORMATS[form][2]:
-                need(package, f"Exporting to {form}")
+                require_package(package, f"Exporting to {form}")
         model = SimilarityModel.load(options.run)
         out, images = options.out or model.run / "export", options.images or model.config.data_dir
         worst = export_all(model, options.format, out, images)

@@ -23,7 +23,7 @@ from inference.gallery import image_files
 from inference.similarity_model import SimilarityModel
 from pipeline.files import DataError
 from pipeline.reading import decode
-from run_directory import RunDirectory, write_whole
+from run_directory import RunDirectory, write_atomically
 
 MOST_COMPARED = 1000  # images; every pair of them is half a million
 ROWS_DRAWN, FIGURE = 20, Config(image_size=160)
@@ -76,7 +76,7 @@ def draw(answers, path):
         [(decode(Path(image).read_bytes(), FIGURE)[0], words) for image, words in table(answer)]
         for answer in answers[:ROWS_DRAWN]
     ]
-    write_whole(path, figures.plot_rows(pictures).savefig)
+    write_atomically(path, figures.plot_rows(pictures).savefig)
     if len(answers) > ROWS_DRAWN:
         print(f"{path}: the first {ROWS_DRAWN} of {len(answers)}.", file=sys.stderr)
 

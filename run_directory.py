@@ -28,7 +28,7 @@ class RunError(ValueError):
     """A run directory that cannot be used as asked; the message says how to mend it."""
 
 
-def write_whole(path, write):
+def write_atomically(path, write):
     """Has a file written beside by `write(path)`, flushes it, and renames it into place.
 
     Raises:
@@ -74,7 +74,7 @@ class RunDirectory:
         path = Path(config.runs_dir) / stem
         partial = path.with_name(f".partial-{os.getpid()}-{stem}")
         partial.mkdir(parents=True, exist_ok=True)
-        write_whole(partial / "config.json", lambda file: file.write_text(config.to_json()))
+        write_atomically(partial / "config.json", lambda file: file.write_text(config.to_json()))
         cls(partial).write_json("environment.json", environment())
         for count in itertools.count(2):
             try:
@@ -105,8 +105,8 @@ class RunDirectory:
         return (self / "model.keras").exists() and not (self / STATE).exists()
 
     def write(self, name, write):
-        """Writes a file of the run, as `write_whole` does."""
-        write_whole(self / name, write)
+        """Writes a file of the run, as `write_atomically` does."""
+        write_atomically(self / name, write)
 
     def write_text(self, name, text):
         """Writes a text file, whole."""
@@ -270,7 +270,7 @@ def silence(verbose):
         yield
 
 
-def need(package, purpose):
+def require_package(package, purpose):
     """Raises a RunError where an optional package is not installed."""
     if importlib.util.find_spec(package) is None:
         raise RunError(

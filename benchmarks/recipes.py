@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent
 sys.path.insert(0, str(PROJECT))
 
-from run_directory import RunDirectory, environment, write_whole  # noqa: E402
+from run_directory import RunDirectory, environment, write_atomically  # noqa: E402
 
 RUNS = HERE / "runs"
 DATA = {  # config -> what it is run on
@@ -82,7 +82,7 @@ def main():
     title = "ablation" if options.ablation else "recipes"
     result = {"environment": environment(), "minutes": options.minutes, "rows": rows}
     path = HERE / f"{title}.json"
-    write_whole(path, lambda file: file.write_text(json.dumps(result, indent=2) + "\n"))
+    write_atomically(path, lambda file: file.write_text(json.dumps(result, indent=2) + "\n"))
     print_table(title, rows)
 
 
@@ -101,7 +101,7 @@ def measure(name, words, data, seed, minutes):
         code, megabytes = run("train.py", command)
         if code:
             return None
-        write_whole(path / "cost.json", lambda f: f.write_text(json.dumps({"mb": megabytes})))
+        write_atomically(path / "cost.json", lambda f: f.write_text(json.dumps({"mb": megabytes})))
     if not (path / "metrics.json").exists():
         ways = ["--ways", "6", "10", "18", "20", "--shots", "1", "5"]
         run("evaluate.py", [str(path), *ways])

@@ -10,7 +10,7 @@ from evaluation import neighbours, verification
 from pipeline.files import DataError
 from pipeline.image_cache import open_cache
 from pipeline.image_index import read_index
-from pipeline.near_duplicates import MOST_IMAGES, find_copies, thumbnails
+from pipeline.near_duplicates import MOST_IMAGES, find_near_duplicates, thumbnails
 from pipeline.splits import unusable
 from prepare_data import Dataset
 from run_directory import RunError
@@ -174,7 +174,7 @@ def trained_on(run, dataset):
     alike = np.zeros(len(equal), bool)
     if len(small) and len(equal) <= MOST_IMAGES:
         theirs = thumbnails(dataset.pixels)
-        trained, other = find_copies(np.concatenate([small.astype(np.float32), theirs])).T
+        trained, other = find_near_duplicates(np.concatenate([small.astype(np.float32), theirs])).T
         across = (trained < len(small)) & (other >= len(small))
         alike[other[across] - len(small)] = True
     return equal, alike, classes

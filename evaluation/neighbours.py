@@ -53,7 +53,7 @@ def most_confused(labels, neighbours, most):
     return classes[worst], (taken / counts[:, None])[np.ix_(worst, worst)]
 
 
-def at_odds(labels, neighbours):
+def suspected_label_errors(labels, neighbours):
     """Images most of whose neighbours are of one other class, the clearest first.
 
     Their labels may be wrong (Wilson, "Asymptotic properties of nearest neighbor rules using

@@ -92,7 +92,7 @@ def reference_thresholds(embeddings, labels, forged, rng, distance=None):
     }
 
 
-def accept_below(table, count, false_accept_rate=None):
+def enrolled_threshold(table, count, false_accept_rate=None):
     """`(threshold, false-accept rate)` of `reference_thresholds` for `count` references.
 
     None stands for the equal error rate.

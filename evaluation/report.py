@@ -14,7 +14,7 @@ from PIL import Image
 
 from evaluation import neighbours, summary
 from evaluation.similarity_map import overlay, similarity_map
-from run_directory import write_whole
+from run_directory import write_atomically
 
 PAIRS, EXPLAINED = 5, 8  # shown: the worst of each kind, and with maps
 TEMPLATES = jinja2.Environment(
@@ -37,9 +37,9 @@ def write_report(out, scored, figures, encoder):
     """
     run, metrics, held_out = scored.run, scored.metrics, scored.held_out
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "metrics.json", lambda path: path.write_text(json.dumps(metrics, indent=2)))
+    _write_text(out / "metrics.json", json.dumps(metrics, indent=2))
     for name, figure in figures.items():
-        write_whole(out / f"{name}.png", figure.savefig)
+        write_atomically(out / f"{name}.png", figure.savefig)
     plots = [out / f"{name}.png" for name in figures]
     plots += [run / name for name in ("accuracy.png", "loss.png") if (run / name).exists()]
     shown = {
@@ -53,8 +53,11 @@ def write_report(out, scored, figures, encoder):
         "card": summary.model_card(run, metrics),
     }
     for name in ("report.html", "model_card.md"):
-        text = TEMPLATES.get_template(name).render(shown)
-        write_whole(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+        _write_text(out / name, TEMPLATES.get_template(name).render(shown))
+
+
+def _write_text(path, text):
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _details(held, scores):
@@ -65,7 +68,7 @@ def _details(held, scores):
     shown["close"] = _pairs(held, order[~held.same[order]])
     if "most_confused" in scores:  # else classes are not known, pairs alone
         some, nearest = held.neighbours
-        for at, twin, share in neighbours.at_odds(held.labels[some], nearest):
+        for at, twin, share in neighbours.suspected_label_errors(held.labels[some], nearest):
             own, other = held.class_name(some[at]), held.class_name(some[twin])
             caption = f"{own}, but {share:.0%} of its neighbours are {other}"
             shown["odd"].append(_figure(held, (some[at], some[twin]), caption))

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from evaluation.verification import all_distances
 from pipeline.files import DataError, find_images
-from run_directory import need, write_whole
+from run_directory import require_package, write_atomically
 
 PART = 2048  # images, or a quarter more, embedded between two writes: what a kill can cost
 MOST_EXACT = 100_000  # images that are all compared; beyond, an approximate index names some
@@ -104,12 +104,12 @@ class Gallery:
 
     def _write(self, rows):
         self._store.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self._store, lambda path: np.save(path, rows))
+        write_atomically(self._store, lambda path: np.save(path, rows))
         return rows
 
     def _open_index(self):
         """The usearch index beside the store, brought up to date and memory-mapped."""
-        need("usearch", f"Searching more than {MOST_EXACT} images")
+        require_package("usearch", f"Searching more than {MOST_EXACT} images")
         from usearch.index import Index
 
         path, settings = self._store.with_suffix(".usearch"), {"metric": "l2sq", "dtype": "f32"}
@@ -121,7 +121,7 @@ class Gallery:
         for rows, threads in ((missing[:ALONE], 1), (missing[ALONE:], 0)):
             index.add(stamps[rows], self.embeddings[rows], threads=threads)
         if len(gone) or len(missing):
-            write_whole(path, index.save)
+            write_atomically(path, index.save)
         return Index.restore(path, view=True)
 
 

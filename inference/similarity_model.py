@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from evaluation.references import RULES, accept_below, unknown_threshold
+from evaluation.references import RULES, enrolled_threshold, unknown_threshold
 from evaluation.thresholds import probability
 from evaluation.verification import all_distances
 from inference.gallery import Gallery
@@ -190,7 +190,7 @@ class SimilarityModel:
                 f"references. Received: '{inside[0]}'. Name that folder, or use identify."
             )
         table = self._decision["enrolled"]
-        threshold, rate = accept_below(table, len(known.names), false_accept_rate)
+        threshold, rate = enrolled_threshold(table, len(known.names), false_accept_rate)
         stated = {"rule": table["rule"], "threshold": threshold, "false_accept_rate": rate}
         stated |= {"impostors": table["impostors"], "references": len(known.names)}
         names, embeddings = self._embedded(images, unreadable)

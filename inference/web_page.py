@@ -12,7 +12,7 @@ from configs import Config
 from evaluation.similarity_map import overlay, similarity_map
 from inference.similarity_model import SimilarityModel
 from pipeline.reading import decode
-from run_directory import need
+from run_directory import require_package
 
 LARGEST_UPLOAD, MOST_WAITING = "50mb", 20  # a file; questions in the queue, others are refused
 MAPS = (
@@ -28,7 +28,7 @@ def serve(options):
     Args:
         options: `run`, `references`, `gallery`, `false_accept_rate`, `port`.
     """
-    need("gradio", "serve")
+    require_package("gradio", "serve")
     with tempfile.TemporaryDirectory() as uploads:
         # Read by Gradio as it is imported: nothing goes out, and nothing dropped here is kept.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads}

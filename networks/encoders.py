@@ -47,7 +47,7 @@ def compact(pixels, embedding_dim):
     for filters in (64, 128):
         maps.append(_block(maps[-1], filters))
     maps.append(_block(maps[-1], 256, pooled=False))
-    return head([spread(each) for each in maps[1:]], embedding_dim)
+    return head([mean_and_deviation(each) for each in maps[1:]], embedding_dim)
 
 
 def spatial(pixels, embedding_dim):
@@ -73,7 +73,7 @@ def head(features, embedding_dim):
     return layers.Dense(embedding_dim, name=HEAD)(joined)
 
 
-def spread(maps):
+def mean_and_deviation(maps):
     """Mean and standard deviation of maps over their places: (batch, 2 channels)."""
     mean = ops.mean(maps, axis=(1, 2))
     variance = ops.mean(ops.square(maps - mean[:, None, None]), axis=(1, 2))
@@ -172,7 +172,7 @@ def signet(pixels, embedding_dim):
     return layers.Dense(embedding_dim, **settings)(values)
 
 
-def alexnet(pixels, embedding_dim):
+def dogs_cnn(pixels, embedding_dim):
     """Recipe 4: three large convolutions and three dense layers with no activation between."""
     values = layers.Rescaling(1 / 255)(pixels)
     values = layers.Conv2D(256, 11, strides=4, activation="relu")(values)

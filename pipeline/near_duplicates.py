@@ -30,7 +30,7 @@ def near_duplicates(cache):
     key = hashlib.blake2b(cache.rows["stamp"].tobytes(), digest_size=8).hexdigest()
     path = cache.folder / f"copies-{key}.npy"
     if not path.exists():
-        links = find_copies(thumbnails(cache.pixels))
+        links = find_near_duplicates(thumbnails(cache.pixels))
         try:
             np.save(path, links)
         except OSError:  # it is found again the next time
@@ -46,7 +46,7 @@ def thumbnails(pixels):
     return np.array(small, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)
 
 
-def find_copies(small):
+def find_near_duplicates(small):
     """`near_duplicates` of thumbnails (n, 32, 32)."""
     from scipy.spatial import KDTree  # late: it takes half a second
 

@@ -198,7 +198,7 @@ def test_neighbours_are_those_of_a_double_loop(rng, monkeypatch, learned):
     classes, shares = neighbours.most_confused(labels, nearest, 3)
     assert {2, 0} < {*classes} and shares.sum(axis=1).max() <= 1
     assert shares[0, 0] == times[0, 0] / np.sum(labels == 0)
-    found = neighbours.at_odds(labels, nearest)
+    found = neighbours.suspected_label_errors(labels, nearest)
     assert {image for image, *_ in found} == {3, 20, 35}
     assert all(labels[twin] == truth[image] != labels[image] for image, twin, _ in found)
     assert not neighbours.retrieval_scores(np.arange(36), nearest)

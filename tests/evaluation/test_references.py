@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from evaluation.references import (
-    accept_below,
+    enrolled_threshold,
     reference_distances,
     reference_thresholds,
     unknown_threshold,
@@ -57,9 +57,9 @@ def test_the_table_keeps_its_rate_on_other_writers(writers):
     distances = np.linalg.norm(embeddings[new][:, None] - embeddings[new], axis=2)
     for count in (1, 3, 5):
         scores = reference_distances(distances, labels[new], forged[new], count, rng)
-        accepted = scores[table["rule"]]["skilled"] < accept_below(table, count, 0.1)[0]
+        accepted = scores[table["rule"]]["skilled"] < enrolled_threshold(table, count, 0.1)[0]
         assert accepted.mean() == pytest.approx(0.1, abs=0.07)
-        threshold, rate = accept_below(table, count)
+        threshold, rate = enrolled_threshold(table, count)
         rejected = scores[table["rule"]]["genuine"] >= threshold
         assert rejected.mean() == pytest.approx(rate, abs=0.07)
 

@@ -41,8 +41,8 @@ def test_leaf_cnn_has_the_published_layers():
     assert network.count_params() == expected + (2304 * 128 + 128) + (128 * 50 + 50)
 
 
-def test_alexnet_flattens_to_the_published_number_and_vgg16_to_its_last_map():
-    network = bare(encoders.alexnet, (256, 256, 3), 1)
+def test_dogs_cnn_flattens_to_the_published_number_and_vgg16_to_its_last_map():
+    network = bare(encoders.dogs_cnn, (256, 256, 3), 1)
     flat = next(n for n in network.layers if isinstance(n, keras.layers.Flatten))
     assert flat.output.shape == (None, 46_464)
     assert [n.units for n in network.layers if isinstance(n, keras.layers.Dense)] == [1024, 256, 1]

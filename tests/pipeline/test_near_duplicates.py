@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from pipeline.near_duplicates import find_copies, thumbnails
+from pipeline.near_duplicates import find_near_duplicates, thumbnails
 
 CHANGES = {
     "half": lambda image: image.resize((image.width // 2, image.height // 2)),
@@ -29,17 +29,18 @@ def pixels(images):
 @pytest.mark.parametrize("change", CHANGES)
 def test_copies_are_found_and_nothing_else(change, pictures):
     copies = [CHANGES[change](picture) for picture in pictures]
-    links = find_copies(thumbnails(pixels([*pictures, *copies])))
+    links = find_near_duplicates(thumbnails(pixels([*pictures, *copies])))
     assert links.tolist() == [[row, row + 60] for row in range(60)]
 
 
 def test_plain_pictures_are_not_copies_of_each_other():
     plain = np.full((10, 64, 64, 1), 200, np.uint8)
     plain[:, 0, 0] = np.arange(10)[:, None]
-    assert len(find_copies(thumbnails(plain))) == 0
+    assert len(find_near_duplicates(thumbnails(plain))) == 0
 
 
 def test_leaves_are_not_joined_for_being_leaves(real_data):
     files = sorted(real_data.glob("plantvillage/*/*"))[::4]
-    links = find_copies(thumbnails(pixels([Image.open(file).convert("RGB") for file in files])))
+    images = [Image.open(file).convert("RGB") for file in files]
+    links = find_near_duplicates(thumbnails(pixels(images)))
     assert len(links) <= 1
