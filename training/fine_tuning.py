@@ -1,7 +1,6 @@
 """Fine-tunes the upper half of a pretrained network on maps of its lower half, computed once."""
 
 import hashlib
-import json
 import time
 from pathlib import Path
 
@@ -18,10 +17,6 @@ from pipeline.class_batches import ClassBatches, training_labels
 
 VIEWS = 3  # of each image: as it is, mirrored where that is allowed, and augmented
 MOST_BYTES = 8_000_000_000  # of maps on disk; past them fewer views are kept
-VIEW_FIELDS = """
-    image_size channels fit ink seed rotate zoom shift shear affine_probability horizontal_flip
-    brightness
-""".split()  # what the views depend on
 BATCH = 64  # images whose maps are computed at once
 TIMED = 32  # images on which the whole network is timed
 MOST_AT_END = 800  # images that it embeds after the training, beside those of validation
@@ -52,24 +47,28 @@ class LowerMaps:
         self.maps = np.load(path, mmap_mode="r")
 
     def _key(self, lower, dataset, config):
+        """Of everything that the maps depend on: another augmentation shows in the first views."""
         digest = hashlib.blake2b(dataset.index.stamps[self.rows].tobytes(), digest_size=12)
-        views = {name: getattr(config, name) for name in VIEW_FIELDS}
-        digest.update(json.dumps([views, self.shape]).encode())
-        for weights in lower.get_weights():
-            digest.update(weights.tobytes())
+        digest.update(f"{dataset.cache.folder.name} {self.shape}".encode())  # how they are decoded
+        for array in (*self._views(dataset.pixels, config, 0), *lower.get_weights()):
+            digest.update(array.tobytes())
         return digest.hexdigest()
+
+    def _views(self, pixels, config, start):
+        """A batch of images in each of their views, uint8 (batch, height, width, channels) each."""
+        images = pixels[self.rows[start : start + BATCH]]
+        rng = np.random.default_rng([config.seed, 4, start])
+        views = [images, *[images[:, :, ::-1]] * config.horizontal_flip]
+        views += [augment(images, config, rng) for _ in range(self.shape[1] - len(views))]
+        return views[: self.shape[1]]
 
     def _compute(self, lower, pixels, config, path):
         partial = path.with_suffix(".partial.npy")
         maps = np.lib.format.open_memmap(partial, "w+", np.float16, self.shape)
         with tqdm(total=len(self.rows), desc="lower half", unit="image", delay=0.5) as progress:
             for start in range(0, len(self.rows), BATCH):
-                images = pixels[self.rows[start : start + BATCH]]
-                rng = np.random.default_rng([config.seed, 4, start])
-                others = [augment(images, config, rng) for _ in range(VIEWS)]
-                others = [images[:, :, ::-1]] * config.horizontal_flip + others
-                for view, seen in zip(range(self.shape[1]), [images, *others], strict=False):
-                    maps[start : start + BATCH, view] = lower.predict_on_batch(seen)
+                for number, images in enumerate(self._views(pixels, config, start)):
+                    maps[start : start + BATCH, number] = lower.predict_on_batch(images)
                 progress.update(len(images))
         maps.flush()
         partial.replace(path)

@@ -1,4 +1,8 @@
-"""An upper half is trained on maps and on what the pretrained network said of each image."""
+"""An upper half is trained on kept maps and on what the pretrained network said of each image."""
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -6,7 +10,8 @@ import pytest
 
 from configs import Config
 from networks.losses import relational_distillation, supervised_contrastive_loss
-from training.fine_tuning import Distillation
+from training import fine_tuning
+from training.fine_tuning import Distillation, LowerMaps
 from training.fit import compile_model
 
 
@@ -28,3 +33,34 @@ def test_the_loss_on_maps_is_that_of_classes_and_of_the_teacher(weight):
         found = model.train_on_batch([inputs, known], labels)[0]
         model.reset_metrics()
         assert found == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_maps_are_kept_until_the_views_look_different(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(256, size=(6, 8, 8, 3), dtype=np.uint8)
+    dataset = SimpleNamespace(
+        pixels=pixels,
+        index=SimpleNamespace(stamps=np.arange(6, dtype=np.uint64)),
+        splits=SimpleNamespace(train=np.arange(4), val=np.arange(4, 6)),
+        cache=SimpleNamespace(folder=Path("decoded")),
+    )
+    images = keras.Input((8, 8, 3))
+    lower = keras.Model(images, keras.layers.Conv2D(2, 3, strides=4)(images))
+    config = Config(cache_dir=str(tmp_path))
+
+    def kept(config):
+        maps = LowerMaps(lower, dataset, config)
+        expected = [lower.predict_on_batch(seen[[1, 4]]) for seen in (pixels, pixels[:, :, ::-1])]
+        for number, values in enumerate(expected):
+            np.testing.assert_allclose(maps.views([1, 4], number), values, rtol=2e-3, atol=0.1)
+        return len([*tmp_path.glob("maps/*.npy")])
+
+    assert kept(config) == 1
+    assert kept(dataclasses.replace(config, learning_rate=0.1, epochs=3, temperature=0.2)) == 1
+    assert kept(dataclasses.replace(config, rotate=5.0)) == 2
+    assert kept(dataclasses.replace(config, seed=1)) == 3
+    monkeypatch.setattr(fine_tuning, "augment", lambda images, config, rng: images // 2)
+    assert kept(config) == 4  # a kind of augmentation that nobody wrote down
+    lower.set_weights([weights + 1 for weights in lower.get_weights()])
+    assert kept(config) == 5
+    dataset.pixels[:] = pixels = 255 - pixels
+    assert kept(config) == 6
