@@ -168,26 +168,32 @@ def test_a_training_that_goes_astray_is_stopped(workplace, capsys, settings, wor
     assert re.search(words, message) and "learning_rate" in message
 
 
-@pytest.mark.parametrize(("slower", "cut"), [(1, False), (3, True)])
-def test_a_time_limit_becomes_a_number_of_steps(monkeypatch, slower, cut):
-    """A second a step and ten a validation, five minutes: counted by a clock of our own."""
+@pytest.mark.parametrize(
+    ("per_epoch", "slower", "cut"), [(40, 1, False), (40, 3, True), (10, 1, False)]
+)
+def test_a_time_limit_becomes_a_number_of_steps(monkeypatch, per_epoch, slower, cut):
+    """A second a step and ten a validation, five minutes: counted by a clock of our own.
+
+    Of ten steps an epoch two validations lie among the first 25, which are timed.
+    """
     now = 0.0
     monkeypatch.setattr(schedule, "time", SimpleNamespace(monotonic=lambda: now))
-    config = Config(max_minutes=5, steps_per_epoch=40, epochs=1000, learning_rate=0.1)
+    config = Config(max_minutes=5, steps_per_epoch=per_epoch, epochs=1000, learning_rate=0.1)
     planned, rates = schedule.Schedule(config, deadline=300.0, seconds_per_epoch=10.0), []
     optimizer = SimpleNamespace(learning_rate=None)
     planned.set_model(SimpleNamespace(optimizer=optimizer, stop_training=False))
     for step in itertools.count():
-        if step % 40 == 0:
-            planned.on_epoch_begin(step // 40)
-        planned.on_train_batch_begin(step % 40)
+        if step % per_epoch == 0:
+            planned.on_epoch_begin(step // per_epoch)
+        planned.on_train_batch_begin(step % per_epoch)
         rates.append(optimizer.learning_rate)
         now += 1.0 if step < 50 else slower
-        planned.on_train_batch_end(step % 40)
+        planned.on_train_batch_end(step % per_epoch)
         if planned.model.stop_training:
             break
-        now += 10.0 * (step % 40 == 39)
-    assert planned.total_steps == 25 + int(0.9 * (300 - 25) / 1.25)
+        now += 10.0 * (step % per_epoch == per_epoch - 1)
+    spent = 25 + 10 * (24 // per_epoch)
+    assert planned.total_steps == 25 + int(0.9 * (300 - spent) / (1 + 10 / per_epoch))
     assert bool(planned.cut_at) == cut and now <= 300 + slower
     assert cut or (len(rates) == planned.total_steps and rates[-1] < 1e-3 * max(rates))
 

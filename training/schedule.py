@@ -32,7 +32,7 @@ class Schedule(keras.callbacks.Callback):
         self.seconds_per_epoch, self.total_steps = seconds_per_epoch, total_steps
         if config.max_minutes is None:
             self.total_steps = config.total_steps
-        self.begin = self.cut_at = None
+        self.begin = self.timed_from = self.cut_at = None
 
     @property
     def most_steps(self):
@@ -40,8 +40,10 @@ class Schedule(keras.callbacks.Callback):
         return self.total_steps or self.config.total_steps
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Remembers where the epoch's steps start."""
+        """Remembers where the epoch's steps start; what lay between two epochs is not timed."""
         self.step = self.first_step = epoch * self.config.steps_per_epoch
+        if self.timed_from is not None:
+            self.timed_from += time.monotonic() - self.step_end
 
     def on_train_batch_begin(self, batch, logs=None):
         """Sets this step's learning rate."""
@@ -52,6 +54,7 @@ class Schedule(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Decides on the number of steps; ends the training after the last."""
         self.step, now = self.first_step + batch + 1, time.monotonic()
+        self.step_end = now
         done = self.step - self.begin_step
         if self.total_steps is None and done == UNTIMED:
             self.timed_from = now
