@@ -22,7 +22,7 @@ from PIL import Image
 from configs import CONFIGS, DRAWN_LEAVES, parse_command_line
 from pipeline import download
 from pipeline.files import CONTACT_SHEET
-from pipeline.image_cache import ImageCache, one_at_a_time, open_cache
+from pipeline.image_cache import ImageCache, cache_dir, one_at_a_time, open_cache
 from pipeline.image_index import ImageIndex, read_index
 from pipeline.inventory import advice, contact_sheet, inventory
 from pipeline.near_duplicates import near_duplicates
@@ -65,6 +65,7 @@ def load_data(config, report=print):
     Raises:
         DataError: If the data cannot be used; the message says why and how to mend it.
     """
+    cache_dir(config)  # is told before anything is drawn
     if config.data_dir == DRAWN_LEAVES and not Path(DRAWN_LEAVES).exists():
         with one_at_a_time(DRAWN_LEAVES):
             if not Path(DRAWN_LEAVES).exists():  # no other process drew them meanwhile

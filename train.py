@@ -15,6 +15,7 @@ from pathlib import Path
 
 from configs import parse_command_line
 from networks.embedding import start_keras
+from pipeline.image_cache import cache_dir
 from pipeline.inventory import advice, inventory
 from prepare_data import Dataset, keep_data, load_data
 from run_directory import STATE, RunDirectory, RunError, silence
@@ -115,7 +116,7 @@ def with_own_parts(config, data, encoder, loss):
         changes["data_dir"] = str(data.index.source)
     elif data is not None:
         images, labels = data
-        changes["data_dir"] = str(keep_data(images, labels, config.cache_dir))
+        changes["data_dir"] = str(keep_data(images, labels, cache_dir(config)))
         data, shape = None, getattr(images, "shape", ())[1:]
     if encoder is not None:
         changes["embedding_dim"] = encoder.output_shape[-1]

@@ -82,12 +82,12 @@ def open_cache(index, config, ranges=None):
         An `ImageCache`.
 
     Raises:
-        DataError: If the cache cannot be written, or no image is readable.
+        DataError: If the cache is no local folder or cannot be written, or no image is readable.
     """
     settings = [VERSION, str(index.source.resolve()), config.image_shape, config.fit, config.ink]
     key = json.dumps([*settings, ranges or None]).encode()
     name = f"{index.source.stem[:40]}-{hashlib.blake2b(key, digest_size=6).hexdigest()}"
-    path = Path(config.cache_dir).expanduser() / name
+    path = cache_dir(config) / name
     try:
         folder = CacheFolder(path, config.image_shape)
         places, unreadable = folder.find(index.stamps), {}
@@ -112,6 +112,16 @@ def open_cache(index, config, ranges=None):
             f"None of {len(index)} images can be read. First: '{index.names[row]}': {reason}."
         )
     return ImageCache(path, Pixels(folder, places), rows, unreadable, ranges or folder.ranges)
+
+
+def cache_dir(config):
+    """The `Path` of a config's `cache_dir`; a DataError where it is no folder of this machine."""
+    if "://" in config.cache_dir:
+        raise DataError(
+            f"cache_dir must be a folder of this machine. Received: '{config.cache_dir}'. "
+            "Mount it and give the folder, or copy what is there to a local disk."
+        )
+    return Path(config.cache_dir).expanduser()
 
 
 @contextlib.contextmanager

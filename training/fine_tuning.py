@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -39,7 +38,7 @@ class LowerMaps:
         shape = lower.output_shape[1:]
         views = MOST_BYTES // (2 * int(np.prod(shape)) * len(self.rows))
         self.shape = (len(self.rows), int(np.clip(views, 1, VIEWS)), *shape)
-        folder = Path(config.cache_dir) / "maps"
+        folder = dataset.cache.folder.parent / "maps"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self._key(lower, dataset, config)}.npy"
         if not path.exists():

@@ -1,7 +1,6 @@
 """An upper half is trained on kept maps and on what the pretrained network said of each image."""
 
 import dataclasses
-from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -41,11 +40,11 @@ def test_maps_are_kept_until_the_views_look_different(tmp_path, monkeypatch):
         pixels=pixels,
         index=SimpleNamespace(stamps=np.arange(6, dtype=np.uint64)),
         splits=SimpleNamespace(train=np.arange(4), val=np.arange(4, 6)),
-        cache=SimpleNamespace(folder=Path("decoded")),
+        cache=SimpleNamespace(folder=tmp_path / "decoded"),
     )
     images = keras.Input((8, 8, 3))
     lower = keras.Model(images, keras.layers.Conv2D(2, 3, strides=4)(images))
-    config = Config(cache_dir=str(tmp_path))
+    config = Config()
 
     def kept(config):
         maps = LowerMaps(lower, dataset, config)
