@@ -138,13 +138,15 @@ def accuracy(same, distance, threshold=0.5):
     """
     distance = ops.reshape(distance, (-1,))
     same = ops.cast(ops.reshape(same, (-1,)), distance.dtype)
-    accepted = ops.cast(distance < threshold, distance.dtype)
-    return (masked_mean(accepted, same) + masked_mean(1 - accepted, 1 - same)) / 2
+    return _balanced_accuracy(distance, same, 1 - same, threshold)
 
 
 def batch_accuracy(labels, embeddings, threshold=0.5):
     """`accuracy` over all pairs of a batch: classes (batch,), embeddings (batch, embedding_dim)."""
-    genuine, impostor = pair_masks(labels, embeddings.dtype)
-    distance = pairwise_distances(embeddings)
+    masks = pair_masks(labels, embeddings.dtype)
+    return _balanced_accuracy(pairwise_distances(embeddings), *masks, threshold)
+
+
+def _balanced_accuracy(distance, genuine, impostor, threshold):
     accepted = ops.cast(distance < threshold, distance.dtype)
     return (masked_mean(accepted, genuine) + masked_mean(1 - accepted, impostor)) / 2

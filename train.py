@@ -267,7 +267,7 @@ def print_accuracies(config, dataset, encoder, distance, threshold):
 
     from evaluation import thresholds, verification
     from networks.embedding import embed
-    from training.validation import balanced_accuracy
+    from siamese_network_funcs import accuracy
 
     cuts = config.accuracy_distance, threshold
     print(
@@ -284,7 +284,7 @@ def print_accuracies(config, dataset, encoder, distance, threshold):
             continue
         embeddings = embed(encoder, dataset.pixels, rows)
         distances = verification.pair_distances(embeddings, *pairs[:2], distance)
-        found = [balanced_accuracy(pairs[2], distances, cut) for cut in cuts]
+        found = [float(accuracy(pairs[2], distances, cut)) for cut in cuts]
         found.append(thresholds.best_threshold(pairs[2], distances)[0])
         print(f"  {name.replace('_', ' ') + ':':<13} {'  '.join(f'{one:.1%}' for one in found)}")
 

@@ -6,7 +6,7 @@ from sklearn.metrics import roc_auc_score
 from evaluation import few_shot, references, thresholds, verification
 from networks.embedding import embed
 from pipeline.class_batches import ClassBatches, training_labels
-from siamese_network_funcs import build_loss
+from siamese_network_funcs import accuracy, build_loss
 
 BATCHES = 8  # over which val_loss is averaged when classes are sampled
 WAYS, TRIALS = 20, 1000  # of val_one_shot
@@ -69,7 +69,7 @@ class Validator:
         one_shot = few_shot.few_shot_accuracy(trial_distances, self.trials.answers)
         metrics = {
             "val_loss": self._loss(embeddings, distances),
-            "val_accuracy": balanced_accuracy(self.same, distances, self.config.accuracy_distance),
+            "val_accuracy": float(accuracy(self.same, distances, self.config.accuracy_distance)),
             "val_auc": roc_auc_score(self.same, -distances),
             "val_one_shot": one_shot,
         }
@@ -111,9 +111,3 @@ class Validator:
             return float(self.loss(same, distances.astype(np.float32)[:, None]))
         losses = [self.loss(self.labels[rows], embeddings[rows]) for rows in self.batches]
         return float(np.mean([float(loss) for loss in losses]))
-
-
-def balanced_accuracy(same, distances, threshold):
-    """Share of pairs on the right side of a distance, genuine and impostor weighing the same."""
-    accepted = distances < threshold
-    return float((accepted[same].mean() + 1 - accepted[~same].mean()) / 2)
