@@ -100,7 +100,8 @@ def train(job):
     rows, families = np.arange(job["images"]), np.zeros(job["classes"], int)
     names = np.array([f"{row}.jpg" for row in rows], np.dtypes.StringDType())
     labels, class_names = rows % job["classes"], [f"class{n}" for n in range(job["classes"])]
-    index = ImageIndex(Path("."), names, rows, labels, class_names, families, [""], rows)
+    none = np.zeros(len(rows), bool)
+    index = ImageIndex(Path("."), names, rows, labels, class_names, families, [""], rows, none)
     begin = time.perf_counter()
     folder = CacheFolder(job["path"], (job["size"], job["size"], 3))
     pixels = Pixels(folder, folder.find(rows.astype(np.uint64) + 1))

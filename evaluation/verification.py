@@ -83,7 +83,7 @@ def verification_pairs(dataset, rows, rng):
     )
 
 
-def draw_verification_pairs(labels, rng, max_pairs=20_000, forged=None):
+def draw_verification_pairs(labels, rng, max_pairs=20_000, forged=False):
     """Draws genuine pairs and as many impostor pairs, every class having its say.
 
     Each class gives the same number of genuine pairs, or all it has, and none more than three times
@@ -93,8 +93,7 @@ def draw_verification_pairs(labels, rng, max_pairs=20_000, forged=None):
     right imitates. Returns `(left, right, same)`.
     """
     _, labels = np.unique(labels, return_inverse=True)
-    forged = np.zeros(len(labels), bool) if forged is None else np.asarray(forged)
-    genuine, forgeries = grouped(labels, ~forged), grouped(labels, forged)
+    genuine, forgeries = grouped(labels, np.logical_not(forged)), grouped(labels, forged)
     images, starts, counts = genuine
     classes, sizes = np.flatnonzero(counts), counts * (counts - 1) // 2
     if len(classes) < 2 or not sizes.any():

@@ -27,11 +27,11 @@ class ImageIndex:
         class_families: Family of each class, int array; all 0 where there are no families.
         family_names: Name of each family.
         groups: Rows with equal numbers must stay on one side of a split, int array.
+        forged: True for forgeries, bool array: images of nobody that imitate their label's class.
         splits: "train", "val" or "test" of each row where the source says so, else None.
         pairs: Given pairs, int array (n, 3): left row, right row, 1 for genuine or 0 for impostor;
             None where classes are given.
         pair_folds: Fold of each given pair, int array (n,), or None where no folds are named.
-        forged: True for forgeries, bool array: images of nobody that imitate their label's class.
         classes_known: False where `labels` are no more than what given genuine pairs join.
         skipped: Name -> reason for every other file that is there, or the folder it lies in.
         remarks: Sentences for the user about what was made of the layout.
@@ -45,17 +45,13 @@ class ImageIndex:
     class_families: np.ndarray
     family_names: list
     groups: np.ndarray
+    forged: np.ndarray
     splits: np.ndarray | None = None
     pairs: np.ndarray | None = None
     pair_folds: np.ndarray | None = None
-    forged: np.ndarray | None = None
     classes_known: bool = True
     skipped: dict = dataclasses.field(default_factory=dict)
     remarks: list = dataclasses.field(default_factory=list)
-
-    def __post_init__(self):
-        if self.forged is None:
-            self.forged = np.zeros(len(self), bool)
 
     def __len__(self):
         return len(self.names)
@@ -206,8 +202,8 @@ def _assemble(source, rows, skipped):
         class_families=class_families,
         family_names=family_names,
         groups=_number([group or name for group, name in zip(groups, names, strict=True)])[1],
-        splits=np.array(splits) if any(splits) else None,
         forged=np.array(forged, bool),
+        splits=np.array(splits) if any(splits) else None,
         skipped=skipped,
         remarks=list(class_remarks(class_names)),
     )

@@ -36,7 +36,7 @@ def write_images(tmp_path):
 def build_index():
     """`build_index(labels, groups=..., families=...)` makes an `ImageIndex` that has no files."""
 
-    def build(labels, groups=None, families=None, **others):
+    def build(labels, groups=None, families=None, forged=None, **others):
         labels = np.array(labels)
         families = np.zeros(labels.max() + 1, int) if families is None else np.array(families)
         return ImageIndex(
@@ -48,6 +48,7 @@ def build_index():
             class_families=families,
             family_names=[f"family{family}" for family in range(families.max() + 1)],
             groups=np.arange(len(labels)) if groups is None else np.array(groups),
+            forged=np.zeros(len(labels), bool) if forged is None else forged,
             **others,
         )
 
