@@ -61,7 +61,8 @@ def plot_distances(metrics, held_out):
     figure = Figure((WIDTH, 1.2 + 1.4 * len(held_out)), DPI, layout="constrained")
     graphs = figure.subplots(len(held_out), sharex=True, squeeze=False)[:, 0]
     for axes, held in zip(graphs, held_out, strict=True):
-        edges = np.linspace(held.distances.min(), held.distances.max(), 51)
+        low, high = held.distances.min(), held.distances.max()
+        edges = np.linspace(low, max(high, low + 1e-6), 51)  # those of a constant network are equal
         for (kind, pairs), color in zip(held.kinds_of_pairs().items(), KINDS, strict=False):
             style = {"density": True, "histtype": "stepfilled", "color": color, "alpha": 0.55}
             axes.hist(held.distances[pairs], edges, label=kind, **style)

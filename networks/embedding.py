@@ -71,8 +71,7 @@ def embed(encoder, pixels, rows):
             batch = coming.result()
             if number < count:
                 coming = reader.submit(read, parts[number])
-            # Each of TensorFlow's replicas would embed the whole batch: one answer is enough.
-            embeddings.append(encoder.predict_on_batch(batch)[:size])
+            embeddings.append(encoder.predict_on_batch(batch))
     return np.concatenate(embeddings)[: len(rows)].astype(np.float32)
 
 

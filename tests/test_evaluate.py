@@ -109,6 +109,7 @@ def scored(monkeypatch, encoder, distance=None, **options):
     return evaluate.evaluate("runs/run", trials=100, verbose=0, **options)[0]
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # as of a histogram of equal distances
 def test_constant_network_scores_one_in_n_and_a_perfect_one_all(here, monkeypatch):
     asked = {"data": "fresh", "ways": (2, 5, 8)}
     result = scored(monkeypatch, constant_encoder(16), **asked)["unseen"]
