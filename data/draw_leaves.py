@@ -205,20 +205,33 @@ def draw_leaves(folder, seed=0, images_per_class=60, size=128, report=print):
     Raises:
         FileExistsError: If there is something at `folder`.
     """
+    drawn = (
+        (f"{name}/{number:04d}.jpg", draw_image(name, number, seed, size))
+        for name in CLASSES
+        for number in range(images_per_class)
+    )
+    write_images(folder, drawn, len(CLASSES) * images_per_class, report)
+
+
+def write_images(folder, images, total, report=print):
+    """Writes `(path, uint8 array)` into a new `folder`, which appears when all are written.
+
+    `report` is called with a line after every tenth of the `total`.
+
+    Raises:
+        FileExistsError: If there is something at `folder`.
+    """
     folder = pathlib.Path(folder)
     if folder.exists():
         raise FileExistsError(f"'{folder}' is there already. Remove it or name another folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    total = len(CLASSES) * images_per_class
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        whole = pathlib.Path(scratch, "leaves")
-        for done, name in enumerate(CLASSES, start=1):
-            (whole / name).mkdir(parents=True)
-            for number in range(images_per_class):
-                image = Image.fromarray(draw_image(name, number, seed, size))
-                image.save(whole / name / f"{number:04d}.jpg", quality=90)
-            if done % 4 == 0:
-                report(f"{done * images_per_class:5d} of {total} leaves")
+        whole = pathlib.Path(scratch, "whole")
+        for done, (path, image) in enumerate(images, start=1):
+            (whole / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(whole / path, quality=90)  # of a JPEG
+            if done % max(1, total // 10) == 0:
+                report(f"{done:5d} of {total} images")
         whole.rename(folder)
 
 

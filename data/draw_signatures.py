@@ -7,12 +7,11 @@ pen are drawn alike for both kinds, so that neither tells a forgery.
 """
 
 import argparse
-import pathlib
-import tempfile
+import itertools
 
 import cv2
 import numpy as np
-from PIL import Image
+from draw_leaves import write_images
 
 HEIGHT, WIDTH = 240, 400  # pixels of an image
 POINTS = 15  # of a curve between two points of a stroke
@@ -90,33 +89,25 @@ def scan(lines, turn, zoom, pressure, rng):
 
 
 def draw_images(writer, seed, genuine, forgeries):
-    """Yields `(folder, number, image)` of one writer, the same whenever they are drawn."""
+    """Yields `(path, image)` of one writer, the same whenever they are drawn."""
     rng = np.random.default_rng([seed, writer])
     strokes, habits = draw_writer(rng), draw_habits(rng)
     for number in range(genuine):
-        yield f"{writer:03d}", number, draw_signature(strokes, habits, rng)
+        yield f"{writer:03d}/{number:04d}.png", draw_signature(strokes, habits, rng)
     for number in range(forgeries):
         image = draw_signature(strokes, draw_habits(rng), rng, forged=True)
-        yield f"{writer:03d}_forg", number, image
+        yield f"{writer:03d}_forg/{number:04d}.png", image
 
 
-def draw_signatures(folder, seed=0, writers=60, genuine=16, forgeries=8):
+def draw_signatures(folder, seed=0, writers=60, genuine=16, forgeries=8, report=print):
     """Draws a new `folder`, which appears when all of it is drawn.
 
     Raises:
         FileExistsError: If there is something at `folder`.
     """
-    folder = pathlib.Path(folder)
-    if folder.exists():
-        raise FileExistsError(f"'{folder}' is there already. Remove it or name another folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        whole = pathlib.Path(scratch, "signatures")
-        for writer in range(writers):
-            for name, number, image in draw_images(writer, seed, genuine, forgeries):
-                (whole / name).mkdir(parents=True, exist_ok=True)
-                Image.fromarray(image).save(whole / name / f"{number:04d}.png")
-        whole.rename(folder)
+    drawn = (draw_images(writer, seed, genuine, forgeries) for writer in range(writers))
+    total = writers * (genuine + forgeries)
+    write_images(folder, itertools.chain.from_iterable(drawn), total, report)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def test_layout_and_format(drawn):
         for path in files:
             with Image.open(path) as image:
                 assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (128, 128))
-    assert lines[-1] == "   80 of 80 leaves"
+    assert lines[-1] == "   80 of 80 images"
 
 
 def test_no_two_images_are_alike(drawn):
