@@ -11,6 +11,7 @@ FILES = [  # of known sets of signatures, without suffix: the kind, and whose si
     r"(?P<kind>cf?)-(?P<writer>\d+)-\d+",  # GPDS
     r"(?P<writer>\d{4})(?P<kind>[vf])\d\d",  # MCYT-75
     r"nfi-(?P<kind>\d{3})\d\d(?P<writer>\d{3})",  # SigComp 2009; the kind is who wrote it
+    r"(?P<kind>(?:\d{4})?)(?P<writer>\d{3})_\d\d",  # SigComp 2011; the kind, if any, is a forger
 ]
 
 
@@ -54,7 +55,7 @@ def _told_by_files(names):
 
 
 def _is_forged(kind, writer):
-    return kind != writer if kind.isdigit() else kind[0] == "f" or kind == "cf"
+    return kind != writer if kind.isdigit() else kind[:1] == "f" or kind == "cf"
 
 
 def _kinds_of_folders(folders):

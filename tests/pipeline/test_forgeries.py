@@ -29,6 +29,12 @@ LAYOUTS = {  # file > class, with an F where it is forged
     "SigComp 2009": """
         genuine/NFI-00101001.png > 001, genuine/NFI-00201002.png > 002,
         forged/NFI-00301001.png > 001 F""",
+    "SigComp 2011": """
+        Genuine/001_01.png > 001, Genuine/014_24.PNG > 014, Forgeries/0119001_01.png > 001 F,
+        Forgeries/0202014_02.PNG > 014 F""",
+    "SigComp 2011 by writers": """
+        train/001/001_01.PNG > 001, train/001_forg/0119001_02.png > 001 F,
+        test/049/049_01.png > 049, test/049_forg/0114049_01.PNG > 049 F""",
     "BHSig260": """
         Hindi/001/H-S-1-G-01.tif > 001, Hindi/001/H-S-1-F-01.tif > 001 F,
         Hindi/2/H-S-2-G-01.tif > 2""",
