@@ -2,11 +2,13 @@
 
 import os
 import re
+from collections import Counter
 
 import numpy as np
 
 from pipeline.files import IMAGE_SUFFIXES, DataError, file_stamp
 from pipeline.forgeries import class_folders
+from pipeline.layout import place_folders
 from pipeline.near_duplicates import join_groups
 from pipeline.tables import is_true, read_cells
 
@@ -94,8 +96,9 @@ def folder_pairs(images, skipped):
 def pair_rows(pairs, stamps):
     """Rows of the images of some pairs, whose classes are their folders as far as the pairs agree.
 
-    Else classes are what genuine pairs join. Groups are folders where each genuine pair lies in
-    one, and some impostor pair does not.
+    A `train/` or `test/` above the folders is no part of them. Where pairs do not agree, classes
+    are what genuine pairs join. Groups are folders where each genuine pair lies in one, and some
+    impostor pair does not.
 
     Returns:
         `(rows, known)`: `(name, stamp, class, group, None, forged)` of each image, and whether
@@ -103,6 +106,11 @@ def pair_rows(pairs, stamps):
     """
     names = sorted({name for pair in pairs for name in pair})
     folders = class_folders(names)
+    places, *_ = place_folders(Counter(folder for folder, _ in folders.values()))
+    folders = {
+        name: (places.get(folder, [folder])[0], forged)
+        for name, (folder, forged) in folders.items()
+    }
     genuine = [pair for pair, (same, _) in pairs.items() if same]
     own = {name: folder for name, (folder, forged) in folders.items() if not forged}
     alike = {pair for pair in pairs if own.get(pair[0], pair[0]) == own.get(pair[1], pair[1])}

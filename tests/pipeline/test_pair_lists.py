@@ -118,7 +118,8 @@ def test_forgeries_of_a_list_and_writers_on_one_side(write_images, tmp_path):
     config = Config(cache_dir=str(tmp_path / "cache"), pairs_per_batch=40, **settings)
     dataset = load_data(config)
     index, splits = dataset.index, dataset.splits
-    assert index.classes_known and len(index.class_names) == 10 and index.forged.sum() == 30
+    assert index.classes_known and index.class_names == list("abcdefghij")
+    assert index.family_names == [""] and index.forged.sum() == 30
     assert all(index.forged[index.pairs[index.pairs[:, 2] == 1, :2]].ravel() == 0)
     writers = [set(index.labels[rows].tolist()) for _, rows in splits.items()]
     assert len(splits.test_unseen) and not len(splits.test_known)
@@ -131,6 +132,16 @@ def test_forgeries_of_a_list_and_writers_on_one_side(write_images, tmp_path):
     apart = index.labels[[list(index.names).index(f"test/{who}/0.png") for who in "aj"]]
     if len({who in set(index.labels[splits.train].tolist()) for who in apart.tolist()}) > 1:
         assert any("1 of 61 given pairs cross a split" in line for line in inventory(dataset))
+
+
+def test_folders_of_splits_are_no_families(write_images):
+    names = ["train/a/1.png", "train/a/2.png", "test/a/3.png", "test/b/1.png", "test/b/2.png"]
+    lines = ["left,right,same", f"{names[0]},{names[1]},1", f"{names[1]},{names[2]},1"]
+    lines += [f"{names[3]},{names[4]},1", f"{names[0]},{names[3]},0"]
+    index = read_index(write_list(write_images(*names), lines))
+    assert index.classes_known and index.class_names == ["a", "b"] and index.family_names == [""]
+    lines[-1] = f"{names[1]},{names[2]},0"  # not one class, whatever the folders are called
+    assert not read_index(write_list(write_images(*names), [*lines[:2], *lines[3:]])).classes_known
 
 
 def test_images_in_one_folder_are_joined_by_genuine_pairs(write_images, tmp_path):
