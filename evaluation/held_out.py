@@ -130,7 +130,7 @@ def _other_rows(run, dataset, strict):
     if strict and trained.any():
         raise DataError(f"{said}. Remove them, or leave them out: without --strict.")
     print(f"{said}: left out." if trained.any() else f"{said}.")
-    known = np.isin(index.class_names, classes)
+    known = _classes_of_the_run(index.class_names, classes, trained.any())
     known[trained_labels] = True
     # What shows the same thing as a trained image says nothing new either.
     free = usable & ~np.isin(index.groups, index.groups[trained])
@@ -140,6 +140,22 @@ def _other_rows(run, dataset, strict):
         kept = free[index.pairs[:, :2]].all(axis=1)
         print(f"{kept.sum()} of {len(kept)} pairs are scored.")
     return {name: np.flatnonzero(rows) for name, rows in sides.items() if rows.any()}, left_out
+
+
+def _classes_of_the_run(names, classes, shares_images):
+    """Which class names are those of classes trained on, (names,), and not merely equal to them.
+
+    They are where the data share images with the run, or at least half of their class names.
+    """
+    equal = np.isin(names, classes)
+    if equal.any():
+        said = f"{equal.sum()} of {len(names)} class names are names the run was trained on: "
+        if shares_images or 2 * equal.sum() >= len(names):
+            print(f"{said}these classes count as known.")
+        else:
+            print(f"{said}as no image is, all classes count as unseen.")
+            equal[:] = False
+    return equal
 
 
 def remember_trained(run, dataset):

@@ -173,6 +173,21 @@ def test_what_was_trained_on_is_recognised_and_left_out(here, tmp_path, capsys):
     assert "3 of 23 images of 'mixed', of 3 classes, were trained" in capsys.readouterr().err
 
 
+def test_class_names_alone_make_no_known_classes_of_unrelated_data(here, tmp_path, capsys):
+    run = RunDirectory("runs/run")
+    noise_folder(tmp_path / "other", per_class=3, seed=4)  # 6 of its 8 names were trained on
+    _, sides, left_out = held_out_rows(run, tmp_path / "other")
+    assert left_out["images"] == 0 and len(sides["known"]) == 18 and len(sides["unseen"]) == 6
+    assert "6 of 8 class names are names the run was trained on" in capsys.readouterr().out
+    noise_folder(tmp_path / "other", per_class=3, name="new", seed=5)
+    _, sides, _ = held_out_rows(run, tmp_path / "other")
+    assert list(sides) == ["unseen"] and len(sides["unseen"]) == 48
+    assert "6 of 16 class names" in (said := capsys.readouterr().out) and "count as unseen" in said
+    shutil.copytree("images/class0", tmp_path / "other/copies")
+    _, sides, _ = held_out_rows(run, tmp_path / "other")
+    assert len(sides["known"]) >= 18 and "count as known" in capsys.readouterr().out
+
+
 def test_the_runs_own_folder_gives_its_own_held_out_images(here):
     run = RunDirectory("runs/run")
     _, sides, _ = held_out_rows(run)
