@@ -1,6 +1,5 @@
-"""Every published recipe trains, ends with a model that loads, and is scored, at its own size."""
+"""Every recipe trains, leaves all its files, and is scored, at its own size."""
 
-import csv
 import itertools
 import json
 
@@ -14,9 +13,11 @@ from configs import CONFIGS
 from run_directory import RunDirectory
 
 FEW = (
-    "--epochs 1 --steps_per_epoch 2 --pairs_per_batch 4 --classes_per_batch 3 "
+    "--steps_per_epoch 2 --pairs_per_batch 4 --classes_per_batch 3 "
     "--images_per_class 2 --max_minutes 50 --test_share 0.2 --val_share 0.25 --runs_dir runs"
 ).split()
+CURVES = "accuracy.png", "loss.png"
+SCORED = {"roc.png", "distances.png", "n_way.png", "report.html", "model_card.md", "metrics.json"}
 
 
 @pytest.mark.parametrize(
@@ -29,19 +30,32 @@ FEW = (
 def test_recipe_trains_and_is_scored(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
-    for folder, of in itertools.product(range(8), ("images", "fresh")):  # four families of two
+    for folder, of in itertools.product(range(12), ("images", "fresh")):  # six families of two
         for number in range(10):
             path = tmp_path / f"{of}/family{folder // 2}/{of}{folder}/{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = 30 * folder + rng.integers(0, 30, (20, 20, 3))
+            pixels = 20 * folder + rng.integers(0, 30, (20, 20, 3))
             Image.fromarray(pixels.astype(np.uint8)).save(path)
-    assert train.main([name, "--data_dir", "images", "--run_name", name, *FEW]) == 0
+    epochs = min(1, CONFIGS[name].epochs)
+    asked = ["--data_dir", "images", "--run_name", name, "--epochs", str(epochs)]
+    assert train.main([name, *asked, *FEW]) == 0
     run = RunDirectory(tmp_path / "runs" / name)
     distance = run.load_distance()
     assert (distance is None) == (CONFIGS[name].distance == "euclidean")
-    with open(run / "history.csv") as file:
-        assert np.isfinite(float(next(csv.DictReader(file))["val_loss"]))
+    history = run.read_history()
+    assert len(history) == epochs and all(np.isfinite(float(row["val_loss"])) for row in history)
+    assert all((run / figure).exists() for figure in ("pairs.png", *CURVES[: 2 * epochs]))
     few = ["--ways", "5", "--shots", "1", "--trials", "50"]
     assert evaluate.main([str(run.path), "--data", "fresh", *few]) == 0
-    scores = json.loads((run / "evaluation-fresh/metrics.json").read_text())["unseen"]
-    assert 0 <= scores["auc"] <= 1
+    out = run / "evaluation-fresh"
+    assert {path.name for path in out.iterdir()} >= SCORED
+    assert 0 <= json.loads((out / "metrics.json").read_text())["unseen"]["auc"] <= 1
+    report = (out / "report.html").read_text()
+    assert "ROC AUC of pairs by one thing alone" in report and "raw pixels" in report
+    if name == "koch":
+        _, figures = evaluate.evaluate(run, trials=50, verbose=0)
+        (legend,) = figures["n_way"].legends
+        assert {text.get_text() for text in legend.get_texts()} == {
+            *("model, 1-shot known", "raw pixels, 1-shot known"),  # characters trained on
+            *("model, 1-shot unseen", "raw pixels, 1-shot unseen", "random, 1-shot"),
+        }
