@@ -174,7 +174,7 @@ def test_a_training_that_goes_astray_is_stopped(workplace, capsys, settings, wor
 def test_a_time_limit_becomes_a_number_of_steps(monkeypatch, per_epoch, slower, cut):
     """A second a step and ten a validation, five minutes: counted by a clock of our own.
 
-    Of ten steps an epoch two validations lie among the first 25, which are timed.
+    Three steps and eleven timed ones decide; of ten steps an epoch a validation lies among them.
     """
     now = 0.0
     monkeypatch.setattr(schedule, "time", SimpleNamespace(monotonic=lambda: now))
@@ -192,8 +192,8 @@ def test_a_time_limit_becomes_a_number_of_steps(monkeypatch, per_epoch, slower, 
         if planned.model.stop_training:
             break
         now += 10.0 * (step % per_epoch == per_epoch - 1)
-    spent = 25 + 10 * (24 // per_epoch)
-    assert planned.total_steps == 25 + int(0.9 * (300 - spent) / (1 + 10 / per_epoch))
+    spent = 14 + 10 * (13 // per_epoch)
+    assert planned.total_steps == 14 + int(0.9 * (300 - spent) / (1 + 10 / per_epoch))
     assert bool(planned.cut_at) == cut and now <= 300 + slower
     assert cut or (len(rates) == planned.total_steps and rates[-1] < 1e-3 * max(rates))
 

@@ -5,7 +5,8 @@ import time
 
 import keras
 
-UNTIMED, TIMED = 5, 20  # steps at the beginning: those that warm up, those that are timed
+UNTIMED, TIMED = 3, 20  # steps at the beginning: those that warm up, at most those that are timed
+ENOUGH = 10.0  # seconds of timed steps
 RESERVE = 0.1  # share of the time that is left unplanned
 WARMUP = 0.05  # share of the steps in which the learning rate rises; a fifth of a cut training
 
@@ -55,11 +56,12 @@ class Schedule(keras.callbacks.Callback):
         """Decides on the number of steps; ends the training after the last."""
         self.step, now = self.first_step + batch + 1, time.monotonic()
         self.step_end = now
-        done = self.step - self.begin_step
-        if self.total_steps is None and done == UNTIMED:
+        done = self.step - self.begin_step - UNTIMED
+        if self.total_steps is None and done == 0:
             self.timed_from = now
-        if self.total_steps is None and done == UNTIMED + TIMED:
-            per_step = (now - self.timed_from) / TIMED
+        seconds = now - (self.timed_from or now)
+        if self.total_steps is None and done > 0 and (done == TIMED or seconds > ENOUGH):
+            per_step = seconds / done
             per_step += self.seconds_per_epoch / self.config.steps_per_epoch
             fitting = max(1, int((self.deadline - now) * (1 - RESERVE) / per_step))
             self.total_steps = min(self.config.total_steps, self.step + fitting)
