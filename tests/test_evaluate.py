@@ -222,7 +222,7 @@ def test_unfinished_and_missing_runs_are_sentences(here, tmp_path, capsys):
 
 
 def lake_zip(path, num_runs=3, ways=5):
-    """Runs of Lake's form whose characters are lines of different directions."""
+    """Within-alphabet runs whose characters are lines of different directions."""
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(path, "w") as archive:
         for run in range(1, num_runs + 1):
