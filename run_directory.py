@@ -237,22 +237,28 @@ class RunDirectory:
 def environment():
     """Where and how a run was started: command, versions, machine, commit."""
     packages = ("keras", "tensorflow", "jax", "torch", "numpy", "pillow", "scikit-learn")
-    installed = {found.name: found.version for found in importlib.metadata.distributions()}
-    processor = re.search(r"model name\s*: (.*)", _output("cat", "/proc/cpuinfo"))
+    facts = Path("/proc/cpuinfo")  # of Linux
+    processor = re.search(r"model name\s*: (.*)", facts.read_text() if facts.exists() else "")
     return {
         "command": [Path(sys.executable).name, *sys.argv],
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "versions": {name: installed[name] for name in packages if name in installed},
+        "versions": {name: version for name in packages if (version := _version(name))},
         "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"{processor[1] if processor else platform.processor()}",
-        "commit": _output("git", "describe", "--always", "--dirty=+", "--abbrev=12"),
+        "commit": _commit(),
     }
 
 
-def _output(*command):
-    """What a command says in the project's folder; nothing where it cannot be run."""
+def _version(package):
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+
+
+def _commit():
+    """The project's commit, with a plus where files differ from it; nothing without git."""
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
     settings = {"capture_output": True, "text": True, "timeout": 10}
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(command, cwd=Path(__file__).parent, **settings).stdout.strip()
