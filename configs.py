@@ -6,7 +6,6 @@ python configs.py plantvillage-recipe prints one config, trains nothing
 
 import dataclasses
 import importlib.util
-import inspect
 import json
 import re
 import sys
@@ -86,13 +85,13 @@ class Config:
     distillation: Annotated[float, 0.0, 1e4] = 0.0  # weight of what a pretrained network knew
 
     # Optimisation
-    optimizer: Literal["adamw", "adam", "rmsprop", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "rmsprop", "sgd"] = "adamw"  # Keras's
     weight_decay: Share = 1e-2  # adamw only
     schedule: Literal["cosine", "constant"] = "cosine"  # cosine: warm-up, then down to zero
+    # decides which epoch's weights are kept
     monitor: Literal["val_loss", "val_accuracy", "val_auc", "val_one_shot"] = "val_loss"
     patience: Count | None = None  # epochs without improvement before stopping; None: never
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where it is faster
-    distribution: Literal["auto", "none"] = "auto"  # auto: all devices, where Keras can
 
     # The run
     false_accept_rate: Annotated[float, 1e-6, 0.5] | None = None  # of its threshold; None: equal
@@ -370,22 +369,6 @@ def read_config(path):
     return config
 
 
-def help_text(config, program):
-    """Every option with its value in a config and its comment in `Config`, in its groups."""
-    lines = [f"usage: {program} [name or config.json] [--field value]"]
-    lines += [f"names: {' '.join(CONFIGS)}"]
-    named = {"encoder": ENCODERS, "loss": sorted({*LOSSES["pairs"], *LOSSES["classes"]})}
-    for line in inspect.getsource(Config).splitlines():
-        if field := re.match(r"    (\w+): (.+?) = [^#]*(?:# (.*))?$", line):
-            name, kind, comment = field.groups("")
-            choices = named.get(name) or re.findall('"(.+?)"', kind)
-            shown = f" ({', '.join(choices)})" if choices else ""
-            lines.append(f"  {f'--{name} {getattr(config, name)}':<34} {comment}{shown}")
-        elif title := re.match("    # (.*)", line):
-            lines += ["", title[1]]
-    return "\n".join(lines)
-
-
 def parse_command_line(args, program):
     """Turns `[name or config.json] [--field value]` into a config.
 
@@ -412,14 +395,14 @@ def parse_command_line(args, program):
             f"Unknown config '{name}'. Expected one of {', '.join(CONFIGS)}, "
             "a config.json or an unfinished run directory."
         )
-    if {"-h", "--help"} & set(args):
-        print(help_text(base, program))
-        sys.exit(0)
     import tyro  # here, so that importing configs stays instant
 
     without_flags = tyro.conf.configure(tyro.conf.FlagConversionOff)(Config)  # --ink False
-    config = tyro.cli(without_flags, args=args[is_named:], default=base, prog=f"{program} [name]")
-    return config, name
+    losses = "; ".join(f"of {kind} {', '.join(names)}" for kind, names in LOSSES.items())
+    about = f"Names: {', '.join(CONFIGS)}.\n\nEncoders: {', '.join(ENCODERS)}.\n\nLosses: {losses}."
+    program = f"{program} [name or config.json]"
+    asked = {"args": args[is_named:], "default": base, "use_underscores": True}
+    return tyro.cli(without_flags, **asked, prog=program, description=about), name
 
 
 def main():

@@ -1,6 +1,5 @@
 """Keras's `fit` around the batches: config and data set -> trained encoder. Needs Keras."""
 
-import contextlib
 import dataclasses
 import sys
 import time
@@ -13,7 +12,6 @@ from networks.encoders import build_encoder, load_weights
 from networks.whitening import whiten
 from pipeline.class_batches import ClassBatches, training_labels
 from pipeline.pairs import PairBatches
-from run_directory import RunError
 from training.callbacks import Feed, Interrupted, Recorder, Validation, interrupts
 from training.fine_tuning import UpperHalf
 from training.schedule import Schedule
@@ -79,15 +77,13 @@ def fit_encoder(run, config, dataset, begin, *, encoder=None, loss=None, callbac
 
     Raises:
         WeightsError: If pretrained weights cannot be had or do not fit.
-        RunError: If a batch cannot be dealt out evenly to the devices.
     """
     state = run.load_state() or BEGINNING
     arrays, facts = state
     status, reason = FINISHED, ""
-    with all_devices(config), interrupts() as asked_to_end:
+    with interrupts() as asked_to_end:
         task = _task(config, dataset, bool(arrays), encoder)
         run.write_text("model.txt", _summary(task.model))
-        check_even(task.batches.images_per_step // (2 if config.sampling == "pairs" else 1))
         if arrays:
             print(f"Continuing after epoch {facts['epoch']}.")
             _restore(task.model.variables, arrays["model"])
@@ -121,34 +117,6 @@ def fit_encoder(run, config, dataset, begin, *, encoder=None, loss=None, callbac
     if status != FINISHED and recorder.best_weights is None:  # in the first epoch: it begins anew
         return Fitted(status, None, None, [], None, reason)
     return Fitted(status, *_finish(config, task, recorder), reason)
-
-
-def all_devices(config):
-    """A scope that spreads what is built and trained in it over all devices, where Keras can.
-
-    It can on JAX, and on PyTorch from Keras 3.16 on. A batch is the batch of all devices together.
-    """
-    try:
-        devices = keras.distribution.list_devices()
-    except AttributeError:  # PyTorch before Keras 3.16
-        devices = []
-    if config.distribution == "none" or len(devices) < 2:
-        return contextlib.nullcontext()
-    if keras.backend.backend() == "tensorflow":
-        print(f"One of {len(devices)} devices is used: for all of them set KERAS_BACKEND=jax.")
-        return contextlib.nullcontext()
-    return keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False).scope()
-
-
-def check_even(batch_size):
-    """Raises a RunError where a batch cannot be dealt out evenly to the devices."""
-    spread = keras.distribution.distribution()
-    if spread and batch_size % spread.device_mesh.devices.size:
-        raise RunError(
-            f"A batch of {batch_size} cannot be dealt out evenly to "
-            f"{spread.device_mesh.devices.size} devices. Change classes_per_batch, "
-            "images_per_class or pairs_per_batch, or set distribution='none'."
-        )
 
 
 def _task(config, dataset, continues, own):
