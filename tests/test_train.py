@@ -129,10 +129,10 @@ def test_continuing_gives_the_weights_of_an_undisturbed_run(
             with pytest.raises(SystemExit):
                 run_train("ended", *settings)
         else:
-            assert run_train("ended", *settings) == fit.INTERRUPTED
+            assert run_train("ended", *settings) == train.INTERRUPTED
             said = capsys.readouterr()
             assert "Stopping after this step" in said.err
-            assert "Continue with: python train.py runs/ended" in said.out
+            assert "Continue with: python train.py runs/ended" in said.err
             assert Path("runs/ended/model.keras").exists() and len(history("ended")) == 2
     assert not RunDirectory("runs/ended").is_finished
     assert train.main(["runs/ended"]) == 0
@@ -145,7 +145,7 @@ def test_continuing_gives_the_weights_of_an_undisturbed_run(
 @pytest.mark.slow
 def test_killed_after_the_last_epoch_trains_no_more(workplace, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "_finish", lambda *_: 1 / 0)
+        patch.setattr(fit, "write_outputs", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run_train("late", "--epochs", "1")
     monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: pytest.fail("trained again"))

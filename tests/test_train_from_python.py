@@ -82,8 +82,8 @@ def test_a_run_with_own_parts_goes_on_from_python_alone(given, capsys):
         train(config, given, encoder=own, callbacks=[Killed()], verbose=0)
     for args in (["runs/run"], ["runs/run/config.json"]):
         assert command.main(args) == command.WRONG_INPUT
-        assert "(encoder skipping). Go on from Python" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="Give them again. Expected: encoder skipping"):
+        assert "Expected: encoder skipping. Give them again, from Python" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="Expected: encoder skipping. Give them again"):
         train("runs/run", verbose=0)
     run = train("runs/run", encoder=skipping(), verbose=0)
     assert run.history["loss"] == whole.history["loss"]

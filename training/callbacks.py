@@ -20,7 +20,7 @@ from training.validation import COLLAPSED, TrainingFailed
 IMAGES_PER_CLASS, MOST_IMAGES = 8, 2000  # from which the distances of classes are taken
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """Somebody pressed Ctrl-C or asked the process to end."""
 
 
@@ -109,10 +109,10 @@ class Recorder(keras.callbacks.Callback):
 
     Args:
         run: The `RunDirectory`.
-        config: Its `Config`.
         schedule: The `Schedule`, which knows the steps.
         feed: The `Feed`.
-        state: `(arrays, facts)`, what the training goes on from.
+        best_weights: What the training goes on from; None before the first epoch.
+        history: The same.
         asked_to_end: What `interrupts` gives.
 
     Attributes:
@@ -120,11 +120,11 @@ class Recorder(keras.callbacks.Callback):
         best_weights: The model's after the best epoch.
     """
 
-    def __init__(self, run, config, schedule, feed, state, asked_to_end):
+    def __init__(self, run, schedule, feed, best_weights, history, asked_to_end):
         super().__init__()
-        self.run, self.config, self.schedule = run, config, schedule
+        self.run, self.config, self.schedule = run, run.config, schedule
         self.feed, self.asked_to_end = feed, asked_to_end
-        self.best_weights, self.history = state[0].get("best"), [*state[1]["history"]]
+        self.best_weights, self.history = best_weights, [*history]
 
     @property
     def best_epoch(self):
@@ -146,7 +146,7 @@ class Recorder(keras.callbacks.Callback):
         self.bar.update()
         if self.asked_to_end:
             self.bar.close()
-            raise Interrupted
+            raise Interrupted(f"Interrupted. Continue with: python train.py {self.run.path}")
 
     def on_epoch_end(self, epoch, logs=None):
         """Writes history and state, then prints the epoch's line."""

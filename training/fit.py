@@ -1,7 +1,7 @@
 """Keras's `fit` around the batches: config and data set -> trained encoder. Needs Keras."""
 
 import dataclasses
-import sys
+import functools
 import time
 from pathlib import Path
 
@@ -14,25 +14,23 @@ from pipeline.class_batches import ClassBatches, training_labels
 from pipeline.pairs import PairBatches
 from training.callbacks import Feed, Interrupted, Recorder, Validation, interrupts
 from training.fine_tuning import UpperHalf
+from training.outputs import write_outputs, write_pairs
 from training.schedule import Schedule
 from training.validation import TrainingFailed, Validator
 
-FINISHED, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses
 SAVING_SECONDS = 4.0  # of max_minutes, for models and figures at the end
 BEGINNING = {}, {"epoch": 0, "done": False, "total_steps": None, "history": []}
-ADVICE = "Try a lower learning_rate, unit_length=True, or another loss or seed."
 
 
 @dataclasses.dataclass
-class Fitted:
+class TrainedRun:
     """What a training came to."""
 
-    status: int  # FINISHED, FAILED or INTERRUPTED
-    model: keras.Model | None  # the two-input one with the best epoch's weights, float32
-    encoder: keras.Model | None  # the encoder in it
-    history: list  # of dicts, one an epoch
-    best_epoch: int | None  # whose weights these are, from 1; None before the first is over
-    reason: str = ""  # why it failed
+    path: Path  # the run directory
+    history: dict  # name -> list, a number an epoch
+    threshold: float  # below this distance a pair is the same
+    encoder: keras.Model  # pixels -> embeddings, with the best epoch's weights, float32
+    model: keras.Model  # two images -> distance
 
 
 class WholeEncoder:
@@ -69,30 +67,38 @@ class WholeEncoder:
         return 0.0
 
 
-def fit_encoder(run, config, dataset, begin, *, encoder=None, loss=None, callbacks=()):
-    """Trains an encoder, going on from the run's last state where it has one: a `Fitted`.
+def fit_run(run, dataset, begin, *, encoder=None, loss=None, callbacks=()):
+    """Trains, going on from the run's last state; leaves weights, threshold and plots in the run.
 
-    `begin` is `time.monotonic()` at the start of the command, from which `max_minutes` count.
-    `encoder`, `loss` and `callbacks` are own parts, as `train.train` takes them.
+    Args:
+        run: A `RunDirectory`.
+        dataset: Its `Dataset`.
+        begin: `time.monotonic()` from which `max_minutes` count.
+        encoder, loss, callbacks: Own parts, as for `train.train`.
+
+    Returns:
+        A `TrainedRun`.
 
     Raises:
         WeightsError: If pretrained weights cannot be had or do not fit.
+        RunError: If a file cannot be written, or the state is damaged.
+        TrainingFailed, Interrupted: If it ended early; the best weights so far are in the run.
     """
-    state = run.load_state() or BEGINNING
-    arrays, facts = state
-    status, reason = FINISHED, ""
+    config, (arrays, facts) = run.config, run.load_state() or BEGINNING
+    write_pairs(run, dataset)
     with interrupts() as asked_to_end:
         task = _task(config, dataset, bool(arrays), encoder)
-        run.write_text("model.txt", _summary(task.model))
+        summary = functools.partial(run.write_text, "model.txt")
+        task.model.summary(100, print_fn=summary, expand_nested=True)
         if arrays:
             print(f"Continuing after epoch {facts['epoch']}.")
             _restore(task.model.variables, arrays["model"])
             task.batches.distances = arrays.get("distances", [None])[0]
         validator = Validator(dataset, config, task.pixels, loss)
-        limit = _limit(config, task, validator, begin)
-        schedule = Schedule(config, *limit, total_steps=facts["total_steps"])
+        schedule = Schedule(config, *_limit(config, task, validator, begin), facts["total_steps"])
         feed = Feed(task.batches, config.steps_per_epoch)
-        recorder = Recorder(run, config, schedule, feed, state, asked_to_end)
+        best, history = arrays.get("best"), facts["history"]
+        recorder = Recorder(run, schedule, feed, best, history, asked_to_end)
         callbacks = [schedule, Validation(validator, task), recorder, *callbacks]
         try:
             if not facts["done"] and config.epochs:
@@ -108,15 +114,20 @@ def fit_encoder(run, config, dataset, begin, *, encoder=None, loss=None, callbac
                     shuffle=False,  # batches come in their own seeded order
                     verbose=0,
                 )
-        except Interrupted:
-            status = INTERRUPTED
-        except TrainingFailed as error:
-            saved = "The last good weights are in the run directory." if recorder.history else ""
-            status, reason = FAILED, f"{error}. {ADVICE} {saved}".rstrip()
-            print(reason, file=sys.stderr)
-    if status != FINISHED and recorder.best_weights is None:  # in the first epoch: it begins anew
-        return Fitted(status, None, None, [], None, reason)
-    return Fitted(status, *_finish(config, task, recorder), reason)
+        except (Interrupted, TrainingFailed):
+            if recorder.best_weights:  # else it begins anew
+                _finish(run, dataset, task, recorder, begin)
+            raise
+    trained = _finish(run, dataset, task, recorder, begin)
+    run.mark_finished()
+    print(
+        "Next:",
+        f"  python evaluate.py {run.path}",
+        f"  python predict.py compare {run.path} ONE.jpg OTHER.jpg",
+        f"  python export.py {run.path} --format onnx",
+        sep="\n",
+    )
+    return trained
 
 
 def _task(config, dataset, continues, own):
@@ -125,15 +136,6 @@ def _task(config, dataset, continues, own):
     if halves and config.weights and config.epochs and own is None:
         return UpperHalf(dataset, config)
     return WholeEncoder(dataset, config, continues, own)
-
-
-def _summary(model):
-    """Keras's summary of a model, as text."""
-    lines = []
-    model.summary(
-        100, print_fn=lambda line, line_break=None: lines.append(line), expand_nested=True
-    )
-    return "\n".join(lines) + "\n"
 
 
 def _limit(config, task, validator, begin):
@@ -199,12 +201,16 @@ def _restore(variables, arrays):
         variable.assign(array)
 
 
-def _finish(config, task, recorder):
-    """The two-input model and the encoder of the best epoch, its history and its number."""
+def _finish(run, dataset, task, recorder, begin):
+    """Writes what the run leaves, with the best epoch's weights: a `TrainedRun`."""
     if recorder.best_weights:
         task.model.set_weights(recorder.best_weights)
-    final = task.finished()
-    siamese = funcs.build_siamese_network(final, config.distance)
-    if config.sampling == "pairs":
-        siamese.get_layer("distance").set_weights(task.model.get_layer("distance").get_weights())
-    return siamese, final, recorder.history, recorder.best_epoch
+    encoder, history = task.finished(), recorder.history
+    model = funcs.build_siamese_network(encoder, run.config.distance)
+    if run.config.sampling == "pairs":
+        model.get_layer("distance").set_weights(task.model.get_layer("distance").get_weights())
+    threshold = write_outputs(run, dataset, model, encoder, history, recorder.best_epoch)
+    print(f"{(time.monotonic() - begin) / 60:.1f} minutes in all. Run directory: {run.path}")
+    names = history[0] if history else ()  # none where epochs=0
+    columns = {name: [row[name] for row in history] for name in names}
+    return TrainedRun(run.path, columns, threshold, encoder, model)

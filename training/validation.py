@@ -13,10 +13,14 @@ WAYS, TRIALS = 20, 1000  # of val_one_shot
 MOST_IMAGES = 2000  # more make a validation slower, not surer
 UNKNOWN_SCALE = 1 / 30  # so that a mean distance below 0.001 has collapsed
 COLLAPSED = 0.03  # mean distance of pairs, as a share of that of unrelated embeddings
+ADVICE = "Try a lower learning_rate, unit_length=True, or another loss or seed."
 
 
 class TrainingFailed(RuntimeError):
     """The training cannot go on; the message says what happened and what to try."""
+
+    def __init__(self, what):
+        super().__init__(f"{what}. {ADVICE}")
 
 
 class Validator:

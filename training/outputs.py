@@ -1,0 +1,89 @@
+"""What a training leaves beside its history and state: models, threshold, figures."""
+
+import dataclasses
+
+import numpy as np
+
+from evaluation import figures, thresholds, verification
+from networks.embedding import embed
+from pipeline.pairs import PairBatches
+from siamese_network_funcs import accuracy, distance_function
+from training.validation import Validator
+
+MOST_SCORED = 200  # images of each split that the accuracies at the end are taken from
+PAIRS_SHOWN = 8  # of each kind, in pairs.png
+
+
+def write_pairs(run, dataset):
+    """Writes `pairs.png`: some training pairs, genuine above and impostor below."""
+    few = {"sampling": "pairs", "loss": "contrastive", "pairs_per_batch": 2 * PAIRS_SHOWN}
+    config = dataclasses.replace(run.config, **few, distance="euclidean", distillation=0.0)
+    batches = PairBatches(dataset.index, dataset.pixels, dataset.splits.train, config)
+    try:
+        left, right, same = batches.rows(0)
+    except ValueError:  # no pair of one kind: training will say so
+        return
+    names = dataset.index.class_names, dataset.index.labels
+    shown = figures.plot_training_pairs(dataset.pixels, left, right, same, *names)
+    run.write("pairs.png", shown.savefig)
+
+
+def write_outputs(run, dataset, model, encoder, history, best_epoch):
+    """Writes models, threshold and curves, and prints how well they do.
+
+    Args:
+        run: The `RunDirectory`.
+        dataset: Its `Dataset`.
+        model: The two-input model.
+        encoder: The encoder in it.
+        history: Dicts, one an epoch.
+        best_epoch: The one whose weights these are, from 1; None where nothing was trained.
+
+    Returns:
+        The distance below which a pair is called the same.
+    """
+    distance = distance_function(model)
+    run.write("encoder.keras", encoder.save)
+    run.write("model.weights.h5", model.save_weights)
+    run.write_text("architecture.json", model.to_json())
+    chosen = Validator(dataset, run.config).choose_thresholds(encoder, distance)
+    run.write_json("threshold.json", chosen)
+    if best_epoch:
+        for name in ("accuracy", "loss"):
+            title = f"{name.capitalize()} of pairs, {run.path.name}"
+            run.write(f"{name}.png", figures.plot_curves(history, name, title, best_epoch).savefig)
+        best = history[best_epoch - 1].items()
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in best if name.startswith("val_"))
+        print(f"Weights of epoch {best_epoch}: {shown}.")
+    run.write("model.keras", model.save)  # last: it says that the rest is there
+    threshold = chosen["threshold"]
+    for warning in chosen["warnings"]:
+        print(warning)
+    print(f"Same below a distance of {threshold:.3f} ({chosen['chosen_for']}).")
+    _print_accuracies(run.config, dataset, encoder, distance, threshold)
+    return threshold
+
+
+def _print_accuracies(config, dataset, encoder, distance, threshold):
+    """Prints the accuracy on training, validation and test pairs at two distances.
+
+    Beside them stands the best that any distance gives, as published for signatures: it flatters.
+    """
+    cuts = config.accuracy_distance, threshold
+    print(
+        f"Accuracy of pairs at a distance of {cuts[0]:g}, of {threshold:.3f}, at the best of all:"
+    )
+    for name, rows in dataset.splits.items():
+        if not len(rows):
+            continue
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST_SCORED).astype(int))]
+        try:
+            rng = np.random.default_rng(config.seed)
+            left, right, same = verification.verification_pairs(dataset, rows, rng)
+        except ValueError:  # too few images for a pair of each kind
+            continue
+        embeddings = embed(encoder, dataset.pixels, rows)
+        distances = verification.pair_distances(embeddings, left, right, distance)
+        found = [float(accuracy(same, distances, cut)) for cut in cuts]
+        found.append(thresholds.best_threshold(same, distances)[0])
+        print(f"  {name.replace('_', ' ') + ':':<13} {'  '.join(f'{one:.1%}' for one in found)}")
