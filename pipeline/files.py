@@ -55,13 +55,24 @@ def find_images(source, skipped):
     Raises:
         DataError: If the source is neither a folder nor a zip.
     """
-    images = {}
-    for name, stamp in list_files(source, skipped).items():
-        if reason := _why_no_image(source, name):
-            skipped[name] = reason
-        else:
-            images[name] = stamp
-    return images
+    files = list_files(source, skipped)
+    skipped |= {name: reason for name in files if (reason := _why_no_image(source, name))}
+    return {name: stamp for name, stamp in files.items() if name not in skipped}
+
+
+def by_reason(skipped, most_named):
+    """Lines as `2 x hidden: .a.png, .b.png` of what was skipped, the commonest reason first."""
+    names_of = {}
+    for name, reason in skipped.items():
+        names_of.setdefault(reason, []).append(name)
+    ordered = sorted(names_of.items(), key=lambda item: -len(item[1]))
+    return [f"{len(names)} x {reason}: {some(names, most_named)}" for reason, names in ordered]
+
+
+def some(names, most):
+    """The first few of a list of names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def list_files(source, skipped=None):
@@ -127,20 +138,16 @@ def _open_zip(path, process, time):  # a forked process must not share the file 
     for number, member in reversed([*enumerate(archive.infolist(), 1)]):
         slashed = member.filename.replace("\\", "/")
         name = posixpath.normpath(f"/{slashed}").lstrip("/")  # without `.`, `..`, leading slashes
-        if slashed.endswith("/"):  # a folder
-            continue
-        if not name:
-            skipped[member.filename] = "a member without a name"
-        elif members.setdefault(name, member) is not member:
+        if name and not slashed.endswith("/") and members.setdefault(name, member) is not member:
             skipped[f"{member.filename} (member {number})"] = "a later member has the same name"
     return archive, members, skipped
 
 
 def _zip_entries(path, skipped):
     """Name -> stamp of the members of a zip that can be used."""
-    _, members, unnamed = _open_zip(path, os.getpid(), path.stat().st_mtime_ns)
+    _, members, doubled = _open_zip(path, os.getpid(), path.stat().st_mtime_ns)
     large = [name for name, member in members.items() if member.file_size > MAX_FILE_BYTES]
-    skipped |= unnamed | dict.fromkeys(large, TOO_LARGE)
+    skipped |= doubled | dict.fromkeys(large, TOO_LARGE)
     return {
         name: _stamp(name, member.file_size, member.CRC)
         for name, member in members.items()
@@ -152,14 +159,14 @@ def _folder_entries(root, skipped):
     """As `_zip_entries`; links are followed, and a folder that is met again is left out."""
 
     def skip(error):
-        skipped[_printable(os.path.relpath(error.filename, root))] = error.strerror
+        skipped[os.path.relpath(error.filename, root)] = error.strerror
 
     entries, seen = {}, {}
     for path, folders, files in os.walk(root, onerror=skip, followlinks=True):
         folder, status = Path(path).relative_to(root).as_posix(), os.stat(path)
         if seen.setdefault((status.st_dev, status.st_ino), folder) != folder:
             first = seen[status.st_dev, status.st_ino]
-            skipped[_printable(folder)] = f"the same folder as '{first}', which was read"
+            skipped[folder] = f"the same folder as '{first}', which was read"
             folders.clear()
             continue
         before = "" if folder == "." else f"{folder}/"
@@ -211,12 +218,8 @@ def file_stamp(root, name, skipped):
         reason = error.strerror
     except ValueError:
         reason = "its name is not UTF-8"
-    skipped[_printable(name)] = reason
+    skipped[name] = reason
     return None
-
-
-def _printable(name):
-    return name.encode(errors="backslashreplace").decode()
 
 
 def _existing(root, name):

@@ -37,8 +37,10 @@ def class_folders(names):
         for name, (writer, forged) in told.items():
             folder = found[name][0]
             found[name] = f"{folder}/{writer}" if several else folder, forged
-    elif len({_without_splits(folder) for folder, _ in found.values()}) < 2:
-        return {name: (folder, False) for name, folder in own.items()}  # two kinds of nothing
+    else:
+        paths = (folder.split("/") for folder, _ in found.values())
+        if len({tuple(part for part in path if not split_of(part)) for path in paths}) < 2:
+            return {name: (folder, False) for name, folder in own.items()}  # two kinds of nothing
     return found
 
 
@@ -92,7 +94,3 @@ def _kind(part):
     if not match:
         return part.lower(), None
     return (match[1] or "").lower(), match[2].lower().startswith("forg")
-
-
-def _without_splits(folder):
-    return "/".join(part for part in folder.split("/") if not split_of(part))

@@ -2,14 +2,12 @@
 
 import dataclasses
 import json
-from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pipeline.files import TABLES, DataError, find_images, read_bytes
-from pipeline.forgeries import class_folders
-from pipeline.layout import class_remarks, place_folders
+from pipeline.files import TABLES, DataError, by_reason, find_images, read_bytes
+from pipeline.layout import class_remarks, place_images
 from pipeline.pair_lists import are_pair_folders, folder_pairs, is_pair_list, pair_rows, read_pairs
 from pipeline.tables import read_text, table_rows
 
@@ -58,20 +56,16 @@ class ImageIndex:
 
     def limited(self, max_classes, max_images_per_class, rng):
         """The first classes by name, and a random choice of images of each; None: all of them."""
-        kept = np.arange(len(self))
-        if max_classes is not None:
-            kept = kept[self.labels < max_classes]
-        if max_images_per_class is not None:
-            by_class = [kept[self.labels[kept] == label] for label in np.unique(self.labels[kept])]
-            kept = np.concatenate([rng.permutation(r)[:max_images_per_class] for r in by_class])
-        by_row = ("names", "stamps", "labels", "groups", "splits", "forged")
-        values = {name: getattr(self, name) for name in by_row}
-        kept = np.sort(kept)
+        by_class = [np.flatnonzero(self.labels == one) for one in np.unique(self.labels)]
+        chosen = [rng.permutation(rows)[:max_images_per_class] for rows in by_class[:max_classes]]
+        kept = np.sort(np.concatenate(chosen))
+        by_row = ("names", "stamps", "labels", "groups", "forged")
         return dataclasses.replace(
             self,
             class_names=self.class_names[:max_classes],
             class_families=self.class_families[:max_classes],
-            **{name: rows[kept] for name, rows in values.items() if rows is not None},
+            splits=None if self.splits is None else self.splits[kept],
+            **{name: getattr(self, name)[kept] for name in by_row},
         )
 
     @property
@@ -106,18 +100,21 @@ def read_index(source, pair_label=None):
     if source.suffix.lower() in TABLES:
         if is_pair_list(source):
             return _pair_index(source, *read_pairs(source, pair_label, skipped), skipped)
-        index = _assemble(source, table_rows(source, skipped), skipped)
-        if (encoding := read_text(source)[1]) != "utf-8":
-            index.remarks.append(f"{source.name} is no UTF-8: it was read as {encoding}.")
-        return index
-    images = sorted(find_images(source, skipped).items())
+        encoding = read_text(source)[1]
+        remarks = [f"{source.name} is no UTF-8: it was read as {encoding}."]
+        remarks = remarks if encoding != "utf-8" else []
+        return _assemble(source, table_rows(source, skipped), skipped, remarks)
+    images = dict(sorted(find_images(source, skipped).items()))
     if are_pair_folders(images):
-        return _pair_index(source, folder_pairs(images, skipped), dict(images), skipped)
-    remarks = []
-    rows = _class_rows(images, _leaves(source, skipped), skipped, remarks)
-    index = _assemble(source, rows, skipped)
-    index.remarks[:0] = remarks
-    return index
+        return _pair_index(source, folder_pairs(images, skipped), images, skipped)
+    places, reasons, remarks = place_images(images)
+    skipped |= reasons
+    leaves = _leaves(source, skipped)
+    rows = (
+        (name, images[name], label, leaves and _leaf(name, label, leaves), split, forged)
+        for name, (label, split, forged) in places.items()
+    )
+    return _assemble(source, rows, skipped, remarks)
 
 
 def _leaves(source, skipped):
@@ -137,30 +134,12 @@ def _leaves(source, skipped):
         ) from error
 
 
-def _leaf(stem, label, leaves):
+def _leaf(name, label, leaves):
     """The leaf on a photograph; maps know it by its whole stem or by what follows `___`."""
+    stem = PurePosixPath(name).stem.lower()
     short = stem.split("___")[-1].split("copy")[0].strip()
     found = leaves.get(stem) or leaves.get(short) or [None]
     return next((leaf for leaf in found if leaf and leaf.startswith(label)), found[0])
-
-
-# Each layout gives rows of (name, stamp, label, group or None, split or None, forged).
-
-
-def _class_rows(images, leaves, skipped, remarks):
-    """The folder of an image is its class, below train/ and test/ where there are such."""
-    of_images = class_folders([name for name, _ in images])
-    counts = Counter(folder for folder, _ in of_images.values())
-    places, reasons, found = place_folders(counts)
-    remarks += found
-    for name, stamp in images:
-        folder, forged = of_images[name]
-        if folder not in places:
-            skipped[name] = reasons[folder]
-            continue
-        label, split = places[folder]
-        leaf = leaves and _leaf(name.rpartition("/")[2].rpartition(".")[0].lower(), label, leaves)
-        yield name, stamp, label, leaf or None, split, forged
 
 
 def _pair_index(source, given, stamps, skipped):
@@ -176,17 +155,22 @@ def _pair_index(source, given, stamps, skipped):
     return index
 
 
-def _assemble(source, rows, skipped):
-    """Numbers the classes, families and groups of a layout's rows."""
-    columns = list(zip(*_without_orphans(list(rows), skipped), strict=True))
+def _assemble(source, rows, skipped, remarks=()):
+    """The index of rows (name, stamp, label, group or None, split or None, forged)."""
+    rows = list(rows)
+    genuine = {label for _, _, label, *_, forged in rows if not forged}
+    skipped |= {
+        name: f"a forgery of '{label}', of which there is no genuine image"
+        for name, _, label, *_ in rows
+        if label not in genuine
+    }
+    columns = list(zip(*(row for row in rows if row[2] in genuine), strict=True))
     if not columns:
-        reasons = Counter(skipped.values()).most_common(5)
-        found = "".join(f"; {count} x {why}" for why, count in reasons)
-        first = next(iter(skipped), None)
+        found = "".join(f"; {reason}" for reason in by_reason(skipped, 1)[:5])
         raise DataError(
-            f"No images in class folders. Received: '{source}' with {len(skipped)} files{found}"
-            f"{f' (first: {first})' if first else ''}. Expected one sub-folder "
-            "per class with the images of that class in it, or a CSV whose paths exist."
+            f"No images in class folders. Received: '{source}' with {len(skipped)} files{found}. "
+            "Expected one sub-folder per class with the images of that class in it, or a CSV whose "
+            "paths exist."
         )
     names, stamps, labels, groups, splits, forged = columns
     if any(splits) and not all(splits):
@@ -205,17 +189,8 @@ def _assemble(source, rows, skipped):
         forged=np.array(forged, bool),
         splits=np.array(splits) if any(splits) else None,
         skipped=skipped,
-        remarks=list(class_remarks(class_names)),
+        remarks=[*remarks, *class_remarks(class_names)],
     )
-
-
-def _without_orphans(rows, skipped):
-    """The rows without forgeries of classes that have no genuine image."""
-    genuine = {label for _, _, label, *_, forged in rows if not forged}
-    for name, _, label, *_ in rows:
-        if label not in genuine:
-            skipped[name] = f"a forgery of '{label}', of which there is no genuine image"
-    return [row for row in rows if row[2] in genuine]
 
 
 def _number(values):

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from configs import DRAWN_LEAVES
+from pipeline.files import by_reason, some
 from pipeline.near_duplicates import equal_files
 
 SHEET_COLUMNS, SHEET_CLASSES, SHEET_IMAGE = 8, 40, 96  # images a class, classes, pixels
@@ -27,9 +28,9 @@ def inventory(dataset):
         f"{index.source}: {len(index)} images in {len(index.class_names)} classes",
         f"  images per class: {per_class.min()} to {per_class.max()}, "
         f"median {np.median(per_class):g}",
-        f"  families:         {len(families) or 'none'}{_named(families)}",
+        f"  families:         {some(families, MOST_NAMED) or 'none'}",
         f"  groups:           {(np.bincount(index.groups) > 1).sum()} of 2 images or more",
-        f"  sizes and modes{_named(kinds)}",
+        f"  sizes and modes: {some(kinds, MOST_NAMED)}",
     ]
     if index.forged.any():
         lines.append(f"  {_forgeries(index)}")
@@ -41,13 +42,19 @@ def inventory(dataset):
         classes = len(np.unique(index.labels[rows]))
         lines.append(f"  {name + ':':<17} {len(rows)} images of {classes} classes")
     lines += [f"Note: {remark}" for remark in index.remarks + splits.remarks]
-    left_out = {index.names[row]: why for row, why in splits.left_out.items()}
     single = [index.class_names[label] for label in np.flatnonzero(per_class == 1)]
     if single and index.classes_known:
-        lines.append(f"Note: {len(single)} classes of one image are impostors only{_named(single)}")
+        named = some(single, MOST_NAMED)
+        lines.append(f"Note: {len(single)} classes of one image are impostors only: {named}")
     lines += _equal_lines(index, equal_files(cache.digests, cache.unreadable))
     lines += _copy_lines(index, splits.copies, cache.digests)
-    lines += _left_out_lines(index.skipped | left_out)
+    left_out = index.skipped | {index.names[row]: why for row, why in splits.left_out.items()}
+    if left_out:
+        lines.append(f"Left out: {len(left_out)}")
+    reasons = by_reason(left_out, MOST_NAMED)
+    lines += [f"  {reason}" for reason in reasons[:MOST_NAMED]]
+    if len(reasons) > MOST_NAMED:
+        lines.append(f"  and {len(reasons) - MOST_NAMED} other reasons")
     return [_printable(line) for line in lines]
 
 
@@ -60,12 +67,6 @@ def _forgeries(index):
         f"forgeries:        {len(forged)} of {imitated} classes, beside {len(genuine)} genuine "
         f"images of {writers}; '{index.names[forged[0]]}' imitates '{index.names[first]}'"
     )
-
-
-def _named(names):
-    """The first few of a list."""
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return f": {', '.join(names[:MOST_NAMED])}{more}" if names else ""
 
 
 def _printable(text):
@@ -97,20 +98,6 @@ def _copy_lines(index, copies, digests):
     for at in np.argsort(~across, kind="stable")[:MOST_NAMED]:
         one, other = (index.names[row] for row in copies[at])
         yield f"  {one} ~ {other}{'  (two classes: is a label wrong?)' if across[at] else ''}"
-
-
-def _left_out_lines(left_out):
-    """Each reason with its number of files and the names of some."""
-    names_of = {}
-    for name, reason in left_out.items():
-        names_of.setdefault(reason, []).append(name)
-    if left_out:
-        yield f"Left out: {len(left_out)}"
-    ordered = sorted(names_of.items(), key=lambda item: -len(item[1]))
-    for reason, names in ordered[:MOST_NAMED]:
-        yield f"  {len(names)} x {reason}{_named(names)}"
-    if others := ordered[MOST_NAMED:]:
-        yield f"  {sum(len(names) for _, names in others)} more, for {len(others)} other reasons"
 
 
 def contact_sheet(dataset):

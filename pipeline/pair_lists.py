@@ -2,13 +2,12 @@
 
 import os
 import re
-from collections import Counter
+from collections import defaultdict
 
 import numpy as np
 
-from pipeline.files import IMAGE_SUFFIXES, DataError, file_stamp
-from pipeline.forgeries import class_folders
-from pipeline.layout import place_folders
+from pipeline.files import IMAGE_SUFFIXES, DataError, by_reason, file_stamp
+from pipeline.layout import place_images
 from pipeline.near_duplicates import join_groups
 from pipeline.tables import is_true, read_cells
 
@@ -48,7 +47,7 @@ def read_pairs(source, pair_label, skipped):
     names = {folder + name for left, right, *_ in pairs for name in (left, right)}
     stamps = {name: file_stamp(source.parent, name, skipped) for name in names}
     stamps = {name: stamp for name, stamp in stamps.items() if stamp}
-    found, contradictory, missing = {}, set(), 0
+    found, missing = {}, 0
     for left, right, *said in pairs:
         pair = folder + left, folder + right
         pair = pair if pair[::-1] not in found else pair[::-1]
@@ -58,31 +57,30 @@ def read_pairs(source, pair_label, skipped):
             missing += 1
         elif found.setdefault(pair, tuple(said))[0] != said[0]:
             skipped[", ".join(pair)] = "listed as the same and as different"
-            contradictory.add(pair)
     if missing:
         skipped[f"{missing} pairs"] = "a file of theirs is missing"
-    found = {pair: said for pair, said in found.items() if pair not in contradictory}
+    found = {pair: said for pair, said in found.items() if ", ".join(pair) not in skipped}
     if not found:
-        why = "; ".join(f"{name}: {reason}" for name, reason in [*skipped.items()][:3])
+        why = "; ".join(by_reason(skipped, 1)[:3])
         raise DataError(f"{source}: none of its {len(pairs)} pairs can be used ({why}).")
     return found, stamps
 
 
 def are_pair_folders(images):
-    """Whether images, (name, stamp), lie in the two folders of pairs."""
-    return {name.rpartition("/")[0].rpartition("/")[2] for name, _ in images} >= PAIR_FOLDERS
+    """Whether images, by name, lie in the two folders of pairs."""
+    return {name.rpartition("/")[0].rpartition("/")[2] for name in images} >= PAIR_FOLDERS
 
 
 def folder_pairs(images, skipped):
     """The pairs of `similar_all_images/similar_3_first.jpg` and the like, as `read_pairs`."""
-    sides, pairs = {}, {}
-    for name, _ in images:
+    sides, pairs = defaultdict(dict), {}
+    for name in images:
         match = PAIR_NAME.fullmatch(name)
         if match is None:
             skipped[name] = "not named similar_<i>_first, dissimilar_<i>_second or the like"
             continue
         kind, number, side = match.groups()
-        first = sides.setdefault((kind, int(number)), {}).setdefault(side, name)
+        first = sides[kind, int(number)].setdefault(side, name)
         if first != name:
             skipped[name] = f"the same side of the same pair as '{first}'"
     for (kind, _), names in sides.items():
@@ -105,32 +103,21 @@ def pair_rows(pairs, stamps):
         classes are folders.
     """
     names = sorted({name for pair in pairs for name in pair})
-    folders = class_folders(names)
-    places, *_ = place_folders(Counter(folder for folder, _ in folders.values()))
-    folders = {
-        name: (places.get(folder, [folder])[0], forged)
-        for name, (folder, forged) in folders.items()
-    }
+    folders = {name: (name.rpartition("/")[0], None, False) for name in names}
+    folders |= place_images(names)[0]
+    own = {name: name if forged else folder for name, (folder, _, forged) in folders.items()}
     genuine = [pair for pair, (same, _) in pairs.items() if same]
-    own = {name: folder for name, (folder, forged) in folders.items() if not forged}
-    alike = {pair for pair in pairs if own.get(pair[0], pair[0]) == own.get(pair[1], pair[1])}
+    alike = {pair for pair in pairs if own[pair[0]] == own[pair[1]]}
     grouped = len(alike) < len(pairs) and alike.issuperset(genuine)
-    known, joined, rows = grouped and len(alike) == len(genuine), _joined(names, genuine), []
-    for name in names:
-        folder, forged = folders[name]
-        label, group = folder if known else joined[name], folder if grouped else name
+    known, place = grouped and len(alike) == len(genuine), {name: n for n, name in enumerate(names)}
+    links = np.array([[*map(place.get, pair)] for pair in genuine], int).reshape(-1, 2)
+    joined = join_groups(np.arange(len(names)), links).tolist()
+    first = dict(zip(joined[::-1], names[::-1], strict=True))  # of those that pairs join
+    rows = []
+    for number, (name, (folder, _, forged)) in zip(joined, folders.items(), strict=True):
+        label, group = folder if known else first[number], folder if grouped else name
         rows.append((name, stamps[name], label, group, None, forged and known))
     return rows, known
-
-
-def _joined(names, pairs):
-    """Name -> the first name of those that pairs join it to, itself where there are none."""
-    place = {name: row for row, name in enumerate(names)}
-    links = np.array([(place[left], place[right]) for left, right in pairs], int).reshape(-1, 2)
-    _, first, group = np.unique(
-        join_groups(np.arange(len(names)), links), return_index=True, return_inverse=True
-    )
-    return {name: names[first[of]] for name, of in zip(names, group, strict=True)}
 
 
 def _paths(cells):
