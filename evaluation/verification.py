@@ -50,18 +50,19 @@ def all_distances(left, right, distance=None):
 
     Euclidean ones are rounded to a millionth of the longest embedding, so that equal ones tie.
     """
-    if distance is not None:
-        distances = np.empty((len(left), len(right)))
-        for rows in chunks(len(right), right.shape[1]):
-            for one, row in zip(left, distances, strict=True):
-                others = np.broadcast_to(one, right[rows].shape)
-                row[rows] = row_distances(others, right[rows], distance)
-        return distances
-    left, right = np.asarray(left, np.float64), np.asarray(right, np.float64)
-    ours, theirs = (np.einsum("nd,nd->n", side, side) for side in (left, right))
+    distances = np.empty((len(left), len(right)))
+    ours, theirs = (np.einsum("nd,nd->n", side, side, dtype=np.float64) for side in (left, right))
     scale = theirs.max(initial=0) or 1
-    squared = np.round((ours[:, None] + theirs - 2 * left @ right.T) / scale, 12)
-    return np.sqrt(np.maximum(squared, 0) * scale)
+    for rows in chunks(len(right), right.shape[1]):
+        if distance is None:
+            products = np.asarray(left, np.float64) @ np.asarray(right[rows], np.float64).T
+            squared = np.round((ours[:, None] + theirs[rows] - 2 * products) / scale, 12)
+            distances[:, rows] = np.sqrt(np.maximum(squared, 0) * scale)
+            continue
+        for one, row in zip(left, distances, strict=True):
+            others = np.broadcast_to(one, right[rows].shape)
+            row[rows] = row_distances(others, right[rows], distance)
+    return distances
 
 
 def finite(distances):

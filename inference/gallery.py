@@ -8,12 +8,9 @@ from tqdm import tqdm
 
 from evaluation.verification import all_distances
 from pipeline.files import DataError, find_images
-from run_directory import require_package, write_atomically
+from run_directory import write_atomically
 
 PART = 2048  # images, or a quarter more, embedded between two writes: what a kill can cost
-MOST_EXACT = 100_000  # images that are all compared; beyond, an approximate index names some
-ALONE = 1000  # first vectors of an index are added one by one: at once, some are never found
-CANDIDATES = 10  # times as many as asked for are compared exactly where the index named them
 
 
 class Gallery:
@@ -27,16 +24,12 @@ class Gallery:
 
     Attributes:
         names: File names below the folder, sorted.
-        embeddings: float32 array (names, embedding_dim), memory-mapped.
+        embeddings: float32 array (names, embedding_dim), memory-mapped unless it has just changed.
         unreadable: Path -> reason. These are tried again when the folder is next opened.
 
     Raises:
         DataError: If there is no readable image, or the store is damaged.
-        RunError: If the store cannot be written, or a package for a large gallery is missing.
-
-    Reference:
-        Malkov & Yashunin, "Efficient and robust approximate nearest neighbor search using
-        Hierarchical Navigable Small World graphs", 2016: the index of more than `MOST_EXACT`.
+        RunError: If the store cannot be written.
     """
 
     def __init__(self, folder, store, embed):
@@ -51,8 +44,6 @@ class Gallery:
         if kept != [*places]:
             rows = self._write(rows[[places[stamp] for stamp in kept]])
         self.names, self.embeddings = [names[stamp] for stamp in kept], rows["embedding"]
-        self._rows = {stamp: row for row, stamp in enumerate(kept)}
-        self._index = self._open_index() if len(kept) > MOST_EXACT else None
 
     def path(self, row):
         """Path of one of its images, as text."""
@@ -61,16 +52,11 @@ class Gallery:
     def search(self, embedding, top, distance=None):
         """`(rows, distances)` of the `top` images nearest to an embedding (embedding_dim,).
 
-        `distance` is None for Euclidean or a learned one, which is asked about every image.
+        Every image is compared. `distance` is None for Euclidean or a learned one.
         """
-        rows, embeddings = np.arange(len(self.names)), self.embeddings
-        if self._index is not None and distance is None:
-            keys = self._index.search(embedding, CANDIDATES * top).keys
-            rows = np.array([self._rows[key] for key in keys.tolist()])
-            embeddings = self.embeddings[rows]
-        distances = all_distances(embedding[None], embeddings, distance)[0]
+        distances = all_distances(embedding[None], self.embeddings, distance)[0]
         nearest = np.argsort(distances, kind="stable")[:top]
-        return rows[nearest], distances[nearest]
+        return nearest, distances[nearest]
 
     def _embed_missing(self, names, embed):
         """The rows of the store, stamp and embedding each, and of the images that it lacks."""
@@ -106,23 +92,6 @@ class Gallery:
         self._store.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self._store, lambda path: np.save(path, rows))
         return rows
-
-    def _open_index(self):
-        """The usearch index beside the store, brought up to date and memory-mapped."""
-        require_package("usearch", f"Searching more than {MOST_EXACT} images")
-        from usearch.index import Index
-
-        path, settings = self._store.with_suffix(".usearch"), {"metric": "l2sq", "dtype": "f32"}
-        settings["path"] = path if path.exists() else None
-        index = Index(ndim=self.embeddings.shape[1], **settings)
-        stamps, kept = np.array([*self._rows], np.uint64), np.array(index.keys[:], np.uint64)
-        gone, missing = np.setdiff1d(kept, stamps), np.flatnonzero(~np.isin(stamps, kept))
-        index.remove(gone)
-        for rows, threads in ((missing[:ALONE], 1), (missing[ALONE:], 0)):
-            index.add(stamps[rows], self.embeddings[rows], threads=threads)
-        if len(gone) or len(missing):
-            write_atomically(path, index.save)
-        return Index.restore(path, view=True)
 
 
 def image_files(folder):
