@@ -9,7 +9,7 @@ python evaluate.py --compare RUN RUN    what differs, and whether it is more tha
 """
 
 import argparse
-import functools
+import csv
 import sys
 import time
 from pathlib import Path
@@ -148,10 +148,15 @@ def main(args=None):
 def _compare(runs, options, out):
     """Scores the runs to compare, prints their table and writes it: its path."""
     rows = comparison.compare([_score(run, options)[0] for run in runs])
-    print("", summary.markdown(comparison.table(rows)), sep="\n")
+    print("", summary.markdown(rows), sep="\n")
     path = Path(out or ".", "comparison.csv")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, functools.partial(comparison.write_csv, rows))
+
+    def write(partial):
+        with open(partial, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
+
+    write_atomically(path, write)
     return path
 
 

@@ -1,6 +1,5 @@
 """Runs side by side: the settings that differ, the scores, and whether a difference is chance."""
 
-import csv
 import dataclasses
 
 import numpy as np
@@ -28,47 +27,48 @@ class ScoredRun:
 
 
 def compare(runs):
-    """Rows of a table, dicts by column; runs that differ in the seed are one row.
+    """Rows of text, the head first, of a list of `ScoredRun`; runs that differ in the seed are one.
 
-    A score is `(value, low, high)`: that of a run's own held-out images, with its 95% interval; of
-    several seeds the mean, with the range. A difference is that of the ROC AUC to the first row, on
-    the images that both held out, with a 95% interval by paired bootstrap over classes.
-
-    Args:
-        runs: List of `ScoredRun`.
+    A score is that of a run's own held-out images, with its 95% interval; of several seeds the
+    mean, with the range. A difference is that of the ROC AUC to the first row, on the images that
+    both held out, with a 95% interval by paired bootstrap over classes.
     """
     groups = {}
     for run in runs:
         settings = dataclasses.asdict(run.run.config)
         shown = {name: str(value) for name, value in settings.items() if name not in PLACES}
         groups.setdefault(tuple(shown.items()), []).append(run)
-    first, rows = next(iter(groups.values())), []
-    shared = set.intersection(*map(set, groups))
+    return pivot("runs", _cells(groups))
+
+
+def _cells(groups):
+    """`(runs, column, text)` of groups of runs by their settings."""
+    first, shared = next(iter(groups.values())), set.intersection(*map(set, groups))
     for settings, group in groups.items():
-        row = {"runs": " ".join(run.run.path.name for run in group), "seeds": str(len(group))}
-        row |= {name: value for name, value in settings if (name, value) not in shared}
+        cells = {"seeds": str(len(group))}
+        cells |= {name: value for name, value in settings if (name, value) not in shared}
         for kind in ("known", "unseen"):
-            row |= _scores(kind, [run.metrics[kind] for run in group if kind in run.metrics])
-            row |= _difference(kind, first, group) if group is not first else {}
-        rows.append(row)
-    return rows
+            cells |= _scores(kind, [run.metrics[kind] for run in group if kind in run.metrics])
+            cells |= _difference(kind, first, group) if group is not first else {}
+        runs = " ".join(str(run.run.path) for run in group)
+        yield from ((runs, name, text) for name, text in cells.items())
 
 
 def _scores(kind, found):
     """AUC and one-shot accuracies of the runs of a row."""
     values = {}
     for scores in found:
-        values.setdefault(f"{kind} AUC", []).append((scores["auc"], *scores["intervals"]["auc"]))
+        values.setdefault(f"{kind} AUC", []).append([scores["auc"], *scores["intervals"]["auc"]])
         for row in scores["few_shot"]:
             if row["shots"] == 1 and row["classes"] == "across":
-                one_shot = row["model"]["accuracy"], *row["model"]["interval"]
+                one_shot = [row["model"]["accuracy"], *row["model"]["interval"]]
                 values.setdefault(f"{kind} {row['ways']}-way 1-shot", []).append(one_shot)
-    return {name: each[0] if len(each) == 1 else _range(each) for name, each in values.items()}
-
-
-def _range(found):
-    values = [value for value, *_ in found]
-    return float(np.mean(values)), min(values), max(values)
+    texts = {}
+    for name, each in values.items():
+        of_seeds = [value for value, *_ in each]
+        several = [np.mean(of_seeds), min(of_seeds), max(of_seeds)]
+        texts[name] = measured(*(several if len(each) > 1 else each[0]), form=".3f")
+    return texts
 
 
 def _difference(kind, first, group):
@@ -81,11 +81,12 @@ def _difference(kind, first, group):
             drawn.append(differences)
     if not drawn:
         return {}
-    middle, *others = np.mean(drawn, axis=0).tolist()
-    half = 1.96 * np.std(others, ddof=1).item() / intervals.DAMPING
+    middle, *others = np.mean(drawn, axis=0)
+    half = 1.96 * np.std(others, ddof=1) / intervals.DAMPING
     low, high = middle - half, middle + half
     verdict = "better" if low > 0 else "worse" if high < 0 else "no more than chance"
-    return {f"{kind} AUC difference": (middle, low, high), f"{kind} verdict": verdict}
+    difference = measured(middle, low, high, form="+.3f")
+    return {f"{kind} AUC difference": difference, f"{kind} verdict": verdict}
 
 
 def auc_differences(held, other):
@@ -113,31 +114,3 @@ def auc_differences(held, other):
         drawn = intervals.resampled_scores(same, distances, left, right, 0.0, units, rng)
         found.append([scores["auc"] for scores in (of_all, *drawn)])
     return np.subtract(found[1], found[0])
-
-
-def table(rows):
-    """The rows of `compare` as rows of text, the head first."""
-    return pivot("runs", _cells(rows))
-
-
-def _cells(rows):
-    for row in rows:
-        for name, value in list(row.items())[1:]:
-            if isinstance(value, tuple):
-                value = measured(*value, form="+.3f" if "difference" in name else ".3f")
-            yield row["runs"], name, value
-
-
-def write_csv(rows, path):
-    """Writes the rows of `compare` as a table, the ends of intervals in columns of their own."""
-    lines = [dict(_flat(row)) for row in rows]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, dict.fromkeys(name for line in lines for name in line))
-        writer.writeheader()
-        writer.writerows(lines)
-
-
-def _flat(row):
-    for name, value in row.items():
-        values = value if isinstance(value, tuple) else [value]
-        yield from zip((name, f"{name} low", f"{name} high"), values, strict=False)
