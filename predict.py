@@ -19,6 +19,7 @@ from pathlib import Path
 
 from configs import Config
 from evaluation import figures
+from inference.answers import table, text
 from inference.gallery import image_files
 from inference.similarity_model import SimilarityModel
 from pipeline.files import DataError
@@ -39,35 +40,6 @@ def ask(options, images, unreadable):
     unreadable |= known.unreadable
     setting = options.top if searching else options.false_accept_rate
     return getattr(model, options.verb)(images, known, setting, unreadable)
-
-
-def table(answer):
-    """An answer as rows of `(path or class, what is said of it)`, the query first."""
-    if "same" in answer:
-        said = "same" if answer["same"] else "different"
-        said += f"  distance {answer['distance']:.3f}  probability {answer['probability']:.1%}"
-        return [(answer["a"], said), (answer["b"], "")]
-    if "accepted" in answer:
-        said = (
-            f"{'accepted' if answer['accepted'] else 'rejected'}  {answer['rule']} distance "
-            f"{answer['distance']:.3f}, threshold {answer['threshold']:.3f} (false-accept rate of "
-            f"{answer['impostors']} {answer['false_accept_rate']:.3g}, {answer['references']} "
-            "references)"
-        )
-        return [(answer["query"], said)]
-    if "results" in answer:
-        said, found = "query", [(one["path"], one["distance"]) for one in answer["results"]]
-    else:
-        said = f"{answer['class'] or 'none of these'} (believed below {answer['threshold']:.3f})"
-        found = [(one["class"], one["distance"]) for one in answer["candidates"]]
-    return [(answer["query"], said), *((name, f"distance {d:.3f}") for name, d in found)]
-
-
-def text(answer):
-    """An answer as lines for a reader; a pair on one."""
-    (query, said), *others = table(answer)
-    lines = [f"\n  {words}  {name}" if words else f"  {name}" for name, words in others]
-    return "".join([f"{said}: {query}", *lines])
 
 
 def draw(answers, path):

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from evaluation import neighbours, verification
+from evaluation.intervals import Units
+from pipeline.class_batches import training_labels
 from pipeline.files import DataError
 from pipeline.image_cache import open_cache
 from pipeline.image_index import read_index
@@ -15,7 +17,7 @@ from pipeline.splits import unusable
 from prepare_data import Dataset
 from run_directory import RunError
 
-MOST_SEEN, MOST_LEARNED = 5000, 400  # whose neighbours are looked for; by a learned distance
+MOST_SEEN = 5000  # images whose neighbours are looked for
 
 
 @dataclasses.dataclass
@@ -67,11 +69,21 @@ class HeldOut:
         """The family of each image, (images,)."""
         return self.dataset.index.families[self.rows]
 
+    @property
+    def trial_labels(self):
+        """The class of each image for a trial, in which a forgery is alone in its class."""
+        return training_labels(self.dataset.index)[self.rows]
+
+    @property
+    def units(self):
+        """What an interval draws anew, see `intervals.Units`."""
+        return Units.of(self.labels, self.families, self.name == "known")
+
     @functools.cached_property
     def neighbours(self):
         """`(positions, nearest)`: a seeded choice of genuine images, and `neighbours.nearest`."""
         some = np.random.default_rng(0).permutation(np.flatnonzero(~self.forged))
-        some = np.sort(some[: MOST_SEEN if self.distance is None else MOST_LEARNED])
+        some = np.sort(some[: verification.most_compared(MOST_SEEN, self.distance)])
         return some, neighbours.nearest(self.embeddings[some], self.distance)
 
 

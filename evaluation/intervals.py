@@ -21,7 +21,6 @@ from evaluation.few_shot import distinct
 DAMPING = 0.5
 DRAWS = 100
 MOST_QUERIES, MOST_OF_A_CLASS = 1500, 40  # images that stand for all in an interval of few-shot
-MOST_LEARNED = 300  # of these by a learned distance, which takes a thousand times as long
 
 
 @dataclasses.dataclass
@@ -112,7 +111,7 @@ def few_shot_intervals(
     _, labels = np.unique(labels, return_inverse=True)
     by_class, starts, counts = verification.grouped(labels)
     classes = np.flatnonzero(counts > shots)
-    most = MOST_QUERIES if distance is None else MOST_LEARNED
+    most = verification.most_compared(MOST_QUERIES, distance)
     of = np.repeat(classes, np.clip(most // len(classes), 1, MOST_OF_A_CLASS))
     prototypes = by_class[starts[of][:, None] + distinct(counts[of], shots, rng)]
     own = by_class[starts[of][:, None] + distinct(counts[of], shots + 1, rng)]  # the query first

@@ -7,7 +7,6 @@ import numpy as np
 
 from configs import Config
 from evaluation import baselines, few_shot
-from pipeline.class_batches import training_labels
 from pipeline.files import DataError, list_files, read_bytes
 from pipeline.reading import decode
 
@@ -70,8 +69,8 @@ def episode_scores(name, held_out, options):
     ways, numbers, count, queries, within = EPISODES[name]
     errors = {}
     for held, shots in itertools.product(held_out, numbers):
-        rng, labels = options.rng("episodes", shots), training_labels(held.dataset.index)[held.rows]
-        families = held.families if within else None
+        rng, families = options.rng("episodes", shots), held.families if within else None
+        labels = held.trial_labels
         try:
             images = few_shot.draw_episodes(labels, ways, shots + queries, count, rng, families)
         except ValueError:

@@ -14,7 +14,6 @@ from evaluation import (
     thresholds,
     verification,
 )
-from pipeline.class_batches import training_labels
 
 CURVE_WAYS = 20  # N of the accuracy-against-N figure goes from 2 to this
 REFERENCES, MOST_REFERRED = (1, 5, 10), 1500  # enrolled; images that they are measured on
@@ -58,7 +57,7 @@ def score_set(held, threshold, options, ink=False):
     index, pairs = held.dataset.index, (held.same, held.distances)
     found = {"images": len(held.rows), "classes": len(np.unique(held.labels))}
     found |= verification.verification_scores(*pairs, threshold)
-    of_pairs = *pairs, held.left, held.right, threshold, units_of(held), options.rng("bootstrap")
+    of_pairs = *pairs, held.left, held.right, threshold, held.units, options.rng("bootstrap")
     found["intervals"] = intervals.verification_intervals(found, *of_pairs)
     found |= impostor_scores(held) | fold_scores(held)
     found |= {"few_shot": [], "curve": [], "references": []}
@@ -74,11 +73,6 @@ def score_set(held, threshold, options, ink=False):
     found["baselines"] = baselines.shortcut_scores(held, ink)
     found["warnings"] = baselines.shortcut_warnings(found)
     return found
-
-
-def units_of(held):
-    """What an interval draws anew, see `intervals.Units`."""
-    return intervals.Units.of(held.labels, held.families, held.name == "known")
 
 
 def impostor_scores(held):
@@ -111,7 +105,7 @@ def fold_scores(held):
 def reference_scores(held, rng):
     """Equal error rates against K references of a class: dicts of `references`, `rule`, kinds."""
     order = np.argsort(rng.permutation(held.labels.max() + 1)[held.labels], kind="stable")
-    most = MOST_REFERRED if held.distance is None else intervals.MOST_LEARNED
+    most = verification.most_compared(MOST_REFERRED, held.distance)
     some = np.sort(order[:most])  # whole classes, but for the last
     embeddings, labels, forged = held.embeddings[some], held.labels[some], held.forged[some]
     distances, rows = verification.all_distances(embeddings, embeddings, held.distance), []
@@ -163,9 +157,8 @@ def n_way_curve(held, methods, options):
 
 
 def _trials(held, ways, shots, options, place="across", *seeds):
-    labels = training_labels(held.dataset.index)[held.rows]  # a forgery is of no class
     families, rng = held.families if place == "within" else None, options.rng("trials", *seeds)
-    return few_shot.draw_trials(labels, ways, shots, options.trials, rng, families)
+    return few_shot.draw_trials(held.trial_labels, ways, shots, options.trials, rng, families)
 
 
 def _accuracies(held, methods, trials, numbers, place, options):
@@ -184,8 +177,8 @@ def _accuracies(held, methods, trials, numbers, place, options):
         {number: row["model"]["accuracy"] for number, row in rows.items()},
         shots,
         held.embeddings,
-        training_labels(held.dataset.index)[held.rows],
-        units_of(held),
+        held.trial_labels,
+        held.units,
         options.rng("bootstrap", ways, shots),
         num_trials,
         families=held.families if place == "within" else None,

@@ -20,6 +20,7 @@ from sklearn import metrics
 FALSE_ACCEPT_RATES = (0.1, 0.01, 0.001)
 LEAST_ACCEPTED = 10  # impostors that a false-accept rate must come to, to be measured at all
 MOST_ROUNDS = 30  # of drawing, until different pairs are called all there are
+MOST_LEARNED = 400  # images that a learned distance, which takes long, compares all with all
 CHUNK = 2**19  # numbers worked on at once: 4 MB stay near the processor, memory stays flat
 
 
@@ -27,6 +28,11 @@ def chunks(num_rows, row_size):
     """Slices of rows that hold about `CHUNK` numbers each."""
     step = max(1, CHUNK // row_size)
     return [slice(start, start + step) for start in range(0, num_rows, step)]
+
+
+def most_compared(most, distance):
+    """How many images are compared all with all: `most`, or less by a learned distance."""
+    return most if distance is None else min(most, MOST_LEARNED)
 
 
 def row_distances(left, right, distance):
@@ -58,10 +64,10 @@ def all_distances(left, right, distance=None):
             products = np.asarray(left, np.float64) @ np.asarray(right[rows], np.float64).T
             squared = np.round((ours[:, None] + theirs[rows] - 2 * products) / scale, 12)
             distances[:, rows] = np.sqrt(np.maximum(squared, 0) * scale)
-            continue
-        for one, row in zip(left, distances, strict=True):
-            others = np.broadcast_to(one, right[rows].shape)
-            row[rows] = row_distances(others, right[rows], distance)
+        else:
+            for one, row in zip(left, distances, strict=True):
+                others = np.broadcast_to(one, right[rows].shape)
+                row[rows] = row_distances(others, right[rows], distance)
     return distances
 
 
@@ -184,18 +190,18 @@ def checked(same, distances):
     return same, distances
 
 
-def curve_scores(false_accept, true_accept):
-    """What a ROC curve tells; only the equal error rate is interpolated."""
+def curve_scores(false_accept, true_accept, smallest_rate=0.0):
+    """What a ROC curve tells, at false-accept rates from the smallest; the EER is interpolated."""
     excess = false_accept + true_accept - 1  # rises from -1 to 1 along the curve
-    return {
+    scores = {
         "auc": float(metrics.auc(false_accept, true_accept)),
         "equal_error_rate": float(np.interp(0, excess, false_accept)),
-    } | {
-        f"true_accept_at_{100 * rate:g}_percent": float(
-            last_within(rate, false_accept, true_accept)
-        )
-        for rate in FALSE_ACCEPT_RATES
     }
+    for rate in FALSE_ACCEPT_RATES:
+        if rate >= smallest_rate:
+            accepted = last_within(rate, false_accept, true_accept)
+            scores[f"true_accept_at_{100 * rate:g}_percent"] = float(accepted)
+    return scores
 
 
 def last_within(rate, false_accept, values):
@@ -213,14 +219,9 @@ def verification_scores(same, distances, threshold):
         true accepts at such are left out.
     """
     same, distances = checked(same, distances)
-    scores = curve_scores(*operating_points(same, distances)[:2])
-    smallest = min(1.0, LEAST_ACCEPTED / np.sum(~same))
-    for rate in FALSE_ACCEPT_RATES:
-        if rate < smallest:
-            del scores[f"true_accept_at_{100 * rate:g}_percent"]
-    accepted = distances < threshold
+    smallest, accepted = min(1.0, LEAST_ACCEPTED / np.sum(~same)), distances < threshold
     return {
-        **scores,
+        **curve_scores(*operating_points(same, distances)[:2], smallest),
         "smallest_rate": float(smallest),
         "accuracy": float(np.mean(accepted == same)),
         "precision": float(metrics.precision_score(same, accepted, zero_division=0)),

@@ -102,7 +102,7 @@ class SimilarityModel:
         return self.compare([a, b])[0]["probability"]
 
     def compare(self, images, unreadable=None):
-        """Every pair as a dict: `a`, `b`, `distance`, `probability`, and the verdict `same`."""
+        """Every pair, a dict: `a`, `b`, `distance`, `threshold`, `probability`, verdict `same`."""
         names, embeddings = self._embedded(images, unreadable)
         distances = all_distances(embeddings, embeddings, self.metric)
         likely = probability(distances, self._decision["calibration"])
@@ -111,6 +111,7 @@ class SimilarityModel:
                 "a": names[a],
                 "b": names[b],
                 "distance": float(distances[a, b]),
+                "threshold": self.threshold,
                 "probability": float(likely[a, b]),
                 "same": bool(distances[a, b] < self.threshold),
             }

@@ -10,6 +10,7 @@ from PIL import Image
 
 from configs import Config
 from evaluation.similarity_map import overlay, similarity_map
+from inference.answers import text
 from inference.similarity_model import SimilarityModel
 from pipeline.reading import decode
 from run_directory import require_package
@@ -53,19 +54,16 @@ def build_page(model, options):
             clicked = gr.Button(button, variant="primary")
             clicked.click(guarded(function), images, [make() for make in outputs])
 
-    text = partial(gr.Textbox, label="Answer")
+    words = partial(gr.Textbox, label="Answer")
     pictures = partial(gr.Gallery, object_fit="contain", buttons=["fullscreen"])
     with gr.Blocks(title=model.run.path.name, analytics_enabled=False) as page:
-        maps = partial(pictures, columns=2, label=MAPS)
-        sides = ("first", "second")
-        tab("Compare two images", "Compare", sides, partial(compare, model), text, maps)
+        maps, sides = partial(pictures, columns=2, label=MAPS), ("first", "second")
+        tab("Compare two images", "Compare", sides, partial(compare, model), words, maps)
         if options.references:
-            named = partial(identify, model, options.references, options.false_accept_rate)
-            tab("Identify", "Identify", ["image"], named, text)
+            tab("Identify", "Identify", ["image"], partial(identify, model, options), words)
         if options.gallery:
             found = partial(pictures, columns=5, label="Most similar")
-            similar = partial(neighbours, model, options.gallery)
-            tab("Find similar", "Find", ["image"], similar, found)
+            tab("Find similar", "Find", ["image"], partial(neighbours, model, options), found)
     return page
 
 
@@ -94,13 +92,18 @@ def guarded(function):
         try:
             return function(*paths)
         except Exception as error:  # BadImage, DataError, RunError; of Keras and Gradio anything
-            text = str(error) or repr(error)
-            for path in paths:  # the folder that Gradio keeps it in says nothing to anyone
-                text = text.replace(path, Path(path).name)
+            said = without_folders(str(error) or repr(error), paths)
             # It is shown as HTML.
-            raise gr.Error(html.escape(text), print_exception=False) from error
+            raise gr.Error(html.escape(said), print_exception=False) from error
 
     return call
+
+
+def without_folders(said, paths):
+    """A text with the files' names: the folder that Gradio keeps them in says nothing to anyone."""
+    for path in paths:
+        said = said.replace(path, Path(path).name)
+    return said
 
 
 def compare(model, *paths):
@@ -111,26 +114,19 @@ def compare(model, *paths):
         look = overlay(pixels, similarity_map(model.encoder, pixels, other, model.metric))
         size = round(LOOK * pixels.shape[1] / pixels.shape[0]), LOOK
         looks.append(Image.fromarray(look).resize(size, Image.Resampling.BICUBIC))
-    text = (
-        f"{'Same' if answer['same'] else 'Different'}: distance {answer['distance']:.3f} "
-        f"(same below {model.threshold:.3f}), probability of same {answer['probability']:.1%}"
-    )
-    return text, looks
+    return without_folders(text(answer), paths), looks
 
 
-def identify(model, references, false_accept_rate, image):
+def identify(model, options, path):
     """The class of an image and its candidates, as text."""
-    [answer] = model.identify([image], references, false_accept_rate)
-    lines = [f"distance {one['distance']:.3f}  {one['class']}" for one in answer["candidates"]]
-    said = f"{answer['class'] or 'none of these'} (believed below {answer['threshold']:.3f})"
-    return "\n".join([said, "", *lines])
+    [answer] = model.identify([path], options.references, options.false_accept_rate)
+    return without_folders(text(answer), [path])
 
 
-def neighbours(model, gallery, image):
+def neighbours(model, options, path):
     """The most similar images of a gallery, as `(pixels, caption)`."""
-    [answer], found = model.search([image], gallery), []
+    [answer], found = model.search([path], options.gallery), []
     for one in answer["results"]:
-        path = Path(one["path"])
-        pixels, _ = decode(path.read_bytes(), THUMBNAIL)
-        found.append((pixels, f"{one['distance']:.3f}  {path.name}"))
+        pixels, _ = decode(Path(one["path"]).read_bytes(), THUMBNAIL)
+        found.append((pixels, f"{one['distance']:.3f}  {Path(one['path']).name}"))
     return found

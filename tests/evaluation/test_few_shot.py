@@ -131,11 +131,10 @@ def test_ties_share_their_credit():
 # Protocols
 
 
-def held_out(build_index, embeddings, labels, families=None):
-    index = build_index(labels, families=families)
-    parts = {"rows": np.arange(len(labels)), "embeddings": embeddings, "distance": None}
-    parts |= {"name": "unseen", "families": index.families}
-    return types.SimpleNamespace(dataset=types.SimpleNamespace(index=index), **parts)
+def held_out(embeddings, labels, families=None):
+    parts = {"trial_labels": labels, "embeddings": embeddings, "distance": None}
+    families = None if families is None else families[labels]
+    return types.SimpleNamespace(name="unseen", families=families, **parts)
 
 
 def errors(name, held):
@@ -143,14 +142,14 @@ def errors(name, held):
     return {row["name"].rpartition(" ")[2]: row["error"] for row in found["rows"]}
 
 
-def test_5_way_of_perfect_constant_and_noisy_embeddings(build_index):
+def test_5_way_of_perfect_constant_and_noisy_embeddings():
     rng, labels = np.random.default_rng(0), np.arange(12).repeat(25)
     perfect = np.eye(12)[labels]
-    assert errors("5-way", held_out(build_index, perfect, labels)) == {"1-shot": 0, "5-shot": 0}
-    constant = errors("5-way", held_out(build_index, perfect * 0, labels))
+    assert errors("5-way", held_out(perfect, labels)) == {"1-shot": 0, "5-shot": 0}
+    constant = errors("5-way", held_out(perfect * 0, labels))
     assert constant == pytest.approx({"1-shot": 0.8, "5-shot": 0.8})
     noisy = perfect + rng.normal(0, 0.5, perfect.shape)
-    found = errors("5-way", held_out(build_index, noisy, labels))
+    found = errors("5-way", held_out(noisy, labels))
     for shots in (1, 5):
         trials = few_shot.draw_trials(labels, 5, shots, 20_000, rng)
         distances = few_shot.trial_distances(noisy, trials)
@@ -158,15 +157,13 @@ def test_5_way_of_perfect_constant_and_noisy_embeddings(build_index):
         assert found[f"{shots}-shot"] == pytest.approx(plain, abs=0.02)
 
 
-def test_within_takes_its_classes_from_one_family(build_index):
+def test_within_takes_its_classes_from_one_family():
     labels = np.arange(40).repeat(3)
     embeddings = np.eye(20)[labels % 20]  # across families, each class has a double
     families = np.arange(40) // 20
-    assert errors("omniglot-within", held_out(build_index, embeddings, labels, families)) == {
-        "1-shot": 0
-    }
+    assert errors("omniglot-within", held_out(embeddings, labels, families)) == {"1-shot": 0}
     with pytest.raises(DataError, match="20 classes of one family with 2 images each"):
-        errors("omniglot-within", held_out(build_index, embeddings, labels, np.arange(40) // 10))
+        errors("omniglot-within", held_out(embeddings, labels, np.arange(40) // 10))
 
 
 # Neighbours

@@ -105,7 +105,7 @@ def test_compare_shows_distance_probability_and_maps(place, page, model):
     text = answer(panel)
     assert f"distance {expected['distance']:.3f}" in text
     assert f"{expected['probability']:.1%}" in text
-    assert text.startswith("Same" if expected["same"] else "Different")
+    assert text.startswith("same" if expected["same"] else "different")
     panel.locator("img").nth(3).wait_for()
 
 
