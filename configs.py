@@ -248,9 +248,7 @@ def _expectations(name, value, hint):
 
 # What several of the named configs have in common; python train.py NAME --data_dir PATH runs one.
 UNCHANGED = {"rotate": 0.0, "zoom": 0.0, "shift": 0.0, "horizontal_flip": False, "brightness": 0.0}
-CLASSES = {"sampling": "classes"}
 PUBLISHED = {"sampling": "pairs", "schedule": "constant", "unit_length": False}
-LEAVES = {"data_dir": "data/plantvillage"}
 SIGNATURES = {"data_dir": "data/signatures", "image_size": "155x220", "channels": 1}
 SIGNATURES |= {"fit": "pad", "ink": True, "unseen_share": 0.3}
 CHARACTERS = {"data_dir": "data/omniglot/images_background", "channels": 1}
@@ -264,8 +262,8 @@ CONFIGS = {  # a line for each of: data, batches, augmentation, network and loss
     # Recipe 1 on photographs of leaves, its flaws mended: images are split, not pairs; all are
     # decoded once; accuracy is accuracy. 2 minutes on two cores: known AUC 0.79, unseen 0.58.
     "plantvillage-recipe": Config(
-        **LEAVES | UNCHANGED | PUBLISHED, channels=1, val_share=0.17, pairs_per_batch=256,
-        max_classes=38, max_images_per_class=20,
+        **UNCHANGED | PUBLISHED, data_dir="data/plantvillage", channels=1, val_share=0.17,
+        max_classes=38, max_images_per_class=20, pairs_per_batch=256,
         encoder="leaf_cnn", embedding_dim=50, loss="contrastive",
         optimizer="rmsprop", learning_rate=1e-3, epochs=20, patience=3,
     ),
@@ -291,9 +289,9 @@ CONFIGS = {  # a line for each of: data, batches, augmentation, network and loss
     # Ours for characters. 10 minutes on two cores: 8.9% error, 20-way one-shot within alphabets
     # kept out.
     "characters": Config(
-        **CHARACTERS | CLASSES, image_size=64, val_share=0.05,
-        classes_per_batch=64, images_per_class=4, family_batches=0.85, steps_per_epoch=200,
-        shift=0.06, shear=0.2, rotated_classes=True,
+        **CHARACTERS, image_size=64, val_share=0.05,
+        sampling="classes", classes_per_batch=64, images_per_class=4, family_batches=0.85,
+        steps_per_epoch=200, shift=0.06, shear=0.2, rotated_classes=True,
         encoder="drawing", embedding_dim=256,
         epochs=30, max_minutes=10.0,
     ),
@@ -301,15 +299,16 @@ CONFIGS = {  # a line for each of: data, batches, augmentation, network and loss
     # people at hand; no training. Half a minute on two cores, 20 people: 10-way one-shot on ten
     # others 99.3, 98.4, 94.0% (three draws of people).
     "faces": Config(
-        **CLASSES, data_dir="data/att_faces", image_size=224, channels=1,
-        test_share=0.1, val_share=0.2,
+        data_dir="data/att_faces", image_size=224, channels=1, test_share=0.1, val_share=0.2,
+        sampling="classes",
         encoder="efficientnet_lite0_grid", weights="imagenet", embedding_dim=256,
         epochs=0,
     ),
     # Ours for signatures, as data/draw_signatures.py draws: ink alone, small turns, no flips. 60
     # drawn writers, 200 steps: skilled EER on others 18.9%, with eight references 12%; random 0.2%.
     "signatures": Config(
-        **SIGNATURES | CLASSES, validate_on="classes", classes_per_batch=12, images_per_class=8,
+        **SIGNATURES, validate_on="classes",
+        sampling="classes", classes_per_batch=12, images_per_class=8,
         rotate=5.0, zoom=0.1, shift=0.04, shear=0.1, horizontal_flip=False, brightness=0.0,
         encoder="efficientnet_lite0_grid", weights="imagenet", embedding_dim=256,
         temperature=0.1, distillation=20.0,
@@ -324,7 +323,7 @@ CONFIGS = {  # a line for each of: data, batches, augmentation, network and loss
     # Recipe 3: VGG16 with a learned L1 similarity. 120 images/s on two cores; after 2 minutes
     # known AUC 0.70.
     "vgg16": Config(
-        **LEAVES | UNCHANGED | PUBLISHED, image_size=105, pairs_per_batch=32,
+        **UNCHANGED | PUBLISHED, data_dir="data/plantvillage", image_size=105, pairs_per_batch=32,
         encoder="vgg16", distance="l1_512", loss="binary_crossentropy",
         optimizer="adam", learning_rate=1e-4, epochs=20,
     ),
@@ -339,7 +338,8 @@ CONFIGS = {  # a line for each of: data, batches, augmentation, network and loss
     # Recipe 5: anchor, positive, negative. --triplet 1+2 or 2+1 for the other readings.
     # 2 minutes on two cores on photographs of leaves: known AUC 1.000, unseen 0.69.
     "triplet": Config(
-        **LEAVES | CLASSES, loss="triplet", margin=0.2, epochs=60, max_minutes=10.0,
+        data_dir="data/plantvillage", sampling="classes",
+        loss="triplet", margin=0.2, epochs=60, max_minutes=10.0,
     ),
 }
 # fmt: on
@@ -353,11 +353,9 @@ def read_config(path):
             value is out of range.
     """
     try:
-        values = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
+        values = dict(**json.loads(Path(path).read_text()))
+    except (OSError, ValueError, TypeError) as error:  # the last: no JSON object
         raise ValueError(f"{path} is not a readable config.json: {error}.") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object. Received: {type(values).__name__}.")
     if unknown := [name for name in values if name not in HINTS]:
         raise ValueError(
             f"{path}: Config has no field {', '.join(map(repr, unknown))}. It is of another "
@@ -370,14 +368,11 @@ def read_config(path):
 
 
 def parse_command_line(args, program):
-    """Turns `[name or config.json] [--field value]` into a config.
+    """`(config, name)` of `[name or config.json] [--field value]`; a file's name is its folder's.
 
     Args:
         args: List of strings, `sys.argv[1:]`.
         program: Name shown in the help.
-
-    Returns:
-        `(config, name)`; `name` is the named config's, or the file's folder's.
 
     Raises:
         ValueError: If the name is unknown or the file unreadable. A wrong `--field` exits with
@@ -397,12 +392,17 @@ def parse_command_line(args, program):
         )
     import tyro  # here, so that importing configs stays instant
 
-    without_flags = tyro.conf.configure(tyro.conf.FlagConversionOff)(Config)  # --ink False
     losses = "; ".join(f"of {kind} {', '.join(names)}" for kind, names in LOSSES.items())
-    about = f"Names: {', '.join(CONFIGS)}.\n\nEncoders: {', '.join(ENCODERS)}.\n\nLosses: {losses}."
-    program = f"{program} [name or config.json]"
-    asked = {"args": args[is_named:], "default": base, "use_underscores": True}
-    return tyro.cli(without_flags, **asked, prog=program, description=about), name
+    config = tyro.cli(
+        tyro.conf.configure(tyro.conf.FlagConversionOff)(Config),  # --ink False
+        prog=f"{program} [name or config.json]",
+        description=f"Names: {', '.join(CONFIGS)}.\n\nEncoders: {', '.join(ENCODERS)}.\n\n"
+        f"Losses: {losses}.",
+        args=args[is_named:],
+        default=base,
+        use_underscores=True,
+    )
+    return config, name
 
 
 def main():

@@ -6,7 +6,6 @@ import datetime
 import functools
 import importlib.metadata
 import importlib.util
-import io
 import itertools
 import json
 import os
@@ -153,11 +152,8 @@ class RunDirectory:
 
     def write_history(self, rows):
         """Writes `history.csv`, a line an epoch, from dicts with equal keys."""
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-        self.write_text("history.csv", text.getvalue())
+        lines = [rows[0].keys(), *(row.values() for row in rows)]
+        self.write_text("history.csv", "".join(",".join(map(str, line)) + "\n" for line in lines))
 
     def read_history(self):
         """The lines of `history.csv` as dicts of text; none where nothing was trained."""
@@ -187,7 +183,7 @@ class RunDirectory:
         arrays = {}
         try:
             with np.load(self / STATE, allow_pickle=False) as file:
-                for key in sorted(file.files, key=lambda key: (len(key), key)):
+                for key in file.files:
                     if key != "facts":
                         arrays.setdefault(key.rpartition("-")[0], []).append(file[key])
                 return arrays, json.loads(str(file["facts"]))
@@ -236,43 +232,34 @@ class RunDirectory:
 
 def environment():
     """Where and how a run was started: command, versions, machine, commit."""
-    packages = ("keras", "tensorflow", "jax", "torch", "numpy", "pillow", "scikit-learn")
-    facts = Path("/proc/cpuinfo")  # of Linux
+    versions, facts, commit = {}, Path("/proc/cpuinfo"), ""  # the facts are Linux's
+    for package in ("keras", "tensorflow", "jax", "torch", "numpy", "pillow", "scikit-learn"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
     processor = re.search(r"model name\s*: (.*)", facts.read_text() if facts.exists() else "")
+    with contextlib.suppress(OSError):  # a plus says that files differ from the commit
+        git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty=+"]
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     return {
         "command": [Path(sys.executable).name, *sys.argv],
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "versions": {name: version for name in packages if (version := _version(name))},
+        "versions": versions,
         "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"{processor[1] if processor else platform.processor()}",
-        "commit": _commit(),
+        "commit": commit,
     }
-
-
-def _version(package):
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(package)
-
-
-def _commit():
-    """The project's commit, with a plus where files differ from it; nothing without git."""
-    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
-    settings = {"capture_output": True, "text": True, "timeout": 10}
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(command, cwd=Path(__file__).parent, **settings).stdout.strip()
-    return ""
 
 
 @contextlib.contextmanager
 def silence(verbose):
     """Hides what is printed, on both streams, unless `verbose`."""
-    with contextlib.ExitStack() as stack:
-        if not verbose:
-            nothing = stack.enter_context(open(os.devnull, "w"))
-            stack.enter_context(contextlib.redirect_stdout(nothing))
-            stack.enter_context(contextlib.redirect_stderr(nothing))
+    if verbose:
+        yield
+        return
+    out, err = contextlib.redirect_stdout, contextlib.redirect_stderr
+    with open(os.devnull, "w") as nothing, out(nothing), err(nothing):
         yield
 
 
