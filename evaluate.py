@@ -17,7 +17,7 @@ from pathlib import Path
 from evaluation import comparison, summary
 from evaluation.figures import draw_figures
 from evaluation.held_out import embed_set, held_out_rows
-from evaluation.protocols import PROTOCOLS, episode_scores, lake_scores
+from evaluation.protocols import LAKE, PROTOCOLS, episode_scores, lake_scores
 from evaluation.report import write_report
 from evaluation.scores import Options, score_set
 from networks.embedding import start_keras
@@ -33,8 +33,7 @@ def evaluate(run, data=None, *, verbose=1, **options):
         run: A `RunDirectory`, its path, or what `train.train` returns.
         data: Folder, .zip, .csv or list of pairs to score on; None: what the run kept for test.
         verbose: 0 prints nothing.
-        options: Other fields of `scores.Options`: `ways`, `shots`, `trials`, `seed`,
-            `pair_label`, `protocol`, `strict`.
+        options: Other fields of `scores.Options`, such as `ways`, `shots` and `seed`.
 
     Returns:
         `(metrics, figures)`: `metrics["unseen"]["auc"]` and so on, what `metrics.json` holds;
@@ -64,9 +63,7 @@ def _score(run, options):
     data, held_out = options.data, []
     metrics = {"run": run.path.name, "data": data and Path(data).name, "seed": options.seed}
     metrics["pretrained"] = trained_on(run.config.weights)
-    if options.protocol == "omniglot-lake":
-        if not data:
-            raise DataError("--protocol omniglot-lake needs --data: a folder or zip of its runs.")
+    if options.protocol == LAKE:
         metrics["protocol"] = lake_scores(data, encoder, run.config, distance)
         return comparison.ScoredRun(run, metrics, []), encoder
     dataset, sides, metrics["left_out"] = held_out_rows(
@@ -125,7 +122,7 @@ def main(args=None):
     begin = time.monotonic()
     try:
         run, runs, out, options = parse(args)
-        if options.data and options.protocol != "omniglot-lake":
+        if options.data and options.protocol != LAKE:
             # A wrong path is told before Keras is imported.
             read_index(options.data, options.pair_label)
         start_keras()
@@ -134,7 +131,10 @@ def main(args=None):
         else:
             scored, encoder = _score(run, options)
             print(*summary.report_lines(scored.metrics), sep="\n")
-            out = _out(scored.run, out, options)
+            # The run's own report is of its own held-out images.
+            name = options.protocol or (options.data and Path(options.data).stem)
+            default = scored.run / f"evaluation-{name}" if name else scored.run.path
+            out = Path(out) if out else default
             figures = draw_figures(scored.metrics, scored.held_out)
             write_report(out, scored, figures, encoder)
             written = f"{out / 'report.html'}, metrics.json and figures"
@@ -158,12 +158,6 @@ def _compare(runs, options, out):
 
     write_atomically(path, write)
     return path
-
-
-def _out(run, out, options):
-    """The folder for the results: the run's own report is of its own held-out images."""
-    name = options.protocol or (options.data and Path(options.data).stem)
-    return Path(out) if out else run / f"evaluation-{name}" if name else run.path
 
 
 if __name__ == "__main__":

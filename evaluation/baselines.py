@@ -19,15 +19,9 @@ NEAR = 0.8  # share of the network's lead over chance at which a sentence warns
 
 
 def methods(embeddings, images, distance=None):
-    """A network and its baselines, to be put to the same trials.
+    """A network and its baselines: name -> function of `Trials` to distances `(T, ways)`.
 
-    Args:
-        embeddings: The network's of the images, `(n, d)`.
-        images: uint8 array (n, height, width, channels); large ones are compared smaller.
-        distance: As in `verification`.
-
-    Returns:
-        Name -> function of `Trials` that gives distances as `few_shot.trial_distances` does.
+    `images` are a uint8 array (n, height, width, channels); large ones are compared smaller.
     """
     images = _smaller(images)
     features = {
@@ -35,8 +29,8 @@ def methods(embeddings, images, distance=None):
         "centred, blurred": centred_blurred_pixels(images),
         "background": background_pixels(images),
     }
-    found = {"model": partial(trial_distances, embeddings, distance=distance)}
-    return found | {name: partial(trial_distances, values) for name, values in features.items()}
+    found = {name: partial(trial_distances, values) for name, values in features.items()}
+    return {"model": partial(trial_distances, embeddings, distance=distance)} | found
 
 
 def _smaller(images):
@@ -89,7 +83,9 @@ def shortcut_scores(held, ink=False):
     Returns:
         List of dicts: `name`, `auc`, and `skilled_auc` where there are forgeries.
     """
-    kinds = held.kinds_of_pairs()
+    kinds, pairs = held.kinds_of_pairs(), {"auc": slice(None)}
+    if "skilled" in kinds:
+        pairs["skilled_auc"] = held.same | kinds["skilled"]
     numbers = _of_files(held.dataset, held.rows)
     numbers["eight border pixels"] = background_pixels(held.dataset.pixels[held.rows])
     if ink:
@@ -99,11 +95,8 @@ def shortcut_scores(held, ink=False):
     for name, values in numbers.items():
         difference = values[held.left].astype(float) - values[held.right]
         apart = -np.linalg.norm(difference, axis=1)
-        row = {"name": name, "auc": float(roc_auc_score(held.same, apart))}
-        if "skilled" in kinds:
-            some = held.same | kinds["skilled"]
-            row["skilled_auc"] = float(roc_auc_score(held.same[some], apart[some]))
-        found.append(row)
+        scores = {key: float(roc_auc_score(held.same[p], apart[p])) for key, p in pairs.items()}
+        found.append({"name": name} | scores)
     return sorted(found, key=lambda row: -row["auc"])
 
 

@@ -88,21 +88,14 @@ class HeldOut:
 
 
 def held_out_rows(run, data=None, strict=False, pair_label=None):
-    """The images to score on: what the run kept for test, or those of other data.
+    """The images to score on: what a `RunDirectory` kept for test, or those of other data.
 
-    Args:
-        run: A `RunDirectory`.
-        data: Folder, .zip, .csv or list of pairs. Images that the run was trained or validated on
-            are left out.
-        strict: Whether such images are an error.
-        pair_label: What label 1 of a list of pairs means; the run's own by default.
+    Images of other data that the run was trained or validated on are left out; a DataError where
+    `strict`. `pair_label` is as in `scores.Options`, the run's own by default.
 
     Returns:
         `(dataset, rows, left_out)`: a `Dataset`; "known" and "unseen" -> its rows; how many
         images were left out, or None where the data are the run's own.
-
-    Raises:
-        DataError: If the data cannot be read, or hold trained images where `strict`.
     """
     config = dataclasses.replace(run.config, data_dir=str(data)) if data else run.config
     index = read_index(config.data_dir, pair_label or config.pair_label)
@@ -112,13 +105,15 @@ def held_out_rows(run, data=None, strict=False, pair_label=None):
         return dataset, *_other_rows(run, dataset, strict)
     saved, sides = run.read_json("splits.json"), {}
     for name in ("known", "unseen"):
-        names = saved[f"test_{name}"]
-        sides[name] = np.flatnonzero(np.isin(index.names, names))
-        if not len(sides[name]):
+        kept = saved[f"test_{name}"]
+        rows = np.flatnonzero(np.isin(index.names, kept))
+        if len(rows):
+            sides[name] = rows
+        else:
             print(f"The run kept no test images of {name} classes.")
-        if gone := len(names) - len(sides[name]):
+        if gone := len(kept) - len(rows):
             print(f"{gone} test images of {name} classes are gone.")
-    return dataset, {name: rows for name, rows in sides.items() if len(rows)}, None
+    return dataset, sides, None
 
 
 def _other_rows(run, dataset, strict):
@@ -142,7 +137,15 @@ def _other_rows(run, dataset, strict):
     if strict and trained.any():
         raise DataError(f"{said}. Remove them, or leave them out: without --strict.")
     print(f"{said}: left out." if trained.any() else f"{said}.")
-    known = _classes_of_the_run(index.class_names, classes, trained.any())
+    known = np.isin(index.class_names, classes)
+    if known.any():
+        count, all_names = known.sum(), len(known)
+        said = f"{count} of {all_names} class names are names the run was trained on: "
+        if trained.any() or 2 * count >= all_names:
+            print(f"{said}these classes count as known.")
+        else:  # equal names may be chance
+            print(f"{said}as no image is, all classes count as unseen.")
+            known[:] = False
     known[trained_labels] = True
     # What shows the same thing as a trained image says nothing new either.
     free = usable & ~np.isin(index.groups, index.groups[trained])
@@ -152,22 +155,6 @@ def _other_rows(run, dataset, strict):
         kept = free[index.pairs[:, :2]].all(axis=1)
         print(f"{kept.sum()} of {len(kept)} pairs are scored.")
     return {name: np.flatnonzero(rows) for name, rows in sides.items() if rows.any()}, left_out
-
-
-def _classes_of_the_run(names, classes, shares_images):
-    """Which class names are those of classes trained on, (names,), and not merely equal to them.
-
-    They are where the data share images with the run, or at least half of their class names.
-    """
-    equal = np.isin(names, classes)
-    if equal.any():
-        said = f"{equal.sum()} of {len(names)} class names are names the run was trained on: "
-        if shares_images or 2 * equal.sum() >= len(names):
-            print(f"{said}these classes count as known.")
-        else:
-            print(f"{said}as no image is, all classes count as unseen.")
-            equal[:] = False
-    return equal
 
 
 def remember_trained(run, dataset):

@@ -100,15 +100,14 @@ def resampled_scores(same, distances, left, right, threshold, units, rng):
     return found
 
 
-def few_shot_intervals(
-    accuracies, shots, embeddings, labels, units, rng, trials, families=None, distance=None
-):
-    """Intervals of K-shot accuracies, {ways: accuracy} -> {ways: interval}.
+def few_shot_intervals(accuracies, shots, held, rng, trials, within=False):
+    """Intervals of K-shot accuracies of a `HeldOut`, {ways: accuracy} -> {ways: interval}.
 
     A query is answered rightly among N classes if N - 1 drawn prototypes are farther than its own:
-    the share of all prototypes that are, to the power of N - 1. Given families, within them.
+    the share of all prototypes that are, to the power of N - 1; of its family where `within`.
     """
-    _, labels = np.unique(labels, return_inverse=True)
+    embeddings, distance, units = held.embeddings, held.distance, held.units
+    _, labels = np.unique(held.trial_labels, return_inverse=True)
     by_class, starts, counts = verification.grouped(labels)
     classes = np.flatnonzero(counts > shots)
     most = verification.most_compared(MOST_QUERIES, distance)
@@ -119,8 +118,8 @@ def few_shot_intervals(
     nearest = verification.row_distances(queries, embeddings[own[:, 1:]].mean(axis=1), distance)
     others = verification.all_distances(queries, embeddings[prototypes].mean(axis=1), distance)
     rivals = of[:, None] != of
-    if families is not None:
-        rivals &= families[own[:, :1]] == families[prototypes[:, 0]]
+    if within:
+        rivals &= held.families[own[:, :1]] == held.families[prototypes[:, 0]]
     kept = rivals.any(axis=1)
     farther = (rivals * (0.5 * (others == nearest[:, None]) + (others > nearest[:, None])))[kept]
     drawn = units.weights(rng)

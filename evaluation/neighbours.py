@@ -28,6 +28,7 @@ def retrieval_scores(labels, neighbours):
     Returns a dict that JSON can hold: `recall_at_1`, `class_recall_at_1` of each class by name, and
     `most_confused`: (class, the nearest image's, times).
     """
+    labels = np.asarray(labels)
     names, counts = np.unique(labels, return_counts=True)
     asked = np.isin(labels, names[counts > 1])
     if not asked.any():

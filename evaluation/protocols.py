@@ -14,8 +14,9 @@ EPISODES = {  # ways, shots, episodes, queries of a class, within families
     "omniglot-within": (20, (1,), 800, 1, True),
     "5-way": (5, (1, 5), 600, 15, False),
 }
+LAKE = "omniglot-lake"
 PUBLISHED = {  # error
-    "omniglot-lake": {
+    LAKE: {
         "attentive recurrent comparator, Shyam et al. 2017": 0.015,
         "Bayesian program learning, Lake et al. 2015": 0.033,
         "people, Lake et al. 2015": 0.045,
@@ -41,6 +42,8 @@ def lake_scores(source, encoder, config, distance=None):
     """
     from networks.embedding import embed
 
+    if not source:
+        raise DataError(f"--protocol {LAKE} needs --data: a folder or zip of its runs.")
     errors = {}
     for tests, trainings, answers in read_lake_runs(source):
         files = [read_bytes(source, name) for name in [*tests, *trainings]]
@@ -53,7 +56,7 @@ def lake_scores(source, encoder, config, distance=None):
             accuracy = few_shot.few_shot_accuracy(method(trials), answers)
             errors.setdefault(name, []).append(1 - accuracy)
     title = f"Lake's {len(errors['model'])} one-shot runs of Omniglot, error"
-    return _found("omniglot-lake", title, errors)
+    return _found(LAKE, title, errors)
 
 
 def episode_scores(name, held_out, options):

@@ -67,8 +67,7 @@ def score_set(held, threshold, options, ink=False):
         found["few_shot"] = few_shot_table(held, methods, options)
         found["curve"] = n_way_curve(held, methods, options)
         some, nearest = held.neighbours
-        names = np.array(index.class_names)[held.labels[some]]
-        found |= neighbours.retrieval_scores(names, nearest)
+        found |= neighbours.retrieval_scores([held.class_name(at) for at in some], nearest)
         found["references"] = reference_scores(held, options.rng("references"))
     found["baselines"] = baselines.shortcut_scores(held, ink)
     found["warnings"] = baselines.shortcut_warnings(found)
@@ -118,7 +117,7 @@ def reference_scores(held, rng):
 
 
 def few_shot_table(held, methods, options):
-    """N-way K-shot accuracy of all `methods`, of `baselines.methods`, in the same trials.
+    """N-way K-shot accuracy of `baselines.methods`, in the same trials.
 
     Returns a list of dicts: `ways`, `shots`, `trials`, `classes` ("across" or "within" families),
     and each name's `accuracy`, the model's with its `interval`.
@@ -173,17 +172,9 @@ def _accuracies(held, methods, trials, numbers, place, options):
         distances = np.take_along_axis(method(trials), order, axis=1)
         for number, row in rows.items():
             row[name] = {"accuracy": few_shot.few_shot_accuracy(distances[:, :number], first)}
-    found = intervals.few_shot_intervals(
-        {number: row["model"]["accuracy"] for number, row in rows.items()},
-        shots,
-        held.embeddings,
-        held.trial_labels,
-        held.units,
-        options.rng("bootstrap", ways, shots),
-        num_trials,
-        families=held.families if place == "within" else None,
-        distance=held.distance,
-    )
+    accuracies = {number: row["model"]["accuracy"] for number, row in rows.items()}
+    within, rng = place == "within", options.rng("bootstrap", ways, shots)
+    found = intervals.few_shot_intervals(accuracies, shots, held, rng, num_trials, within)
     for number, row in rows.items():
         row["model"]["interval"] = found[number]
         row["random"] = {"accuracy": 1 / number}

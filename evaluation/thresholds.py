@@ -10,14 +10,14 @@ from evaluation.verification import checked, curve_scores, last_within, operatin
 FEW, FEWEST = 100, 20  # genuine pairs below which a threshold is called uncertain, hardly known
 
 
-def choose_threshold(same, distances, false_accept_rate=None, classes=None):
+def choose_threshold(same, distances, false_accept_rate, classes):
     """The distance below which two images are called the same, as `threshold.json` holds it.
 
     Args:
         same: Boolean array (pairs,) of validation pairs.
         distances: Array (pairs,).
         false_accept_rate: Share of impostors that may pass, or None for the equal error rate.
-        classes: Of the images of each pair, (2, pairs), or None without an interval.
+        classes: Of the images of each pair, (2, pairs).
 
     Returns:
         Dict: `threshold`, its 95% `interval` for other classes, `chosen_for`, `val_accuracy` there,
@@ -31,15 +31,14 @@ def choose_threshold(same, distances, false_accept_rate=None, classes=None):
         return threshold_at_false_accept(same, distances, false_accept_rate, weights)
 
     threshold, rate = choose(), equal_error_rate(same, distances)[0]
-    purpose = f"equal error rate {rate:.4f} on validation pairs"
+    purpose = f"equal error rate {rate:.4f}"
     if false_accept_rate is not None:
-        purpose = f"false-accept rate {false_accept_rate} on validation pairs"
-    interval = None
-    if classes is not None:
-        _, classes = np.unique(classes, return_inverse=True)
-        units = Units(np.arange(classes.max() + 1), np.zeros(classes.max() + 1, int))
-        drawn = [choose(w) for w in units.pair_weights(*classes, np.random.default_rng(0))]
-        interval = [max(0.0, threshold - units.margin(drawn)), threshold + units.margin(drawn)]
+        purpose = f"false-accept rate {false_accept_rate}"
+    _, classes = np.unique(classes, return_inverse=True)
+    units = Units(np.arange(classes.max() + 1), np.zeros(classes.max() + 1, int))
+    margin = units.margin(
+        [choose(w) for w in units.pair_weights(*classes, np.random.default_rng(0))]
+    )
     genuine, warnings = int(np.sum(same)), []
     if genuine < FEW:
         known = "hardly known" if genuine < FEWEST else "uncertain"
@@ -51,8 +50,8 @@ def choose_threshold(same, distances, false_accept_rate=None, classes=None):
         )
     return {
         "threshold": float(threshold),
-        "interval": interval,
-        "chosen_for": purpose,
+        "interval": [max(0.0, threshold - margin), threshold + margin],
+        "chosen_for": f"{purpose} on validation pairs",
         "val_accuracy": float(np.mean((distances < threshold) == same)),
         "calibration": list(calibrate(same, distances, threshold)),
         "genuine_pairs": genuine,

@@ -1,5 +1,7 @@
 """Intervals against a known truth: made-up embeddings whose population can be drawn at will."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from sklearn import metrics
@@ -46,13 +48,15 @@ def test_the_truth_lies_inside_95_times_in_100(known):
                 large = population(20, 200, 1.5, rng, centres)[:2]
             truths, pairs = scored_pairs(*large, rng)
             truths["5-way"] = one_shot(*large, 5, 20_000, rng)
-            truths["cut"] = thresholds.choose_threshold(*pairs[:2])["threshold"]
+            truths["cut"] = thresholds.equal_error_rate(*pairs[:2])[1]
         scores, pairs = scored_pairs(embeddings, labels, rng)
         units = Units.of(labels, np.zeros(len(labels)), known)
         found = intervals.verification_intervals(scores, *pairs, THRESHOLD, units, rng)
         accuracy = one_shot(embeddings, labels, 5, 1000, rng)
-        given = {5: accuracy}, 1, embeddings, labels, units, rng, 1000
-        found["5-way"] = intervals.few_shot_intervals(*given)[5]
+        held = SimpleNamespace(
+            embeddings=embeddings, trial_labels=labels, distance=None, units=units
+        )
+        found["5-way"] = intervals.few_shot_intervals({5: accuracy}, 1, held, rng, 1000)[5]
         if not known:
             classes = labels[np.stack(pairs[2:])]
             found["cut"] = thresholds.choose_threshold(*pairs[:2], None, classes)["interval"]
