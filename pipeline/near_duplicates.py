@@ -97,12 +97,6 @@ def _weights(count, margin):
     return (share / share.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def merge_equal_files(groups, digests, skip=()):
-    """Group of each row after joining the groups that share a file of equal content."""
-    links = [(rows[0], row) for rows in equal_files(digests, skip) for row in rows[1:]]
-    return join_groups(groups, np.array(links, int).reshape(-1, 2))
-
-
 def join_groups(groups, links):
     """Group of each row after joining those of linked rows, (n, 2)."""
     if not len(links):

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.class_batches import training_labels
 from pipeline.files import DataError
-from pipeline.near_duplicates import equal_files, join_groups, merge_equal_files
+from pipeline.near_duplicates import equal_files, join_groups
 
 SPLITS = ("train", "val", "test_known", "test_unseen")
 SIDE = "<U11"  # the longest of them
@@ -50,15 +50,15 @@ def make_splits(index, digests, unreadable, config, copies=()):
         )
     copies = np.reshape([] if copies is None else copies, (-1, 2)).astype(int)
     # Copies of one file are one thing: a genuine pair of them would teach nothing.
-    equal = merge_equal_files(index.groups, digests, skip=unreadable)
-    index.groups = groups = join_groups(equal, copies)
+    equal = [(rows[0], row) for rows in equal_files(digests, unreadable) for row in rows[1:]]
+    index.groups = join_groups(index.groups, np.array([*equal, *copies], int).reshape(-1, 2))
     usable = np.setdiff1d(np.arange(len(index)), list(left_out))
     if index.splits is not None:
-        sides = _given_sides(index, usable, groups, config, left_out, remarks)
+        sides = _given_sides(index, usable, config, left_out, remarks)
     elif index.pairs is not None:
-        sides = _pair_sides(index, usable, groups, config, left_out, remarks)
+        sides = _pair_sides(index, usable, config, left_out, remarks)
     else:
-        sides = _drawn_sides(index, usable, groups, config, remarks)
+        sides = _drawn_sides(index, usable, config, remarks)
     for row in usable[sides[usable] == ""].tolist():
         left_out.setdefault(row, "shows what another held-out class shows too")
     splits = Splits(*(np.flatnonzero(sides == name) for name in SPLITS), left_out, remarks, copies)
@@ -79,10 +79,14 @@ def unusable(index, digests, unreadable):
     return reasons
 
 
-def _drawn_sides(index, usable, groups, config, remarks):
+def _drawn_sides(index, usable, config, remarks):
     """Side of each row, drawn; asks for less where there are too few families, classes, images."""
-    units = _units(index, usable, config)
-    kept = _num_kept(config, len(units))
+    unit = index.labels if config.hold_out_by == "class" else index.families
+    genuine = usable[~index.forged[usable]]
+    genuine = genuine[np.bincount(index.labels[genuine])[index.labels[genuine]] >= 2]
+    units = np.unique(unit[genuine])  # that may be kept whole: those of a genuine pair
+    shares = config.unseen_share, config.val_share if config.validate_on == "classes" else 0.0
+    kept = [max(2, round(share * len(units))) if share > 0 else 0 for share in shares]
     too_many = len(units) - sum(kept) < 2
     if config.hold_out_by == "family":
         if any(kept) and too_many:
@@ -91,11 +95,11 @@ def _drawn_sides(index, usable, groups, config, remarks):
                 "single classes are kept out instead."
             )
             by_class = dataclasses.replace(config, hold_out_by="class")
-            return _drawn_sides(index, usable, groups, by_class, remarks)
+            return _drawn_sides(index, usable, by_class, remarks)
     # A single class that is kept unseen would have no impostors.
     elif too_many or (round(config.unseen_share * len(units)) < 2 and len(units) < FEW_CLASSES):
         kept[0] = 0
-    sides = _draw_sides(index, usable, groups, config, units, kept)
+    sides = _draw_sides(index, usable, config, unit, units, kept)
     if config.validate_on == "classes" or _is_enough(training_labels(index)[sides == "val"]):
         return sides
     remarks.append(
@@ -103,27 +107,14 @@ def _drawn_sides(index, usable, groups, config, remarks):
         "kept instead (validate_on='classes')."
     )
     by_class = dataclasses.replace(config, validate_on="classes")
-    return _drawn_sides(index, usable, groups, by_class, remarks)
+    return _drawn_sides(index, usable, by_class, remarks)
 
 
-def _units(index, usable, config):
-    """What may be kept whole: the classes that have a genuine pair, or their families."""
-    classes = np.flatnonzero(np.bincount(index.labels[usable[~index.forged[usable]]]) >= 2)
-    return classes if config.hold_out_by == "class" else np.unique(index.class_families[classes])
-
-
-def _num_kept(config, num_units):
-    """How many to keep for test and validation: two at least, as one alone has no impostors."""
-    shares = config.unseen_share, config.val_share if config.validate_on == "classes" else 0.0
-    return [max(2, round(share * num_units)) if share > 0 else 0 for share in shares]
-
-
-def _draw_sides(index, usable, groups, config, units, kept):
-    """Draws what is kept whole first, then groups within each known class."""
-    rng = np.random.default_rng(config.seed)
+def _draw_sides(index, usable, config, unit, units, kept):
+    """Draws `kept` units for test and for validation, then groups within each known class."""
+    rng, groups = np.random.default_rng(config.seed), index.groups
     sides, group_side = np.zeros(len(index), SIDE), np.zeros(groups.max() + 1, SIDE)
     *kept, _ = np.split(rng.permutation(units), np.cumsum(kept))
-    unit = index.labels if config.hold_out_by == "class" else index.families
     for side, whole in zip(("test_unseen", "val"), kept, strict=True):
         rows = usable[np.isin(unit[usable], whole)]
         rows = rows[group_side[groups[rows]] == ""]  # the others are left out
@@ -163,14 +154,14 @@ def _place_groups(rows, groups, shares, group_side, sides, rng):
     sides[rows] = group_side[groups[rows]]
 
 
-def _pair_sides(index, usable, groups, config, left_out, remarks):
+def _pair_sides(index, usable, config, left_out, remarks):
     """Side of each row where pairs are given: whole groups, and whole chains of pairs if they can.
 
     A pair that crosses is of no use, nor is an image none of whose pairs lies on its side.
     """
     pairs, genuine = index.pairs[:, :2], index.pairs[index.pairs[:, 2] == 1, :2]
     for links in (pairs, genuine, ()):
-        joined = join_groups(groups, links)
+        joined = join_groups(index.groups, links)
         if np.bincount(joined[usable]).max(initial=0) <= len(usable) / 2:
             break
     sides, group_side = np.zeros(len(index), SIDE), np.zeros(joined.max() + 1, SIDE)
@@ -187,14 +178,14 @@ def _pair_sides(index, usable, groups, config, left_out, remarks):
     return sides
 
 
-def _given_sides(index, usable, groups, config, left_out, remarks):
+def _given_sides(index, usable, config, left_out, remarks):
     """Side of each row from the source's own train, val and test; drawn from train if missing."""
     sides = np.zeros(len(index), SIDE)
     sides[usable] = np.asarray(index.splits)[usable]
     if not (sides == "train").any():
         raise DataError(f"'{index.source}' has test images and no train images. Add a train split.")
     for side, others in (("test", ["train"]), ("val", ["train", "test"])):
-        taken = np.isin(groups, groups[np.isin(sides, others)])
+        taken = np.isin(index.groups, index.groups[np.isin(sides, others)])
         leaks = np.flatnonzero((sides == side) & taken)
         sides[leaks] = ""
         reason = f"given for {side}, shows what a {' or '.join(others)} image shows"
@@ -204,7 +195,7 @@ def _given_sides(index, usable, groups, config, left_out, remarks):
         zero = ["unseen_share"] * bool(given) + ["test_share"] * ("test" in given)
         inner = dataclasses.replace(config, **dict.fromkeys(zero, 0.0))
         train = np.flatnonzero(sides == "train")
-        drawn = _drawn_sides(index, train, groups, inner, remarks)[train]
+        drawn = _drawn_sides(index, train, inner, remarks)[train]
         sides[train] = np.where((drawn == "val") & ("val" in given), "train", drawn)
     known = np.isin(index.labels, index.labels[sides == "train"])
     sides[(sides == "test") & known] = "test_known"

@@ -9,7 +9,6 @@ from PIL import Image
 
 from configs import CONFIGS, Config
 from pipeline.files import DataError
-from pipeline.near_duplicates import merge_equal_files
 from pipeline.splits import SPLITS, make_splits
 from prepare_data import load_data
 
@@ -164,14 +163,12 @@ def test_three_copies_in_two_classes_are_all_left_out(build_index):
     assert "'1/10.png' of another class" in splits.left_out[0]
 
 
-def test_merge_equal_files_joins_chains():
-    groups = np.array([0, 0, 1, 1, 2, 3])
-    digests = np.array([10, 11, 11, 12, 12, 13], dtype=np.uint64)
-    assert len(set(merge_equal_files(groups, digests)[:5])) == 1
-    merged = merge_equal_files(groups, digests, skip={3})  # as two empty files are equal
-    assert merged[0] == merged[2] != merged[4] != merged[5]
-    many = np.arange(20_000)
-    assert len(set(merge_equal_files(many, np.zeros(20_000, np.uint64)))) == 1  # in little time
+def test_equal_files_and_copies_join_groups_in_chains(build_index):
+    index = build_index(np.repeat(np.arange(4), 10), groups=[0, 0, 1, 1, *range(2, 38)])
+    digests = distinct(index)
+    digests[[2, 5, 6]] = digests[1], digests[4], 0  # as are rows that cannot be read
+    split(index, digests=digests, unreadable={0: "empty file", 6: "empty file"}, copies=[[3, 4]])
+    assert len(set(index.groups[:6].tolist())) == 1 and len(set(index.groups[5:].tolist())) == 35
 
 
 @pytest.mark.parametrize("validate_on", ["images", "classes"])
