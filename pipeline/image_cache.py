@@ -42,21 +42,13 @@ CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n"  # bford.info/cache
 
 @dataclasses.dataclass
 class ImageCache:
-    """Decoded images, row by row as in the index.
+    """Decoded images, row by row as in the index."""
 
-    Attributes:
-        folder: Where the cache lies.
-        pixels: `Pixels`; zeros where unreadable.
-        rows: Array of `ROW`; the kind is empty where unreadable.
-        unreadable: Row -> reason.
-        ranges: Mode -> (low, high), the range of numbers in use where they have over 8 bits.
-    """
-
-    folder: Path
-    pixels: "Pixels"
-    rows: np.ndarray
-    unreadable: dict
-    ranges: dict
+    folder: Path  # where the cache lies
+    pixels: "Pixels"  # zeros where unreadable
+    rows: np.ndarray  # of `ROW`; the kind is empty where unreadable
+    unreadable: dict  # row -> reason
+    ranges: dict  # mode -> (low, high), the range of numbers in use where they have over 8 bits
 
     @property
     def digests(self):
@@ -254,18 +246,17 @@ def _decode_missing(folder, index, config, ranges):
         size = max(1, PART_BYTES // folder.image_bytes)
         with tqdm(total=len(missing), desc="decoding images", unit="image", delay=0.5) as progress:
             for part in np.split(missing, range(size, len(missing), size)):
-                images = np.zeros((len(part), *folder.image_shape), np.uint8)
-                rows, done = np.zeros(len(part), ROW), 0
-                for row, (pixels, values) in zip(part, decoders.map(read, part), strict=True):
+                images, rows = [], []
+                for row, (pixels, found) in zip(part, decoders.map(read, part), strict=True):
                     if pixels is None:
-                        unreadable[int(row)] = values
+                        unreadable[int(row)] = found
                     else:
-                        images[done], rows[done] = pixels, values
-                        done += 1
+                        images.append(pixels)
+                        rows.append(found)
                     progress.update()
                 if not index.source.exists():
                     raise DataError(f"'{index.source}' vanished while its images were read.")
-                folder.append(images[:done], rows[:done])
+                folder.append(np.array(images, np.uint8), np.array(rows, ROW))
     finally:
         decoders.shutdown(cancel_futures=True)
     return unreadable

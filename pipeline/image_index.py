@@ -14,42 +14,23 @@ from pipeline.tables import read_text, table_rows
 
 @dataclasses.dataclass
 class ImageIndex:
-    """The images of one data set, row by row; about 100 bytes each.
+    """The images of one data set, row by row; about 100 bytes each."""
 
-    Attributes:
-        source: Path of the folder, zip or CSV.
-        names: File names relative to the source (zip: members), array of numpy's StringDType.
-        stamps: uint64 array that changes with the name, size or time of a file.
-        labels: Class of each row, int array.
-        class_names: Name of each class.
-        class_families: Family of each class, int array; all 0 where there are no families.
-        family_names: Name of each family.
-        groups: Rows with equal numbers must stay on one side of a split, int array.
-        forged: True for forgeries, bool array: images of nobody that imitate their label's class.
-        splits: "train", "val" or "test" of each row where the source says so, else None.
-        pairs: Given pairs, int array (n, 3): left row, right row, 1 for genuine or 0 for impostor;
-            None where classes are given.
-        pair_folds: Fold of each given pair, int array (n,), or None where no folds are named.
-        classes_known: False where `labels` are no more than what given genuine pairs join.
-        skipped: Name -> reason for every other file that is there, or the folder it lies in.
-        remarks: Sentences for the user about what was made of the layout.
-    """
-
-    source: Path
-    names: np.ndarray
-    stamps: np.ndarray
-    labels: np.ndarray
+    source: Path  # the folder, zip or table
+    names: np.ndarray  # of the files, relative to the source (zip: members), numpy's StringDType
+    stamps: np.ndarray  # uint64 that changes with the name, size or time of a file
+    labels: np.ndarray  # class of each row, int
     class_names: list
-    class_families: np.ndarray
+    class_families: np.ndarray  # family of each class, int; all 0 where there are no families
     family_names: list
-    groups: np.ndarray
-    forged: np.ndarray
-    splits: np.ndarray | None = None
-    pairs: np.ndarray | None = None
-    pair_folds: np.ndarray | None = None
-    classes_known: bool = True
-    skipped: dict = dataclasses.field(default_factory=dict)
-    remarks: list = dataclasses.field(default_factory=list)
+    groups: np.ndarray  # rows with equal numbers must stay on one side of a split, int
+    forged: np.ndarray  # True for images of nobody that imitate their label's class, bool
+    splits: np.ndarray | None = None  # "train", "val" or "test" where the source says so
+    pairs: np.ndarray | None = None  # given ones, int (n, 3): left row, right row, 1 for genuine
+    pair_folds: np.ndarray | None = None  # fold of each given pair, int, where folds are named
+    classes_known: bool = True  # False where labels are no more than what genuine pairs join
+    skipped: dict = dataclasses.field(default_factory=dict)  # other file or folder -> reason
+    remarks: list = dataclasses.field(default_factory=list)  # sentences for the user
 
     def __len__(self):
         return len(self.names)

@@ -6,6 +6,7 @@ import re
 
 from pipeline.files import DataError, file_stamp
 
+COLUMNS = ("path", "label", "group", "split", "forged")
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
@@ -19,11 +20,18 @@ SPLIT = re.compile(  # train_set, test-data, seg_train
 
 def table_rows(source, skipped):
     """Rows of a table, its paths relative to it; a file named twice counts once."""
+    (_, header), *lines = read_cells(source) or [(1, [])]
+    columns = [name.lower() for name in header]
+    if not {"path", "label"} <= set(columns):
+        raise DataError(
+            f"{source} needs a header with the columns path and label, or two paths and a label a "
+            f"line, as a list of pairs. Received the columns: {header}."
+        )
     rows, contradictory = {}, set()
-    for number, line in _lines(source):
-        name, label = line["path"].strip().replace("\\", "/"), line["label"].strip()
-        split = line.get("split") or ""
-        if split.strip() and not split_of(split):
+    for number, cells in lines:
+        line = dict.fromkeys(COLUMNS, "") | dict(zip(columns, cells, strict=False))
+        name, label, split = line["path"].replace("\\", "/"), line["label"], line["split"]
+        if split and not split_of(split):
             raise DataError(
                 f"{source}, line {number}: split must be one of {sorted(SPLIT_NAMES)}. "
                 f"Received: '{split}'."
@@ -31,35 +39,21 @@ def table_rows(source, skipped):
         if not label:
             skipped[name] = "no label in its line"
         elif name not in rows:
-            forged = is_true(line.get("forged", ""), f"{source}, line {number}: forged")
-            rows[name] = label, line.get("group") or name, split_of(split), forged
+            forged = is_true(line["forged"], f"{source}, line {number}: forged")
+            rows[name] = label, line["group"] or name, split_of(split), forged
         elif rows[name][0] != label:  # the same label again, to balance classes, is one image
             skipped[name] = f"named with two labels, '{rows[name][0]}' and '{label}'"
             contradictory.add(name)
     for name, (label, *others) in rows.items():
-        stamp = None if name in contradictory else file_stamp(source.parent, name, skipped)
-        if stamp:
+        if name not in contradictory and (stamp := file_stamp(source.parent, name, skipped)):
             yield name, stamp, label, *others
 
 
 def is_true(cell, what):
     """Whether a cell says 1, true, yes or y; an empty one says no. `what` it is, for the error."""
-    if cell.strip().lower() not in (*YES, *NO):
+    if cell.lower() not in (*YES, *NO):
         raise DataError(f"{what} must be 1 or 0, true or false, yes or no. Received: '{cell}'.")
-    return cell.strip().lower() in YES
-
-
-def _lines(source):
-    """Yields line number and cells by column."""
-    (_, header), *rows = read_cells(source) or [(1, [])]
-    columns = [name.lower() for name in header]
-    if not {"path", "label"} <= set(columns):
-        raise DataError(
-            f"{source} needs a header with the columns path and label, or two paths and a label a "
-            f"line, as a list of pairs. Received the columns: {header}."
-        )
-    for number, cells in rows:
-        yield number, dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
+    return cell.lower() in YES
 
 
 def read_cells(source):
