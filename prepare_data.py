@@ -142,8 +142,7 @@ def keep_data(images, labels, folder):
         paths = [str(Path(path).resolve()) for path in images]
         csv.writer(text).writerows([("path", "label"), *zip(paths, labels, strict=True)])
         return _keep(text.getvalue().encode(), folder, ".csv")
-    grey = images.ndim == 3 or images.shape[-1:] == (1,)
-    if images.dtype != np.uint8 or not (grey or images.shape[3:] == (3,)):
+    if images.dtype != np.uint8 or images.ndim < 3 or images.shape[3:] not in ((), (1,), (3,)):
         raise ValueError(
             "Expected uint8 images (images, height, width, 1 or 3), 0 to 255. "
             f"Received: {images.dtype} {images.shape}."
@@ -154,7 +153,7 @@ def keep_data(images, labels, folder):
     with zipfile.ZipFile(packed, "w") as archive:
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
             png = io.BytesIO()
-            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(png, "PNG")
+            Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image).save(png, "PNG")
             name = zipfile.ZipInfo(f"{label}/{number:06d}.png")  # dated 1980: same bytes each time
             archive.writestr(name, png.getvalue())
     return _keep(packed.getvalue(), folder, ".zip")
@@ -180,9 +179,6 @@ def main(args=None):
         path.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(dataset).save(path)
         print(f"Contact sheet: {path}")
-    except download.DownloadError as error:
-        print(error, file=sys.stderr)
-        return 1
     except (ValueError, OSError) as error:  # DataError is a ValueError
         print(error, file=sys.stderr)
         return 2

@@ -16,7 +16,7 @@ DATASETS = {  # of each zip: address, hash, the folder of the data set that it f
 MEMBERS = r"(images_\w+/.+)|.+/raw/color/(.+)|.+/(leaf-map\.json)"  # what to unpack, and where
 
 
-class DownloadError(Exception):
+class DownloadError(OSError):
     """A data set could not be fetched. The message says why and what to do."""
 
 

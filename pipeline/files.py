@@ -69,7 +69,7 @@ def by_reason(skipped, most_named):
     return [f"{len(names)} x {reason}: {some(names, most_named)}" for reason, names in ordered]
 
 
-def some(names, most):
+def some(names, most=3):
     """The first few of a list of names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

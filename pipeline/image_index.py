@@ -88,8 +88,7 @@ def read_index(source, pair_label=None):
     images = dict(sorted(find_images(source, skipped).items()))
     if are_pair_folders(images):
         return _pair_index(source, folder_pairs(images, skipped), images, skipped)
-    places, reasons, remarks = place_images(images)
-    skipped |= reasons
+    places, remarks = place_images(images, skipped)
     leaves = _leaves(source, skipped)
     rows = (
         (name, images[name], label, leaves and _leaf(name, label, leaves), split, forged)

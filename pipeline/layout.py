@@ -9,10 +9,9 @@ from pipeline.forgeries import class_folders
 from pipeline.tables import split_of
 
 MOST_PARENTS = 5  # of equal class names: more are families, as alphabets are
-SHOWN = 3  # names in a remark
 
 
-def place_images(names):
+def place_images(names, skipped):
     """Class and split of each image, and whether it is a forgery.
 
     The folder of an image is its class, without the part of its path that names a split: two
@@ -20,23 +19,28 @@ def place_images(names):
 
     Args:
         names: File names ("train/oak/1.png").
+        skipped: Dict that gains those without a class -> reason.
 
     Returns:
-        `(places, reasons, remarks)`: name -> (class, split or None, forged); name -> why it is not
-        used; sentences for the user.
+        `(places, remarks)`: name -> (class, split or None, forged); sentences for the user.
     """
-    folders, places, reasons = class_folders(names), {}, {}
-    of_folders, why, remarks = _place_folders(Counter(folder for folder, _ in folders.values()))
-    for name, (folder, forged) in folders.items():
-        if folder in of_folders:
-            places[name] = *of_folders[folder], forged
-        else:
-            reasons[name] = why[folder]
-    return places, reasons, remarks
+    folders = class_folders(names)
+    classes, why, remarks = _place_folders(Counter(folder for folder, _ in folders.values()))
+    skipped |= {name: why[folder] for name, (folder, _) in folders.items() if folder not in classes}
+    places = {
+        name: (*classes[folder], forged)
+        for name, (folder, forged) in folders.items()
+        if folder in classes
+    }
+    return places, remarks
 
 
 def _place_folders(counts):
-    """As `place_images`, of folders -> number of images directly in them."""
+    """Of folders -> number of images directly in them.
+
+    Returns:
+        `(classes, reasons, remarks)`: folder -> (class, split or None); folder -> why it is none.
+    """
     reasons = {"": "lies beside the class folders, not in one"}
     folders = _without_shared_start({name: tuple(name.split("/")) for name in counts if name})
     at, remarks = _split_parts(folders), []
@@ -51,7 +55,7 @@ def _place_folders(counts):
         folders = _without_shared_start({name: parts for name, parts in classes.items() if parts})
     elif named := sorted({part for parts in folders.values() for part in parts if split_of(part)}):
         remarks.append(
-            f"Folders called {some(named, SHOWN)} are taken for classes: a split needs another one "
+            f"Folders called {some(named)} are taken for classes: a split needs another one "
             "beside it (train, val, test), and most folders below them."
         )
     places = {name: ("/".join(parts), splits.get(name)) for name, parts in folders.items()}
@@ -101,7 +105,7 @@ def _nested(places, counts):
     """A remark where a class folder holds class folders."""
     above = {name[:at] for name in places for at, sign in enumerate(name) if sign == "/"}
     if both := sorted(above & places.keys()):
-        shown = some([f"'{name}' ({counts[name]})" for name in both], SHOWN)
+        shown = some([f"'{name}' ({counts[name]})" for name in both])
         yield (
             f"Images lie in {shown} and in folders below: each folder is a class of its own. "
             "If they show the same, move them into one folder."
@@ -115,8 +119,7 @@ def class_remarks(class_names):
         written[unicodedata.normalize("NFKC", name).casefold().strip()].append(name)
     if twins := [" and ".join(map(repr, names)) for names in written.values() if len(names) > 1]:
         yield (
-            f"Classes whose names differ only in case, spaces or encoding: "
-            f"{some(twins, SHOWN)}. "
+            f"Classes whose names differ only in case, spaces or encoding: {some(twins)}. "
             "They are taken as different; rename one if they are the same."
         )
     below = defaultdict(set)
@@ -127,9 +130,9 @@ def class_remarks(class_names):
     shared = sorted(name for name, count in times.items() if count > 1)
     alike = [len(names & {*shared}) * 2 > len(names) for names in below.values()]
     if 2 <= len(below) <= MOST_PARENTS and sum(alike) >= 2:
-        parents = some(sorted(map(repr, below)), SHOWN)
+        parents = some(sorted(map(repr, below)))
         yield (
-            f"Classes of the same names ({some(shared, SHOWN)}) lie in {parents}: they are taken "
-            "as different. Are they parts of one data set? Then join the folders, or name them "
-            "train, val and test."
+            f"Classes of the same names ({some(shared)}) lie in {parents}: they are taken as "
+            "different. Are they parts of one data set? Then join the folders, or name them train, "
+            "val and test."
         )

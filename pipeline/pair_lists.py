@@ -104,7 +104,7 @@ def pair_rows(pairs, stamps):
     """
     names = sorted({name for pair in pairs for name in pair})
     folders = {name: (name.rpartition("/")[0], None, False) for name in names}
-    folders |= place_images(names)[0]
+    folders |= place_images(names, {})[0]
     own = {name: name if forged else folder for name, (folder, _, forged) in folders.items()}
     genuine = [pair for pair, (same, _) in pairs.items() if same]
     alike = {pair for pair in pairs if own[pair[0]] == own[pair[1]]}
