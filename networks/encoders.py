@@ -105,9 +105,9 @@ def efficientnet_lite0_grid(pixels, embedding_dim):
 
 def upper_half(maps, embedding_dim, grid=False):
     """What the two make of the maps of their lower half."""
+    pool = _parts if grid else layers.GlobalAveragePooling2D()
     maps = pretrained.build_upper(maps.shape[1:])(maps)
-    return head([_parts(each) if grid else layers.GlobalAveragePooling2D()(each) for each in maps],
-                embedding_dim)  # fmt: skip
+    return head([pool(each) for each in maps], embedding_dim)
 
 
 def _parts(maps):
@@ -253,15 +253,15 @@ def _copy_run(folder, encoder):
         raise WeightsError(f"'{folder}' holds another network. Set --encoder to the one it has.")
     filled = False
     for giver, taker in zip(givers, takers, strict=True):
-        given, taken = ([tuple(w.shape) for w in layer.weights] for layer in (giver, taker))
-        if given == taken:
+        try:
             taker.set_weights(giver.get_weights())
             filled |= taker.name == HEAD
-        elif taker.name != HEAD:
-            raise WeightsError(
-                f"'{folder}' does not fit: layer '{taker.name}' has weights of {given} there, "
-                f"{taken} here. Take its encoder, image_size, channels and embedding_dim."
-            )
+        except ValueError as error:  # of another shape
+            if taker.name != HEAD:
+                raise WeightsError(
+                    f"'{folder}' does not fit: {error} Take its encoder, image_size, channels and "
+                    "embedding_dim."
+                ) from error
     return filled
 
 

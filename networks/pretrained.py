@@ -113,18 +113,14 @@ def _stage(maps, first, kernel, stride, expansion, filters, blocks):
         maps = layers.DepthwiseConv2D(
             kernel, stride if number == first else 1, "same", name=f"{name}_depthwise_conv"
         )(maps)
-        maps = layers.Conv2D(filters, 1, name=f"{name}_project_conv")(_relu6(maps))
+        maps = layers.Conv2D(filters, 1, name=f"{name}_project_conv")(layers.ReLU(6.0)(maps))
         if number > first:
             maps = layers.Add()([maps, given])
     return maps, first + blocks
 
 
 def _convolution(maps, filters, kernel, stride, name):
-    return _relu6(layers.Conv2D(filters, kernel, stride, "same", name=name)(maps))
-
-
-def _relu6(maps):
-    return layers.ReLU(6.0)(maps)
+    return layers.ReLU(6.0)(layers.Conv2D(filters, kernel, stride, "same", name=name)(maps))
 
 
 def fold_batch_norm(state):
