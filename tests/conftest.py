@@ -17,6 +17,23 @@ TINY = (
 ).split()
 
 
+def noise_about_colors(num_classes, per_class, deviation=40):
+    """`(images, labels)`: uint8 (n, 16, 16, 3), noise about a colour of each class."""
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(num_classes), per_class)
+    colors = rng.integers(40, 215, (num_classes, 1, 1, 3))[labels]
+    noise = rng.normal(0, deviation, (len(labels), 16, 16, 3))
+    return (colors + noise).clip(0, 255).astype(np.uint8), labels
+
+
+def write_classes(folder, images, labels):
+    """Writes images as `class0/0.png` and so on, numbered within their class; gives the folder."""
+    for label in np.unique(labels):
+        (folder / f"class{label}").mkdir(parents=True)
+        for number, image in enumerate(images[labels == label]):
+            Image.fromarray(image).save(folder / f"class{label}" / f"{number}.png")
+    return folder
+
+
 @pytest.fixture
 def write_images(tmp_path):
     """`write_images("a/1.png", ...)` writes noise of its own under each name, gives the folder."""
@@ -69,13 +86,11 @@ def tiny_run(tmp_path_factory):
     """A folder with `images`, 8 classes of 14, and a run trained on them, `runs/run`: to copy."""
     import train
 
-    folder, rng = tmp_path_factory.mktemp("tiny"), np.random.default_rng(0)
-    for label in range(8):  # noise about a colour each
-        color = 75 + 100 * np.array([label & 1, label >> 1 & 1, label >> 2])
-        (folder / f"images/class{label}").mkdir(parents=True)
-        for number in range(14):
-            pixels = (color + rng.normal(0, 40, (16, 16, 3))).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / f"images/class{label}/{number}.png")
+    folder, labels = tmp_path_factory.mktemp("tiny"), np.repeat(np.arange(8), 14)
+    corners = 75 + 100 * np.stack([labels & 1, labels >> 1 & 1, labels >> 2], axis=1)
+    noise = np.random.default_rng(0).normal(0, 40, (112, 16, 16, 3))
+    images = (corners[:, None, None] + noise).clip(0, 255).astype(np.uint8)
+    write_classes(folder / "images", images, labels)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert train.main(["leaves", "--data_dir", "images", *TINY]) == 0

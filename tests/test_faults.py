@@ -21,6 +21,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from conftest import noise_about_colors, write_classes
 from PIL import Image
 
 from configs import Config
@@ -81,12 +82,7 @@ def workplace(tmp_path):
 
 
 def draw_images(folder):
-    rng = np.random.default_rng(0)
-    for label, color in enumerate(rng.integers(40, 215, (6, 3))):
-        (folder / f"images/class{label}").mkdir(parents=True)
-        for number in range(10):
-            pixels = (color + rng.normal(0, 40, (16, 16, 3))).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / f"images/class{label}/{number}.png")
+    write_classes(folder / "images", *noise_about_colors(6, 10))
     return folder
 
 

@@ -6,6 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from conftest import noise_about_colors
 from PIL import Image
 
 import train as command
@@ -22,10 +23,7 @@ SMALL |= {"pairs_per_batch": 8, "embedding_dim": 8}
 def given(tmp_path, monkeypatch):
     """`(images, labels)`: six classes of ten, noise about a colour each."""
     monkeypatch.chdir(tmp_path)
-    rng, labels = np.random.default_rng(0), np.repeat(np.arange(6), 10)
-    colors = rng.integers(40, 215, (6, 1, 1, 3))[labels]
-    noise = rng.normal(0, 30, (60, 16, 16, 3))
-    return (colors + noise).clip(0, 255).astype(np.uint8), labels
+    return noise_about_colors(6, 10, deviation=30)
 
 
 def skipping():
