@@ -104,6 +104,17 @@ def test_given_pairs(write_images, prepare):
     assert len(same) == 59 and first not in rows[np.concatenate([left, right])]
 
 
+def test_forgeries_on_every_side_and_in_the_inventory(write_images, prepare):
+    names = [f"{writer}/{n}.png" for writer in "abcdefgh" for n in range(12)]
+    names += [f"{writer}_forg/{n}.png" for writer in "abcdefgh" for n in range(8)]
+    dataset = prepare(write_images(*names))
+    for name, rows in dataset.splits.items():
+        kinds = zip(dataset.index.labels[rows], dataset.index.forged[rows], strict=True)
+        assert len(set(kinds)) == (4 if name == "test_unseen" else 12)
+    said = "64 of 8 classes, beside 96 genuine images of 8; 'a_forg/0.png' imitates 'a/0.png'"
+    assert has_line(inventory(dataset), "forgeries: ", said)
+
+
 @pytest.mark.parametrize(("channels", "red"), [(3, (255, 0, 0)), (1, (76, 76, 76))])
 def test_contact_sheet(channels, red, write_images, prepare):
     folder = write_images(*ten_each(*"abcde"))

@@ -17,7 +17,7 @@ from pipeline.files import IMAGE_SUFFIXES, DataError, read_bytes
 from pipeline.image_index import read_index
 
 BESIDE, DIRECT = "- lies beside train/ and test/, not in one", "- lies directly in a folder of a"
-CASES = {  # file > its class, and @ its split, or - the reason of the file or folder; ! a remark
+CASES = {  # file > its class, F if forged, @ its split; or - why it is left out; ! a remark
     "class folders": "oak/1.png > oak | oak/2.JPG > oak | ash/1.png > ash",
     "subjects": "s1/1.pgm > s1 | s2/1.pgm > s2 | s10/1.pgm > s10",
     "families": "Latin/a/1.png > Latin/a | Latin/b/1.png > Latin/b | Greek/c/1.png > Greek/c",
@@ -59,6 +59,38 @@ CASES = {  # file > its class, and @ its split, or - the reason of the file or f
         ! Classes of the same names (cat) lie in 'set A', 'set B'""",
     "names that look alike": """Zoe\u0301/1.png > Zoe\u0301 | zo\u00e9/2.png > zo\u00e9 |
         ! Classes whose names differ only in case""",
+    "forgeries beside": """01/a.png > 01 | 01_forg/a.png > 01 F | x/a.png > x |
+        X_Forged/a.png > x F | y/a.png > y | y-forgeries/b.png > y F | z/a.png > z |
+        z forge/a.png > z F | reforg/a.png > reforg""",
+    "forgeries in split folders": """train/01/a.png > 01@train | train/01_forg/a.png > 01 F@train |
+        train/02/a.png > 02@train | test/03/a.png > 03@test | test/03_forg/a.png > 03 F@test""",
+    "forgeries two folders of folders": """sigs/genuine/a/1.png > a | sigs/genuine/b/1.png > b |
+        sigs/Forged/a/1.png > a F""",
+    "forgeries with names of their own": """Offline Genuine/7/1.png > 7 |
+        Offline Genuine/8/1.png > 8 | Offline Forgeries/7/1.png > 7 F""",
+    "forgeries both in each": """a/original/1.png > a | a/forgeries/1.png > a F |
+        b/original/1.png > b | b/forged/1.png > b F""",
+    "forgeries CEDAR": """full_org/original_1_1.png > 1 | full_org/original_12_1.png > 12 |
+        full_forg/forgeries_1_1.png > 1 F | full_forg/forgeries_12_24.png > 12 F""",
+    "forgeries CEDAR in one folder": """x/original_1_1.png > 1 | x/original_2_1.png > 2 |
+        x/forgeries_2_1.png > 2 F""",
+    "forgeries SigComp 2009": """genuine/NFI-00101001.png > 001 | genuine/NFI-00201002.png > 002 |
+        forged/NFI-00301001.png > 001 F""",
+    "forgeries SigComp 2011": """Genuine/001_01.png > 001 | Genuine/014_24.PNG > 014 |
+        Forgeries/0119001_01.png > 001 F | Forgeries/0202014_02.PNG > 014 F""",
+    "forgeries SigComp 2011 by writers": """train/001/001_01.PNG > 001@train |
+        train/001_forg/0119001_02.png > 001 F@train | test/049/049_01.png > 049@test |
+        test/049_forg/0114049_01.PNG > 049 F@test""",
+    "forgeries BHSig260": """Hindi/001/H-S-1-G-01.tif > 001 | Hindi/001/H-S-1-F-01.tif > 001 F |
+        Hindi/2/H-S-2-G-01.tif > 2""",
+    "forgeries GPDS": """001/c-001-01.jpg > 001 | 001/cf-001-01.jpg > 001 F |
+        002/c-002-24.jpg > 002""",
+    "forgeries of nobody": """a/1.png > a | a_forg/1.png > a F | b/1.png > b | genuine/c/1.png > c |
+        forged/c/1.png > c F | forged/d/1.png > - a forgery of 'd', of which there is no""",
+    "forgeries MCYT-75": """0/0000v00.bmp > 0 | 0/0000f14.bmp > 0 F | 1/0001v00.bmp > 1""",
+    "two kinds of nothing": """original/1.png > original | forged/1.png > forged""",
+    "forged classes alone": """a_forg/1.png > a_forg | b_forg/1.png > b_forg""",
+    "forged in a name": """georg/1.png > georg | original art/1.png > original art | b/1.png > b""",
     "what systems make": """a/1.png > a | a/@eaDir/SYNO@.png > - made by the system |
         lost+found/2.png > - made by the system | $RECYCLE.BIN/x/3.png > - made by the system |
         FOUND.000/4.png > - made by the system | __MACOSX/a/1.png > - made by the system |
@@ -97,9 +129,10 @@ def write_zip(path, files):
 
 def outcome(index):
     """File -> class and split, or reason, in the words of `CASES`."""
-    splits = [""] * len(index) if index.splits is None else [f"@{one}" for one in index.splits]
-    labels = [index.class_names[label] for label in index.labels]
-    found = {name: a + b for name, a, b in zip(index.names, labels, splits, strict=True)}
+    found = {}
+    for row, name in enumerate(index.names):
+        split = "" if index.splits is None else f"@{index.splits[row]}"
+        found[name] = index.class_names[index.labels[row]] + " F" * int(index.forged[row]) + split
     assert not found.keys() & index.skipped.keys()
     return found | {name: f"- {why}" for name, why in index.skipped.items()}
 

@@ -13,18 +13,8 @@ from pipeline.image_index import read_index
 
 def classes(index):
     """Name -> class, as the index sees it."""
-    return {
-        name: index.class_names[label]
-        for name, label in zip(index.names, index.labels, strict=True)
-    }
-
-
-def families(index):
-    """Class -> family."""
-    return {
-        name: index.family_names[family]
-        for name, family in zip(index.class_names, index.class_families, strict=True)
-    }
+    labels = [index.class_names[label] for label in index.labels]
+    return dict(zip(index.names.tolist(), labels, strict=True))
 
 
 def parted(index):
@@ -33,13 +23,17 @@ def parted(index):
     return {frozenset(names[index.groups == group]) for group in set(index.groups.tolist())}
 
 
-def test_families_and_splits(write_images):
-    index = read_index(write_images("train/A___x/1.png", "train/B/y/1.png", "test/A___x/2.png"))
-    assert index.splits.tolist() == ["test", "train", "train"]
-    assert families(index) == {"A___x": "A", "B/y": "B"}
-    assert len(parted(index)) == 3 and index.pairs is None and not index.forged.any()
-    deep = read_index(write_images("x/y/a/1.png", "c/1.png", folder="deep"))
-    assert deep.family_names == ["", "x/y"]
+@pytest.mark.parametrize(
+    ("names", "families"),
+    [
+        (["train/A___x/1.png", "train/B/y/1.png", "test/A___x/2.png"], {"A___x": "A", "B/y": "B"}),
+        (["x/y/a/1.png", "c/1.png"], {"x/y/a": "x/y", "c": ""}),
+    ],
+)
+def test_families(names, families, write_images):
+    index = read_index(write_images(*names))
+    found = [index.family_names[family] for family in index.class_families]
+    assert dict(zip(index.class_names, found, strict=True)) == families
 
 
 def test_pair_folders(write_images):
@@ -66,22 +60,17 @@ SIDES = ("first", "second")
 
 
 def test_leaf_map_keeps_photographs_of_one_leaf_together(write_images):
-    folder = write_images("a/IMG 1.png", "a/img 2.png", "a/img 3.png", "b/img 4.png", "b/img 5.png")
+    names = ["a/IMG 1.png", "a/img 2.png", "a/img 3.png", "b/img 4.png", "b/img 5.png"]
+    short = ["c/1f___HL 1.png", "c/2e___HL 1 copy.png", "c/3d___HL 2.png", "d/4c___HL 1.png"]
+    folder = write_images(*names, *short)
     leaves = {"img 1": ["a:::1"], "img 2": ["a:::1"], "img 4": "b:::2", "img 5": "b:::3", "x": []}
+    leaves["HL 1"] = ["d:::8", "c:::7"]  # a leaf of each class
     (folder / "leaf-map.json").write_text(json.dumps(leaves))
-    expected = [{"a/IMG 1.png", "a/img 2.png"}, {"a/img 3.png"}, {"b/img 4.png"}, {"b/img 5.png"}]
-    assert parted(read_index(folder)) == set(map(frozenset, expected))
+    alone = [{name} for name in names[2:] + short[2:]]
+    assert parted(read_index(folder)) == set(map(frozenset, [names[:2], short[:2], *alone]))
     (folder / "leaf-map.json").write_text("[1, 2]")
     with pytest.raises(DataError, match=r"leaf-map\.json must be a JSON object"):
         read_index(folder)
-
-
-def test_leaf_map_of_short_stems(write_images):
-    names = ["a/1f___RS_HL 1.png", "a/2e___RS_HL 1 copy.png", "a/3d___RS_HL 2.png"]
-    folder = write_images(*names, "b/4c___RS_HL 1.png")  # b has a leaf of the same number
-    (folder / "leaf-map.json").write_text('{"RS_HL 1": ["b:::8", "a:::7"]}')
-    expected = [set(names[:2]), {names[2]}, {"b/4c___RS_HL 1.png"}]
-    assert parted(read_index(folder)) == set(map(frozenset, expected))
 
 
 def write_csv(folder, text):
@@ -91,17 +80,23 @@ def write_csv(folder, text):
 
 
 def test_csv(write_images):
-    folder = write_images("1.png", "2.png", "sub/3.png", "4.png")
-    text = (
-        f"label,path,split,group\n\u00c9t\u00e9,1.png,train,x\na/b,{folder / '4.png'},validation,\n"
-    )
-    text += "oak,2.png,Train,x\n oak,sub/3.png,train\noak,2.png,train\noak,gone.png,train\n,2.png\n"
+    folder = write_images("1.png", "2.png", "sub/3.png", "4.png", "5.png")
+    path = folder / "4.png"
+    text = f"""label,path,split,group,forged
+        \u00c9t\u00e9,1.png,train,x,0\na/b,{path},validation,,no\noak,2.png,Train,x\n
+        oak,sub/3.png,train,,TRUE\noak,2.png,train\noak,gone.png,train\n,2.png
+        oak,5.png,train\nash,5.png,train"""
     index = read_index(write_csv(folder, text))
-    assert sorted(classes(index).values()) == ["a/b", "oak", "oak", "\u00c9t\u00e9"]
-    splits = dict(zip(index.names.tolist(), index.splits.tolist(), strict=True))
-    assert splits["1.png"] == splits["2.png"] == "train" and splits[f"{folder / '4.png'}"] == "val"
-    assert families(index)["a/b"] == "a" and frozenset(["1.png", "2.png"]) in parted(index)
-    assert set(index.skipped) == {"gone.png", "2.png"} and "No such file" in str(index.skipped)
+    expected = {"1.png": "\u00c9t\u00e9", f"{path}": "a/b", "2.png": "oak", "sub/3.png": "oak"}
+    assert classes(index) == expected
+    assert index.splits.tolist() == ["train", "val", "train", "train"]
+    assert index.forged.tolist() == [False, False, False, True]
+    assert frozenset(["1.png", "2.png"]) in parted(index) and len(parted(index)) == 3
+    assert index.skipped == {
+        "gone.png": "No such file or directory",
+        "2.png": "no label in its line",
+        "5.png": "named with two labels, 'oak' and 'ash'",
+    }
     for name in index.names:
         assert read_bytes(folder / "list.csv", name) == (folder / name).read_bytes()
 
@@ -116,6 +111,7 @@ def test_csv(write_images):
         ("path,label\ngone.png,a\n", "1 x No such file.*: gone.png"),
         ("path,label,split\n1.png,a,exam\n", "Received: 'exam'"),
         ("path,label,split\n1.png,a,train\n2.png,a,\n", "every line a split, or none"),
+        ("path,label,forged\n1.png,a,maybe\n", "line 2: forged must be 1 or 0.*'maybe'"),
     ],
 )
 def test_csv_that_does_not_load(text, message, write_images):
@@ -134,13 +130,6 @@ def test_tables_as_programs_write_them(encoding, separator, write_images):
     assert found == {"1.png": "Zoë", "2.png": "Zoé", "sub/3.png": "Zoé"}
     [*said] = read_index(folder / "list.csv").remarks
     assert [encoding in each for each in said] == [True] * (not encoding.startswith("utf-8"))
-
-
-def test_a_file_named_twice_is_one_image_or_doubtful(write_images):
-    folder = write_images("1.png", "2.png", "3.png")
-    index = read_index(write_csv(folder, "path,label\n1.png,a\n1.png,a\n2.png,a\n2.png,b\n3.png,b"))
-    assert classes(index) == {"1.png": "a", "3.png": "b"}
-    assert index.skipped == {"2.png": "named with two labels, 'a' and 'b'"}
 
 
 def test_what_is_no_data_set(write_images, tmp_path):
