@@ -40,29 +40,24 @@ def whole_images():
 
 
 EXTREME = [bytes(4), b"\1", b"\x7f\xff", b"\x7f\xff\xff\xff", b"\xff" * 4, b"\x4e\x20"]
-EDITS = st.tuples(
-    st.sampled_from(["write", "insert", "drop", "cut"]),
+EDITS = st.tuples(  # where, what is written there, in place of how many bytes
     st.integers(0, 100) | st.integers(0, 6000),
-    st.sampled_from(EXTREME) | st.binary(min_size=1, max_size=16),
+    st.just(b"") | st.sampled_from(EXTREME) | st.binary(min_size=1, max_size=16),
+    st.integers(0, 16) | st.just(6000),
 )
 
 
 def damage(data, edits):
-    for kind, at, new in edits:
-        head, tail = data[: at % (len(data) + 1)], data[at % (len(data) + 1) :]
-        data = head + {
-            "write": new + tail[len(new) :],
-            "insert": new + tail,
-            "drop": tail[len(new) :],
-            "cut": b"",
-        }[kind]  # fmt: skip
+    for at, new, count in edits:
+        at %= len(data) + 1
+        data = data[:at] + new + data[at + count :]
     return data
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_damaged_images(count):
     warnings.simplefilter("ignore")
-    files, outcomes = list(whole_images()), []
+    files, outcomes = list(whole_images()), set()
     for data in files:
         decode(data, Config(image_size=24))
 
@@ -72,10 +67,10 @@ def test_damaged_images(count):
         try:
             pixels, kind = decode(damage(data, edits), Config(image_size=24, channels=channels))
             assert pixels.shape == (24, 24, channels) and pixels.dtype == np.uint8 and kind
+            outcomes.add("read")
         except BadImage as error:
             assert str(error)
-            pixels = None
-        outcomes.append(pixels is None)
+            outcomes.add("refused")
 
     check()
-    assert 0 < np.mean(outcomes) < 1  # both were met
+    assert outcomes == {"read", "refused"}
