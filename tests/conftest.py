@@ -1,6 +1,7 @@
 """What the tests share: small image folders, indexes without files, the way to real photographs."""
 
 import os
+import shutil
 import zlib
 from pathlib import Path
 
@@ -82,15 +83,41 @@ def real_data():
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory):
+def write_colors():
+    """`write_colors(folder)` writes classes of 16 x 16 pixels, noise about a colour each."""
+
+    def write(folder, num_classes=8, per_class=14, name="class", seed=0):
+        rng = np.random.default_rng(seed)
+        for label in range(num_classes):
+            color = 75 + 100 * np.array([label & 1, label >> 1 & 1, label >> 2])
+            (folder / f"{name}{label}").mkdir(parents=True)
+            for number in range(per_class):
+                pixels = (color + rng.normal(0, 40, (16, 16, 3))).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{name}{label}/{number}.png")
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no Chromium to open a page in")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_run(write_colors, tmp_path_factory):
     """A folder with `images`, 8 classes of 14, and a run trained on them, `runs/run`: to copy."""
     import train
 
-    folder, labels = tmp_path_factory.mktemp("tiny"), np.repeat(np.arange(8), 14)
-    corners = 75 + 100 * np.stack([labels & 1, labels >> 1 & 1, labels >> 2], axis=1)
-    noise = np.random.default_rng(0).normal(0, 40, (112, 16, 16, 3))
-    images = (corners[:, None, None] + noise).clip(0, 255).astype(np.uint8)
-    write_classes(folder / "images", images, labels)
+    folder = tmp_path_factory.mktemp("tiny")
+    write_colors(folder / "images")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert train.main(["leaves", "--data_dir", "images", *TINY]) == 0

@@ -13,11 +13,6 @@ from pipeline.image_index import read_index
 from prepare_data import Dataset
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def test_background_pixels_are_the_eight_on_the_border(rng):
     images = rng.integers(256, size=(3, 5, 7, 2), dtype=np.uint8)
     found = baselines.background_pixels(images)

@@ -14,16 +14,6 @@ from evaluation.scores import Options
 from pipeline.files import DataError
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-def city_block(left, right):
-    assert left.dtype == right.dtype == np.float32 and left.shape == right.shape
-    return np.abs(left - right).sum(axis=1)
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.integers(1, 7), min_size=1, max_size=9),
@@ -83,8 +73,7 @@ def test_trials_within_families_use_those_that_have_enough_classes(rng):
     ("labels", "ways", "shots", "message"),
     [
         ([0, 0, 0], 5, 1, "Received: ways=5, .* and 1 such"),
-        ([0, 1, 2], 2, 1, "2 images each.* and 0 such"),
-        ([0, 0, 1, 1], 2, 2, "3 images each.* fewer shots"),
+        ([0, 0, 1, 1], 2, 2, "3 images each.* and 0 such.* fewer shots"),
         ([0, 0, 1, 1], 1, 1, "ways=1"),
         ([0, 0, 1, 1], 2, 0, "1 images each"),
     ],
@@ -94,8 +83,9 @@ def test_trials_that_cannot_be_drawn_are_an_error(labels, ways, shots, message, 
         few_shot.draw_trials(np.array(labels), ways, shots, 10, rng)
 
 
-@pytest.mark.parametrize(("learned", "order"), [(None, 2), (city_block, 1)])
-def test_trial_distances_are_those_of_a_loop_over_prototypes(rng, monkeypatch, learned, order):
+@pytest.mark.parametrize("order", [1, 2])
+def test_trial_distances_are_those_of_a_loop_over_prototypes(rng, monkeypatch, city_block, order):
+    learned = city_block if order == 1 else None
     monkeypatch.setattr(verification, "CHUNK", 200)
     labels = np.repeat(np.arange(6), 5)
     embeddings = rng.normal(size=(30, 4)).astype(np.float32)
@@ -169,15 +159,15 @@ def test_within_takes_its_classes_from_one_family():
 # Neighbours
 
 
-@pytest.mark.parametrize("learned", [None, city_block])
-def test_neighbours_are_those_of_a_double_loop(rng, monkeypatch, learned):
+@pytest.mark.parametrize("order", [1, 2])
+def test_neighbours_are_those_of_a_double_loop(rng, monkeypatch, city_block, order):
     """Three classes, two images with a wrong label, one alone in its class."""
     monkeypatch.setattr(verification, "CHUNK", 100)
     truth = np.repeat([0, 1, 2], 12)
     embeddings = rng.normal(size=(36, 4)) * 0.2 + np.eye(3, 4)[truth]
     labels = truth.copy()
     labels[[3, 20]], labels[35] = [2, 0], 3
-    nearest, order = neighbours.nearest(embeddings, learned), 1 if learned else 2
+    nearest = neighbours.nearest(embeddings, city_block if order == 1 else None)
     pairs = []
     for row in range(36):
         others = [other for other in range(36) if other != row]

@@ -15,7 +15,6 @@ import pytest
 
 from inference.similarity_model import SimilarityModel
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 ROOT = Path(__file__).parents[2]
 
 
@@ -57,19 +56,13 @@ def address(place):
 
 
 @pytest.fixture(scope="module")
-def page(address):
+def page(address, browser):
     """The page opened in Chromium; `page.requests` are the addresses it asked for."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if BROWSER is None:
-        pytest.skip("no Chromium to open the page in")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.requests = []
-        page.on("request", lambda request: page.requests.append(request.url))
-        page.goto(address)
-        yield page
-        browser.close()
+    page = browser.new_page()
+    page.requests = []
+    page.on("request", lambda request: page.requests.append(request.url))
+    page.goto(address)
+    return page
 
 
 @pytest.fixture(scope="module")
