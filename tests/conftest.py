@@ -36,6 +36,22 @@ def write_classes(folder, images, labels):
 
 
 @pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def city_block():
+    """A distance in the place of a learned one."""
+
+    def distance(left, right):
+        assert left.dtype == right.dtype == np.float32 and left.shape == right.shape
+        return np.abs(left - right).sum(axis=1)
+
+    return distance
+
+
+@pytest.fixture
 def write_images(tmp_path):
     """`write_images("a/1.png", ...)` writes noise of its own under each name, gives the folder."""
 
