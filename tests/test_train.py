@@ -59,8 +59,9 @@ def test_the_whole_command(workplace, capsys):
     assert run_train("one") == 0
     run = RunDirectory(workplace / "runs" / "one")
     expected = (
-        "config.json environment.json splits.json history.csv model.keras encoder.keras "
-        "model.weights.h5 model.txt architecture.json threshold.json accuracy.png loss.png pairs.png"
+        "config.json environment.json splits.json history.csv model.txt model.keras "
+        "encoder.keras model.weights.h5 architecture.json threshold.json "
+        "accuracy.png loss.png pairs.png"
     )
     assert set(expected.split()) <= {path.name for path in run.path.iterdir()}
     assert not (run / STATE).exists()
