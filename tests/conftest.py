@@ -1,7 +1,9 @@
 """What the tests share: small image folders, indexes without files, the way to real photographs."""
 
+import io
 import os
 import shutil
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -33,6 +35,22 @@ def write_classes(folder, images, labels):
         for number, image in enumerate(images[labels == label]):
             Image.fromarray(image).save(folder / f"class{label}" / f"{number}.png")
     return folder
+
+
+def encoded(image, form="PNG", **options):
+    """An array or a PIL image as the bytes of a file."""
+    file = io.BytesIO()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def write_zip(path, files):
+    """Writes a zip of name -> bytes, gives its path."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Files made to run code, to fill the memory or the disk, or to leave their folder: none does."""
 
-import io
 import json
 import pickle
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import encoded, write_zip
 from PIL import Image
 
 import evaluate
@@ -75,9 +75,7 @@ def system_model(path):
     layer["function"] = dict(module="os", class_name="function", config="system",
                              registered_name="system")  # fmt: skip
     layer["arguments"] = {}
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in (files | {"config.json": json.dumps(config)}).items():
-            archive.writestr(name, data)
+    write_zip(path, files | {"config.json": json.dumps(config)})
 
 
 def pickle_model(path):
@@ -102,9 +100,7 @@ def test_no_code_in_a_model_file_runs(here, capsys, evil, name):
 
 
 def png(size=8):
-    file = io.BytesIO()
-    Image.new("RGB", (size, size), "red").save(file, "PNG")
-    return file.getvalue()
+    return encoded(Image.new("RGB", (size, size), "red"))
 
 
 @pytest.fixture
@@ -114,10 +110,7 @@ def pack(tmp_path, monkeypatch):
     def write(members):
         (tmp_path / "a/b").mkdir(parents=True, exist_ok=True)
         monkeypatch.chdir(tmp_path / "a/b")
-        with zipfile.ZipFile("data.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, data in members.items():
-                archive.writestr(name, data)
-        return Path("data.zip")
+        return write_zip(Path("data.zip"), members)
 
     return write
 

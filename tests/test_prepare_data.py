@@ -189,15 +189,6 @@ def test_the_kind_of_images_decides_which_config_is_named(kind, build_index):
     assert not name or "train.py signatures " in " ".join(advice(dataset, "leaves"))
 
 
-@pytest.mark.parametrize(
-    ("part", "name"),
-    [("plantvillage", "photographs"), ("att_faces", "faces"), ("dogs", "photographs")],
-)
-def test_real_images_get_the_config_made_for_them(part, name, real_data, prepare):
-    (said,) = advice(prepare(real_data / part, image_size=64), "leaves")
-    assert f"train.py {name} " in said
-
-
 def test_leaves_are_drawn_for_their_own_folder_alone(tmp_path, monkeypatch, write_images):
     monkeypatch.chdir(tmp_path)
     drawn, lines = [], []

@@ -1,15 +1,13 @@
 """Folders and zips as people have them: every file that was given is indexed or named."""
 
 import csv
-import io
-import zipfile
 import zlib
 
 import numpy as np
 import pytest
+from conftest import encoded, write_zip
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 import prepare_data
 from inference.gallery import image_files
@@ -107,9 +105,8 @@ CASES = {  # file > its class, F if forged, @ its split; or - why it is left out
 
 def image_bytes(name="", form="PNG"):
     """What there is to write under a name."""
-    file, rng = io.BytesIO(), np.random.default_rng(zlib.crc32(name.encode()))
-    Image.fromarray(rng.integers(256, size=(8, 8), dtype=np.uint8)).save(file, form)
-    return file.getvalue()
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    return encoded(rng.integers(256, size=(8, 8), dtype=np.uint8), form)
 
 
 def write_folder(folder, files):
@@ -118,13 +115,6 @@ def write_folder(folder, files):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return folder
-
-
-def write_zip(path, files):
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
 
 
 def outcome(index):

@@ -1,11 +1,11 @@
 """Damaged images never crash or hang the decoder: pixels come out, or BadImage."""
 
-import io
 import itertools
 import warnings
 
 import numpy as np
 import pytest
+from conftest import encoded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -34,9 +34,7 @@ def whole_images():
         ("BMP", [rgb, grey, rgb.convert("1"), rgb.convert("RGBA")], [{}]),
     ):
         for image, option in itertools.product(images, options):
-            file = io.BytesIO()
-            image.save(file, form, **option)
-            yield file.getvalue()
+            yield encoded(image, form, **option)
 
 
 EXTREME = [bytes(4), b"\1", b"\x7f\xff", b"\x7f\xff\xff\xff", b"\xff" * 4, b"\x4e\x20"]

@@ -5,10 +5,10 @@ import hashlib
 import http.server
 import re
 import threading
-import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import write_zip
 
 from pipeline.download import DATASETS, DownloadError, fetch
 
@@ -29,12 +29,6 @@ MEMBERS = {  # of the zips as they are published
 }
 
 
-def write_zip(path, names):
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in names:
-            archive.writestr(name, b"content")
-
-
 @pytest.fixture
 def served(tmp_path, monkeypatch):
     """Folder of small zips, which the addresses in `DATASETS` point at."""
@@ -47,7 +41,7 @@ def served(tmp_path, monkeypatch):
             local = []
             for url, known_hash, part in entries:
                 path = folder / Path(url).name
-                write_zip(path, MEMBERS[path.name])
+                write_zip(path, dict.fromkeys(MEMBERS[path.name], b"x"))
                 md5 = known_hash and f"md5:{hashlib.md5(path.read_bytes()).hexdigest()}"
                 local.append((f"http://127.0.0.1:{server.server_port}/{path.name}", md5, part))
             monkeypatch.setitem(DATASETS, name, local)
@@ -75,7 +69,7 @@ def test_what_is_missing_is_fetched(served, tmp_path):
 
 def test_what_cannot_be_fetched_is_placed_by_hand(served, tmp_path):
     data = tmp_path / "data"
-    write_zip(served / "images_evaluation.zip", ["another"])
+    write_zip(served / "images_evaluation.zip", {"another": b"one"})
     with pytest.raises(DownloadError, match="hash"):
         fetch("omniglot", data)
     assert files_below(data) == [f"omniglot/{CHARACTERS[0]}"]
@@ -84,7 +78,7 @@ def test_what_cannot_be_fetched_is_placed_by_hand(served, tmp_path):
         fetch("omniglot", data)
     found = re.search(r"bring (\S+) to (\S+) by other means", str(caught.value))
     assert found[1] == DATASETS["omniglot"][1][0] and "\n" not in str(caught.value)
-    write_zip(found[2], CHARACTERS[1:])
+    write_zip(found[2], {CHARACTERS[1]: b"x"})
     (data / "omniglot/images_evaluation").mkdir()
     (data / "omniglot/images_evaluation/part").touch()  # left by a kill while it was unpacked
     fetch("omniglot", data)
@@ -94,7 +88,7 @@ def test_what_cannot_be_fetched_is_placed_by_hand(served, tmp_path):
 @pytest.mark.parametrize("reason", ["not a zip", "holds nothing of it"])
 def test_zips_of_no_use(reason, tmp_path):
     zipped = tmp_path / "plantvillage-master.zip"
-    write_zip(zipped, ["README.md"])
+    write_zip(zipped, {"README.md": b"of another"})
     if reason == "not a zip":
         zipped.write_text("<html>sign in</html>")
     with pytest.raises(DownloadError, match=f"{reason}.*; remove that file first"):

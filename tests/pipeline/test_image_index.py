@@ -218,10 +218,3 @@ def test_real_data(name, num_classes, per_class, num_families, real_data):
     index = read_index(real_data / name)
     assert np.bincount(index.labels).tolist() == [per_class] * num_classes
     assert len(index.family_names) == num_families and index.skipped == {}
-    if name == "plantvillage":
-        leaves = json.loads((real_data / name / "leaf-map.json").read_text())
-        stems = [os.path.splitext(os.path.basename(name))[0].lower() for name in index.names]
-        leaf = [str(leaves.get(stem, stem)) for stem in stems]
-        for row in range(0, len(index), 7):
-            together = {other for other in range(len(index)) if leaf[other] == leaf[row]}
-            assert together == set(np.flatnonzero(index.groups == index.groups[row]).tolist())

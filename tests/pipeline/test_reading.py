@@ -2,13 +2,13 @@
 
 import dataclasses
 import inspect
-import io
 import struct
 import types
 import zlib
 
 import numpy as np
 import pytest
+from conftest import encoded
 from PIL import Image, ImageDraw
 
 from configs import Config
@@ -22,14 +22,6 @@ GREY = dataclasses.replace(LOOK, channels=1)
 
 def noise(*shape):
     return np.random.default_rng(len(shape)).integers(256, size=shape, dtype=np.uint8)
-
-
-def encoded(image, form="PNG", **options):
-    """An array or a PIL image as the bytes of a file."""
-    file = io.BytesIO()
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    image.save(file, form, **options)
-    return file.getvalue()
 
 
 def png(header, body):
