@@ -112,9 +112,9 @@ def create_pairs(images, labels, rng=None):
             "Pairs need two classes or more, and two images of one class. Received: "
             f"{len(labels)} images in {len(counts)} classes."
         )
-    others = [np.flatnonzero(labels == labels[row]) for row in left]
-    genuine = [rng.choice(own[own != row]) for row, own in zip(left, others, strict=True)]
-    impostor = [rng.choice(np.flatnonzero(labels != labels[row])) for row in left]
+    rows = np.arange(len(labels))
+    genuine = [rng.choice(rows[(labels == labels[row]) & (rows != row)]) for row in left]
+    impostor = [rng.choice(rows[labels != labels[row]]) for row in left]
     same = np.repeat(np.float32([1, 0]), len(left))[:, None]
     return (images[np.tile(left, 2)], images[np.concatenate([genuine, impostor])]), same
 

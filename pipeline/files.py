@@ -60,21 +60,6 @@ def find_images(source, skipped):
     return {name: stamp for name, stamp in files.items() if name not in skipped}
 
 
-def by_reason(skipped, most_named):
-    """Lines as `2 x hidden: .a.png, .b.png` of what was skipped, the commonest reason first."""
-    names_of = {}
-    for name, reason in skipped.items():
-        names_of.setdefault(reason, []).append(name)
-    ordered = sorted(names_of.items(), key=lambda item: -len(item[1]))
-    return [f"{len(names)} x {reason}: {some(names, most_named)}" for reason, names in ordered]
-
-
-def some(names, most=3):
-    """The first few of a list of names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
 def list_files(source, skipped=None):
     """As `find_images`, of files of every kind: not hidden, not made by systems or this package."""
     source, skipped = Path(source), {} if skipped is None else skipped
@@ -117,12 +102,27 @@ def read_bytes(source, name, count=-1):
     try:
         if members[name].file_size > MAX_FILE_BYTES:  # it unpacks to no more than that
             raise DataError(TOO_LARGE)
-        with archive.open(members[name].filename) as file:
+        with archive.open(members[name]) as file:
             return file.read(count)
     except (zlib.error, lzma.LZMAError, *BROKEN_ZIP) as error:
         raise DataError(f"damaged in the zip: {error}") from error
     except (RuntimeError, KeyError) as error:  # encrypted, packed in an unknown way, gone
         raise DataError(f"cannot be unpacked: {error.args[0]}") from error
+
+
+def by_reason(skipped, most_named):
+    """Lines as `2 x hidden: .a.png, .b.png` of what was skipped, the commonest reason first."""
+    names_of = {}
+    for name, reason in skipped.items():
+        names_of.setdefault(reason, []).append(name)
+    ordered = sorted(names_of.items(), key=lambda item: -len(item[1]))
+    return [f"{len(names)} x {reason}: {some(names, most_named)}" for reason, names in ordered]
+
+
+def some(names, most=3):
+    """The first few of a list of names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 @functools.lru_cache(maxsize=4)
