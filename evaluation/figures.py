@@ -19,15 +19,10 @@ def draw_figures(metrics, held_out):
     """What a report shows of the sets of `evaluate.evaluate`: name -> `Figure`."""
     if not held_out:
         return {}
-    curves, rows = (
-        {held.name: metrics[held.name][key] for held in held_out} for key in ("curve", "few_shot")
-    )
-    figures = {
-        "roc": plot_roc(held_out),
-        "distances": plot_distances(metrics, held_out),
-        "n_way": plot_few_shot("ways", curves),
-        "k_shot": plot_few_shot("shots", rows),
-    }
+    figures = {"roc": plot_roc(held_out), "distances": plot_distances(metrics, held_out)}
+    for name, along, key in (("n_way", "ways", "curve"), ("k_shot", "shots", "few_shot")):
+        rows = {held.name: metrics[held.name][key] for held in held_out}
+        figures[name] = plot_few_shot(along, rows)
     for held in held_out:
         if held.dataset.index.classes_known:  # else only pairs are
             figures[f"confusion_{held.name}"] = plot_confusion(held)
@@ -64,14 +59,13 @@ def plot_distances(metrics, held_out):
         low, high = held.distances.min(), held.distances.max()
         edges = np.linspace(low, max(high, low + 1e-6), 51)  # those of a constant network are equal
         for (kind, pairs), color in zip(held.kinds_of_pairs().items(), KINDS, strict=False):
-            style = {"density": True, "histtype": "stepfilled", "color": color, "alpha": 0.55}
-            axes.hist(held.distances[pairs], edges, label=kind, **style)
-        threshold = metrics[held.name]["threshold"]
-        label = f"threshold {threshold:.3f}"
-        axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label=label)
-        right = f"{metrics[held.name]['accuracy']:.1%} of pairs right"
-        axes.set(yticks=[], title=f"Distances, {held.name} classes: {right}")
-        _quiet(axes)
+            look = {"density": True, "histtype": "stepfilled", "color": color, "alpha": 0.55}
+            axes.hist(held.distances[pairs], edges, label=kind, **look)
+        threshold, right = (metrics[held.name][key] for key in ("threshold", "accuracy"))
+        look = {"color": "black", "linestyle": "--", "linewidth": 1}
+        axes.axvline(threshold, label=f"threshold {threshold:.3f}", **look)
+        title = f"Distances, {held.name} classes: {right:.1%} of pairs right"
+        _quiet(axes, title=title, yticks=[])
     graphs[-1].set(xlabel="distance")
     return _with_legend(figure, graphs[0])
 
@@ -81,11 +75,11 @@ def plot_few_shot(along, sets):
 
     `sets`: "known" and "unseen" -> rows of `scores.few_shot_table`.
     """
-    if along == "ways":
-        title, label, other, unit = "N-way", "N: classes to choose from", "shots", "-shot"
-    else:
-        title, label, other, unit = "K-shot", "K: references of each class", "ways", "-way"
-    figure, axes = _graph(f"{title} accuracy", label, "accuracy (%)")
+    title, label, other, unit = {
+        "ways": ("N-way accuracy", "N: classes to choose from", "shots", "-shot"),
+        "shots": ("K-shot accuracy", "K: references of each class", "ways", "-way"),
+    }[along]
+    figure, axes = _graph(title, label, "accuracy (%)")
     styles = {"model": "-", "raw pixels": "--", "random": ":"}
     for name, rows in sets.items():
         rows = [row for row in rows if row["classes"] == "across"]
@@ -174,18 +168,13 @@ def plot_curves(history, name, title, best_epoch):
 def plot_training_pairs(pixels, left, right, same, class_names, labels):
     """Some pairs of a training, genuine ones above impostor ones, with their classes.
 
-    Args:
-        pixels: uint8 array (images, height, width, channels).
-        left, right: Rows of pixels (pairs,).
-        same: Boolean array (pairs,), True for genuine.
-        class_names: Of all classes.
-        labels: Class of each row of pixels.
+    `pixels` are a uint8 array (images, height, width, channels), `labels` the class of each image;
+    `left`, `right` and `same` are as in `verification`.
     """
     rows = []
     for kind in (True, False):
         for pair in np.array_split(np.flatnonzero(same == kind), 2):
-            sides = zip(left[pair], right[pair], strict=True)
-            shown = [row for both in sides for row in both]
+            shown = np.stack([left[pair], right[pair]], axis=1).ravel()
             rows.append([(pixels[row], short(class_names[labels[row]])) for row in shown])
     titles = [("genuine: one class", GREEN), ("", GREEN), ("impostor: two classes", RED), ("", RED)]
     return plot_rows(rows, titles)
@@ -220,12 +209,12 @@ def short(name, most=22):
 def _graph(title, xlabel, ylabel, height=HEIGHT):
     figure = Figure((WIDTH, height), DPI, layout="constrained")
     axes = figure.subplots()
-    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    _quiet(axes)
+    _quiet(axes, title=title, xlabel=xlabel, ylabel=ylabel)
     return figure, axes
 
 
-def _quiet(axes):
+def _quiet(axes, **words):
+    axes.set(**words)
     axes.title.set_fontsize(10)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

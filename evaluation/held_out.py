@@ -60,6 +60,11 @@ class HeldOut:
         kinds = {"genuine": self.same, "random": ~self.same & ~skilled, "skilled": skilled}
         return {kind: pairs for kind, pairs in kinds.items() if pairs.any()}
 
+    def nearest_first(self):
+        """Genuine pairs and impostor pairs, each from the smallest distance to the largest."""
+        order = np.argsort(self.distances, kind="stable")
+        return order[self.same[order]], order[~self.same[order]]
+
     def class_name(self, position):
         """The name of an image's class."""
         return self.dataset.index.class_names[self.labels[position]]

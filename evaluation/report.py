@@ -29,11 +29,7 @@ TEMPLATES = jinja2.Environment(
 def write_report(out, scored, figures, encoder):
     """Writes `metrics.json`, the figures, `report.html` and `model_card.md` into a folder.
 
-    Args:
-        out: The folder, a `Path`; made where it is missing.
-        scored: A `comparison.ScoredRun`.
-        figures: Name -> Matplotlib figure, from `draw_figures`.
-        encoder: The run's.
+    `out` is a `Path`, `scored` a `comparison.ScoredRun`, `figures` are those of `draw_figures`.
     """
     run, metrics, held_out = scored.run, scored.metrics, scored.held_out
     out.mkdir(parents=True, exist_ok=True)
@@ -62,10 +58,9 @@ def _write_text(path, text):
 
 def _details(held, scores):
     """The pairs of images behind one set's scores, as `_figure` gives them."""
-    order = np.argsort(held.distances, kind="stable")  # nearest first
+    genuine, impostors = held.nearest_first()
     shown = {"held": held, "scores": scores, "odd": []}
-    shown["far"] = _pairs(held, order[held.same[order]][::-1])
-    shown["close"] = _pairs(held, order[~held.same[order]])
+    shown |= {"far": _pairs(held, genuine[::-1]), "close": _pairs(held, impostors)}
     if "most_confused" in scores:  # else classes are not known, pairs alone
         some, nearest = held.neighbours
         for at, twin, share in neighbours.suspected_label_errors(held.labels[some], nearest):
@@ -94,8 +89,7 @@ def _figure(held, both, caption):
 
 def _explained(held, encoder):
     """Genuine pairs from the nearest to the median, with their similarity maps."""
-    order = np.argsort(held.distances, kind="stable")
-    genuine, figures = order[held.same[order]], []
+    (genuine, _), figures = held.nearest_first(), []
     for pair in genuine[np.unique(np.linspace(0, len(genuine) // 2, EXPLAINED).astype(int))]:
         both, images = (held.left[pair], held.right[pair]), []
         for at, other in (both, both[::-1]):

@@ -11,15 +11,9 @@ PATCHES = 6  # squares along a side that are covered in turn
 def similarity_map(encoder, pixels, other_embedding, distance=None):
     """How much the distance to another image grows when a part of this one is covered.
 
-    Args:
-        encoder: Model from raw pixels to embeddings.
-        pixels: uint8 array (height, width, channels).
-        other_embedding: The other image's, (embedding_dim,).
-        distance: Of two embeddings, as in `verification`.
-
-    Returns:
-        Array (PATCHES, PATCHES); 0 where the part does not matter (Zeiler and Fergus, "Visualizing
-        and understanding convolutional networks", 2014).
+    From `pixels`, uint8 (height, width, channels), and the other image's embedding
+    (embedding_dim,) an array (PATCHES, PATCHES); 0 where the part does not matter (Zeiler and
+    Fergus, "Visualizing and understanding convolutional networks", 2014).
     """
     from networks.embedding import embed
 
