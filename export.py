@@ -17,7 +17,7 @@ import numpy as np
 from inference.gallery import image_files
 from inference.similarity_model import SimilarityModel
 from pipeline import reading
-from run_directory import RunDirectory, RunError, require_package, write_atomically
+from run_directory import RunError, require_package, write_atomically
 
 CHECKED = 8  # images that Keras and the exported file must agree on
 LARGEST_DIFFERENCE = 1e-3
@@ -115,8 +115,7 @@ def portable(network):
 def export(network, inputs, form, path):
     """Writes a Keras model in one of `FORMATS`, whole or not at all, and compares it with Keras.
 
-    `inputs` are its inputs' names and arrays. Returns the largest difference between the outputs;
-    a RunError if the file, or folder for `tf_saved_model`, cannot be written.
+    `inputs` are its inputs' names and arrays. Returns the largest difference between the outputs.
     """
     expected = network.predict_on_batch(inputs.get("pixels", inputs))
     try:
@@ -154,13 +153,12 @@ def main(args=None):
     parser.add_argument("--images", help="folder of images to check on")
     options = parser.parse_args(args)
     try:
-        RunDirectory(options.run).read_json("threshold.json")
         if options.images:
             image_files(options.images)
         for form in options.format:
             for package in FORMATS[form][2]:
                 require_package(package, f"Exporting to {form}")
-        model = SimilarityModel.load(options.run)
+        model = SimilarityModel(options.run)
         out, images = options.out or model.run / "export", options.images or model.config.data_dir
         worst = export_all(model, options.format, out, images)
     except (ValueError, OSError) as error:  # DataError and RunError are ValueErrors

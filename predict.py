@@ -32,7 +32,7 @@ ROWS_DRAWN, FIGURE = 20, Config(image_size=160)
 
 def ask(options, images, unreadable):
     """Answers compare, verify, identify or search, as the methods of `SimilarityModel` do."""
-    model = SimilarityModel.load(options.run)
+    model = SimilarityModel(options.run)
     if options.verb == "compare":
         return model.compare(images, unreadable)
     searching = options.verb == "search"

@@ -49,11 +49,6 @@ class SimilarityModel:
         start_keras()
         self.encoder, self.metric = run.load_encoder(), run.load_distance()
 
-    @classmethod
-    def load(cls, path):
-        """The same as `SimilarityModel(path)`."""
-        return cls(path)
-
     def pixels(self, image):
         """What the encoder sees of an image, uint8 of `config.image_shape`; ValueError, OSError."""
         if isinstance(image, np.ndarray):
@@ -93,16 +88,13 @@ class SimilarityModel:
         fine = np.flatnonzero(~np.isnan(embeddings).any(axis=1))
         return [_title(images[at]) for at in fine], embeddings[fine]
 
-    def distance(self, a, b):
-        """Distance between two images; small means same."""
-        return self.compare([a, b])[0]["distance"]
-
-    def probability(self, a, b):
-        """Probability that two images are of one class, where both answers were as likely."""
-        return self.compare([a, b])[0]["probability"]
-
     def compare(self, images, unreadable=None):
-        """Every pair, a dict: `a`, `b`, `distance`, `threshold`, `probability`, verdict `same`."""
+        """Every pair of some images.
+
+        Returns:
+            List of dicts: `a`, `b`, `distance`, the `threshold` below which they are the `same`,
+            and the `probability` that they are of one class, where both answers were as likely.
+        """
         names, embeddings = self._embedded(images, unreadable)
         distances = all_distances(embeddings, embeddings, self.metric)
         likely = probability(distances, self._decision["calibration"])
@@ -137,8 +129,7 @@ class SimilarityModel:
         Args:
             references: Folder with a sub-folder of images per class, or an image per class; or
                 what `open` gives of one.
-            false_accept_rate: Share of images of unknown classes that may be taken for one of
-                these. A smaller one turns more images of the classes away.
+            false_accept_rate: Share of images of unknown classes that may be taken for these.
 
         Returns:
             List of dicts: `query`, `class` (None for none of these), `distance` to the nearest

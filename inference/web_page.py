@@ -34,7 +34,7 @@ def serve(options):
         # Read by Gradio as it is imported: nothing goes out, and nothing dropped here is kept.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads}
         os.environ["HF_HUB_OFFLINE"] = "1"
-        page = build_page(SimilarityModel.load(options.run), options)
+        page = build_page(SimilarityModel(options.run), options)
         print(f"http://127.0.0.1:{options.port} until Ctrl-C", flush=True)
         local = {"server_name": "127.0.0.1", "server_port": options.port, "share": False}
         page.queue(max_size=MOST_WAITING, default_concurrency_limit=1)  # one question at a time

@@ -189,5 +189,5 @@ def test_a_run_from_elsewhere_writes_nothing_elsewhere(here):
     config = json.loads((run / "config.json").read_text())
     config |= {"cache_dir": "../elsewhere", "runs_dir": "../elsewhere", "run_name": None}
     (run / "config.json").write_text(json.dumps(config))
-    SimilarityModel.load(run).open("images")
+    SimilarityModel(run).open("images")
     assert not (here.parent / "elsewhere").exists()

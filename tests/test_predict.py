@@ -13,7 +13,6 @@ from PIL import Image
 
 import predict
 from evaluation.references import unknown_threshold
-from evaluation.thresholds import probability
 from inference.similarity_model import SimilarityModel
 from pipeline.reading import BadImage
 from run_directory import RunDirectory
@@ -30,7 +29,7 @@ def place(tiny_run, tmp_path_factory):
     config = json.loads((folder / "copy" / "config.json").read_text()) | {"data_dir": "gone"}
     (folder / "copy" / "config.json").write_text(json.dumps(config))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SimilarityModel, "load", functools.cache(SimilarityModel.load))
+        patch.setattr(predict, "SimilarityModel", functools.cache(SimilarityModel))
         yield folder
 
 
@@ -43,7 +42,7 @@ def here(place, monkeypatch):
 
 @pytest.fixture
 def model(here):
-    return SimilarityModel.load("copy")
+    return predict.SimilarityModel("copy")
 
 
 def ask(capsys, *args, status=0):
@@ -125,7 +124,7 @@ def test_what_cannot_be_read_is_reported_and_the_rest_is_done(here, capsys, tmp_
 )
 def test_wrong_paths_are_a_sentence_before_keras_starts(here, capsys, monkeypatch, args, sentence):
     (here / "empty").mkdir(exist_ok=True)
-    monkeypatch.setattr(SimilarityModel, "load", lambda run: pytest.fail("Keras was started"))
+    monkeypatch.setattr(predict, "SimilarityModel", lambda run: pytest.fail("Keras was started"))
     assert predict.main(args) == 2
     assert sentence in capsys.readouterr().err
 
@@ -212,9 +211,8 @@ def test_python_interface(here, model):
     arrays = [np.asarray(Image.open(path)) for path in paths]
     assert model.embed(paths) == pytest.approx(embed_plainly(paths), abs=1e-5)
     assert (model.embed(arrays) == model.embed(paths)).all()
-    assert model.distance(*paths) == model.distance(arrays[0], paths[1])
-    likely = probability(model.distance(*paths), calibration())
-    assert model.probability(*paths) == pytest.approx(likely)
+    [answer], [mixed] = model.compare(paths), model.compare([arrays[0], paths[1]])
+    assert answer["distance"] == mixed["distance"]
     for run in (RunDirectory("copy"), types.SimpleNamespace(path=Path("copy"))):
         assert SimilarityModel(run).threshold == model.threshold
     with pytest.raises(ValueError, match=r"between 0 and 1. Received: 1.5"):
@@ -268,7 +266,7 @@ def test_a_learned_distance_is_used_by_every_verb(here, monkeypatch):
     found = model.search(paths[:1], "images", top=5)[0]["results"]
     assert [one["path"] for one in found] == [paths[row] for row in order]
     assert [one["distance"] for one in found] == pytest.approx(expected[order].tolist(), abs=1e-3)
-    assert model.distance(*paths[:2]) == pytest.approx(expected[1], abs=1e-4)
+    assert model.compare(paths[:2])[0]["distance"] == pytest.approx(expected[1], abs=1e-4)
     answer = model.identify(paths[:1], "images")[0]
     assert len(answer["candidates"]) == 5
     for one in answer["candidates"]:

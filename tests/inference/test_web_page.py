@@ -67,7 +67,7 @@ def page(address, browser):
 
 @pytest.fixture(scope="module")
 def model(place):
-    return SimilarityModel.load(place / "runs" / "run")
+    return SimilarityModel(place / "runs" / "run")
 
 
 def ask(page, tab, button, *files):
