@@ -161,7 +161,8 @@ class Config:
     @property
     def accuracy_distance(self):
         """The distance below which the curves of a training call a pair the same."""
-        return self.margin / 2 if self.loss_name == "contrastive" else 0.5
+        at = {"contrastive": self.margin / 2, "binary_crossentropy": 0.5}  # a probability
+        return at.get(self.loss_name, 1.0)  # of unit-length embeddings: 60 degrees
 
     @property
     def total_steps(self):
