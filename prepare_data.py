@@ -28,6 +28,8 @@ from pipeline.inventory import advice, contact_sheet, inventory
 from pipeline.near_duplicates import near_duplicates
 from pipeline.splits import Splits, make_splits
 
+SEVERAL = 8  # images of a class that a sample has, where the class has them
+
 
 @dataclasses.dataclass
 class Dataset:
@@ -53,6 +55,22 @@ class Dataset:
         inside = np.isin(self.index.pairs[:, :2], rows).all(axis=1)
         left, right, same = self.index.pairs[inside].T
         return np.searchsorted(rows, left), np.searchsorted(rows, right), same == 1
+
+    def sample(self, rows, most, rng):
+        """Some sorted rows, at most about `most`: whole given pairs, else several of each class."""
+        if len(rows) <= most:
+            return rows
+        if (given := self.given_pairs(rows)) is not None:
+            left, right, same = given
+            kinds = [rng.permutation(np.flatnonzero(same == kind)) for kind in (True, False)]
+            some = np.concatenate([kind[: most // 4] for kind in kinds])
+            return rows[np.union1d(left[some], right[some])]
+        labels = self.index.labels[rows]
+        classes = rng.permutation(np.unique(labels))[: max(2, most // SEVERAL)]
+        of_each = [
+            rng.permutation(rows[labels == each])[: most // len(classes)] for each in classes
+        ]
+        return np.sort(np.concatenate(of_each))
 
 
 def load_data(config, report=print):

@@ -61,9 +61,9 @@ def embed(encoder, pixels, rows):
         rows: Which of them, (n,).
     """
     read = pixels if callable(pixels) else pixels.__getitem__
-    count = -(-len(rows) // EMBED_BATCH)
-    size = -(-len(rows) // count)
-    # Batches of equal size, the last filled up: another shape takes a second to compile.
+    size = min(len(rows), EMBED_BATCH)
+    count = -(-len(rows) // size)
+    # Batches of one size, the last filled up: another shape takes a second to compile.
     parts, embeddings = np.resize(rows, (count, size)), []
     with concurrent.futures.ThreadPoolExecutor(1) as reader:
         coming = reader.submit(read, parts[0])

@@ -17,7 +17,7 @@ MOST_NUMBERS = 60_000_000  # of features that a head is fitted to; more images c
 RIDGE = 3.0  # times the mean variance is added to each direction's
 EMPHASES = (0, 2, 4)  # tried: each map weighs 2 to the power of it times the one before
 FOLDS, MOST_TRIED, MOST_OF_A_CLASS = 3, 600, 50  # of classes; images
-FEW_IMAGES = 1000  # up to as many are fitted to with their mirror images
+FEW_IMAGES = 400  # up to as many are fitted to with their mirror images
 
 
 def features_of(encoder):

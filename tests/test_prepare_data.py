@@ -11,7 +11,7 @@ import prepare_data
 from configs import DRAWN_LEAVES, Config, parse_command_line
 from pipeline.files import DataError
 from pipeline.inventory import SHEET_IMAGE, advice, contact_sheet, inventory
-from prepare_data import create_pairs, load_data, main
+from prepare_data import Dataset, create_pairs, load_data, main
 
 
 @pytest.fixture
@@ -205,6 +205,26 @@ def test_leaves_are_drawn_for_their_own_folder_alone(tmp_path, monkeypatch, writ
     for _ in range(2):
         assert len(load_data(Config(image_size=16), lines.append).index) == 50
     assert drawn == [DRAWN_LEAVES] and len(lines) == 2 and DRAWN_LEAVES in lines[0]
+
+
+def test_a_sample_has_several_images_of_a_class(build_index):
+    index = build_index(np.arange(5000) // 5)  # 1,000 classes
+    dataset = Dataset(index, cache=None, splits=None)
+    rows = np.arange(2, 4997)
+    some = dataset.sample(rows, 200, np.random.default_rng(0))
+    _, counts = np.unique(index.labels[some], return_counts=True)
+    assert len(counts) == 25 and (np.diff(some) > 0).all() and np.isin(some, rows).all()
+    assert counts.min() >= 3 and len(some) <= 200
+    assert dataset.sample(rows, 4995, None) is rows
+
+
+def test_a_sample_of_given_pairs_has_both_kinds(build_index):
+    pairs = np.arange(2000).reshape(1000, 2)
+    pairs = np.column_stack([pairs, np.arange(1000) < 20])  # few are genuine
+    dataset = Dataset(build_index(np.arange(2000), pairs=pairs), cache=None, splits=None)
+    some = dataset.sample(np.arange(2000), 100, np.random.default_rng(0))
+    left, right, same = dataset.given_pairs(some)
+    assert same.sum() == 20 and len(same) == 45 and len(some) == 90
 
 
 def test_created_pairs_are_what_their_labels_say():

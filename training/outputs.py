@@ -10,7 +10,7 @@ from pipeline.pairs import PairBatches
 from siamese_network_funcs import accuracy, distance_function
 from training.validation import Validator
 
-MOST_SCORED = 200  # images of each split that the accuracies at the end are taken from
+MOST_SCORED = 100  # images of each split that the accuracies at the end are taken from
 PAIRS_SHOWN = 8  # of each kind, in pairs.png
 
 
@@ -76,11 +76,12 @@ def _print_accuracies(config, dataset, encoder, distance, threshold):
     for name, rows in dataset.splits.items():
         if not len(rows):
             continue
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST_SCORED).astype(int))]
+        rows = dataset.sample(rows, MOST_SCORED, np.random.default_rng(config.seed))
         try:
             rng = np.random.default_rng(config.seed)
             left, right, same = verification.verification_pairs(dataset, rows, rng)
-        except ValueError:  # too few images for a pair of each kind
+        except ValueError:
+            print(f"  {name.replace('_', ' ') + ':':<13} no pair of each kind")
             continue
         embeddings = embed(encoder, dataset.pixels, rows)
         distances = verification.pair_distances(embeddings, left, right, distance)

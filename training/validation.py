@@ -11,6 +11,7 @@ from siamese_network_funcs import accuracy, build_loss
 BATCHES = 8  # over which val_loss is averaged when classes are sampled
 WAYS, TRIALS = 20, 1000  # of val_one_shot
 MOST_IMAGES = 2000  # more make a validation slower, not surer
+A_MINUTE = 200  # images for each minute of a time limit, at most
 UNKNOWN_SCALE = 1 / 30  # so that a mean distance below 0.001 has collapsed
 COLLAPSED = 0.03  # mean distance of pairs, as a share of that of unrelated embeddings
 ADVICE = "Try a lower learning_rate, unit_length=True, or another loss or seed."
@@ -34,14 +35,14 @@ class Validator:
     """
 
     def __init__(self, dataset, config, pixels=None, loss=None):
-        self.classes_known = dataset.index.classes_known
-        self.config, self.pixels = config, dataset.pixels if pixels is None else pixels
-        rows = dataset.splits.val
-        self.rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST_IMAGES).astype(int))]
+        self.dataset, self.config = dataset, config
+        self.pixels = dataset.pixels if pixels is None else pixels
+        rng = np.random.default_rng([config.seed, 2])
+        most = int(min(MOST_IMAGES, A_MINUTE * max(1, config.max_minutes or np.inf)))
+        self.rows = dataset.sample(dataset.splits.val, most, rng)
         self.labels = training_labels(dataset.index)[self.rows]  # a forgery is alone in its class
         self.classes = dataset.index.labels[self.rows]
         self.forged = dataset.index.forged[self.rows]
-        rng = np.random.default_rng([config.seed, 2])
         pairs = verification.verification_pairs(dataset, self.rows, rng)
         self.left, self.right, self.same = pairs
         self.trials = few_shot.draw_trials(self.labels, WAYS, 1, TRIALS, rng)
@@ -81,19 +82,22 @@ class Validator:
 
     def choose_thresholds(self, encoder, distance=None):
         """What is called the same, none of these, and the enrolled person: `threshold.json`."""
-        embeddings, genuine = self.embed(encoder), ~self.forged
+        embeddings = self.embed(encoder)
         distances = verification.pair_distances(embeddings, self.left, self.right, distance)
         sides = self.classes[np.stack([self.left, self.right])]
         chosen = thresholds.choose_threshold(
             self.same, distances, self.config.false_accept_rate, sides
         )
         enrolled = None
-        if self.classes_known:
-            unknown = references.unknown_thresholds(
-                embeddings[genuine], self.classes[genuine], distance
-            )
+        if self.dataset.index.classes_known:
             rng = np.random.default_rng([self.config.seed, 6])
-            images = embeddings, self.classes, self.forged
+            most = verification.most_compared(MOST_IMAGES, distance)
+            some = np.isin(self.rows, self.dataset.sample(self.rows, most, rng))
+            images = embeddings[some], self.classes[some], self.forged[some]
+            genuine = ~images[2]
+            unknown = references.unknown_thresholds(
+                images[0][genuine], images[1][genuine], distance
+            )
             enrolled = references.reference_thresholds(*images, rng, distance)
         else:  # of images of two pairs nobody knows whether they show the same
             unknown = references.unknown_thresholds_of_pairs(distances[~self.same])
