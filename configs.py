@@ -60,7 +60,8 @@ class Config:
     pairs_per_batch: Annotated[int, 2, 65536] = 64  # half genuine; with sampling="pairs"
     classes_per_batch: Annotated[int, 2, 4096] = 16  # P; with sampling="classes"
     images_per_class: Annotated[int, 2, 1024] = 8  # K; with sampling="classes"
-    family_batches: Share = 0.0  # share of batches drawn from few families: harder impostors
+    family_batches: Share = 0.0  # drawn from few families; with sampling="classes"
+    hard_share: Share = 0.5  # of the impostor pairs, images near each other after the last epoch
     skilled_share: Share = 0.5  # of the impostor pairs, forgeries where there are any
     steps_per_epoch: Count = 80  # between two validations
 
@@ -249,7 +250,7 @@ def _expectations(name, value, hint):
 
 # What several of the named configs have in common; python train.py NAME --data_dir PATH runs one.
 UNCHANGED = {"rotate": 0.0, "zoom": 0.0, "shift": 0.0, "horizontal_flip": False, "brightness": 0.0}
-PUBLISHED = {"sampling": "pairs", "schedule": "constant", "unit_length": False}
+PUBLISHED = {"sampling": "pairs", "schedule": "constant", "unit_length": False, "hard_share": 0.0}
 SIGNATURES = {"data_dir": "data/signatures", "image_size": "155x220", "channels": 1}
 SIGNATURES |= {"fit": "pad", "ink": True, "unseen_share": 0.3}
 CHARACTERS = {"data_dir": "data/omniglot/images_background", "channels": 1}

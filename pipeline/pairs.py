@@ -5,7 +5,8 @@ import numpy as np
 from pipeline.augmentation import augment
 from pipeline.class_batches import ClassTable
 
-NEAR = 0.5  # share of the impostor pairs that are drawn from classes that lie near each other
+MOST_CANDIDATES = 4000  # images for hard impostor pairs
+NEAREST = 100  # of other classes, from which an image's hard impostor is drawn
 
 
 class PairBatches:
@@ -21,14 +22,15 @@ class PairBatches:
         config: A `Config`.
 
     Attributes:
-        distances: Of the classes to each other as the network sees them, (classes, classes), in
-            the order of `table.classes`; None before the first epoch is over.
+        candidates: Rows for hard impostor pairs; none where `hard_share` is 0 or pairs are given.
+        neighbours: Rows (candidates, 1 + n): each candidate, then the `NEAREST` of other classes,
+            or as many as there are; None before the first epoch is over.
     """
 
     def __init__(self, index, pixels, rows, config):
         self.index, self.pixels, self.config = index, pixels, config
         self.half = config.pairs_per_batch // 2
-        self.images_per_step, self.distances = 4 * self.half, None
+        self.images_per_step = 4 * self.half
         self.table = ClassTable(index, rows[~index.forged[rows]])
         forgeries = rows[index.forged[rows]]
         self.forgeries = forgeries[np.isin(index.labels[forgeries], self.table.classes)]
@@ -36,6 +38,10 @@ class PairBatches:
         if index.pairs is not None:
             inside = index.pairs[np.isin(index.pairs[:, :2], rows).all(axis=1)]
             self.given = [inside[inside[:, 2] == same, :2] for same in (1, 0)]
+        places = np.linspace(0, len(self.table.rows) - 1, MOST_CANDIDATES).astype(int)
+        mines = config.hard_share > 0 and not self.given
+        self.candidates = self.table.rows[np.unique(places)] if mines else np.empty(0, int)
+        self.neighbours = None
 
     def rows(self, step):
         """`(left, right, same)` of one step: rows and labels, each (pairs,)."""
@@ -59,42 +65,21 @@ class PairBatches:
         return np.array([self.table.draw_members(one, 2, rng) for one in chosen]).T
 
     def _draw_impostors(self, rng):
-        """(2, pairs): images of two classes, and skilled forgeries beside what they imitate."""
+        """(2, pairs): random, hard and skilled ones, the last a forgery on the right."""
         skilled = round(self.config.skilled_share * self.half) if len(self.forgeries) else 0
-        first, second = self._draw_class_pairs(self.half - skilled, rng)
-        random = self.table.draw_one(first, rng), self.table.draw_one(second, rng)
+        num_classes, count = len(self.table.counts), self.half - skilled
+        first = rng.integers(num_classes, size=count)
+        second = (first + rng.integers(1, num_classes, size=count)) % num_classes
+        pairs = np.array([self.table.draw_one(each, rng) for each in (first, second)])
+        if self.neighbours is not None:
+            hard = np.flatnonzero(rng.random(count) < self.config.hard_share)
+            anchors = rng.integers(len(self.neighbours), size=len(hard))
+            near = rng.integers(1, self.neighbours.shape[1], size=len(hard))
+            pairs[:, hard] = self.neighbours[anchors, 0], self.neighbours[anchors, near]
         if not skilled:
-            return np.array(random)
+            return pairs
         forged = rng.choice(self.forgeries, skilled)
         order = np.argsort(self.table.classes)
         target = np.searchsorted(self.table.classes[order], self.index.labels[forged])
         genuine = self.table.draw_one(order[target], rng)
-        return np.concatenate([random, [genuine, forged]], axis=1)
-
-    def _draw_class_pairs(self, count, rng):
-        """Two different classes per pair: any two, and in part two that lie near each other."""
-        num_classes = len(self.table.counts)
-        first = rng.integers(num_classes, size=count)
-        second = (first + rng.integers(1, num_classes, size=count)) % num_classes
-        if rng.random() < self.config.family_batches:
-            second = self._relative(first, second, rng)
-        elif self.distances is not None:
-            near = rng.random(count) < NEAR
-            second[near] = [rng.choice(num_classes, p=self._chances(one)) for one in first[near]]
-        return first, second
-
-    def _relative(self, first, second, rng):
-        """In place of `second`, classes of the family of `first` where it has another one."""
-        low = np.searchsorted(self.table.families, self.table.families[first], side="left")
-        size = np.searchsorted(self.table.families, self.table.families[first], side="right") - low
-        step = 1 + rng.integers(np.maximum(size - 1, 1))
-        return np.where(size > 1, low + (first - low + step) % np.maximum(size, 1), second)
-
-    def _chances(self, one):
-        """Of each class to be the impostor of one: higher where it lies near, 0 for itself."""
-        distances = self.distances[one]
-        others = np.delete(distances, one)
-        beyond = np.maximum(distances - others.min(), 0)  # its own is less
-        chances = np.exp(-beyond / (others.std() + 1e-6))
-        chances[one] = 0
-        return chances / chances.sum()
+        return np.concatenate([pairs, [genuine, forged]], axis=1)

@@ -9,15 +9,13 @@ import time
 
 import keras
 import numpy as np
-from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
+from evaluation.verification import all_distances, chunks
 from networks.embedding import embed
-from pipeline.pairs import PairBatches
+from pipeline.pairs import NEAREST, PairBatches
 from siamese_network_funcs import distance_function
 from training.validation import COLLAPSED, TrainingFailed
-
-IMAGES_PER_CLASS, MOST_IMAGES = 8, 2000  # from which the distances of classes are taken
 
 
 class Interrupted(KeyboardInterrupt):
@@ -64,15 +62,14 @@ class Validation(keras.callbacks.Callback):
     Args:
         validator: A `Validator`.
         task: What is trained, a `fit.WholeEncoder` or a `fine_tuning.UpperHalf`; its batches of
-            pairs learn which classes lie near each other.
+            pairs learn which images of two classes lie near each other.
     """
 
     def __init__(self, validator, task):
         super().__init__()
         self.validator, self.task, self.collapsed_before = validator, task, False
-        siamese = isinstance(task.batches, PairBatches)
-        self.learns_classes = siamese and task.batches.given is None
-        self.distance = distance_function(task.model) if siamese else None
+        self.siamese = isinstance(task.batches, PairBatches)
+        self.distance = distance_function(task.model) if self.siamese else None
 
     def on_train_batch_end(self, batch, logs=None):
         """Stops a training whose loss is not finite."""
@@ -89,19 +86,22 @@ class Validation(keras.callbacks.Callback):
                 f"{spread:.1%} as far apart as unrelated embeddings"
             )
         self.collapsed_before = spread < COLLAPSED
-        if self.learns_classes:
-            self.task.batches.distances = self._class_distances()
+        if self.siamese and len(self.task.batches.candidates):
+            self.task.batches.neighbours = self._neighbours(self.task.batches)
 
-    def _class_distances(self):
-        """Distances between the mean embeddings of the training classes, (classes, classes)."""
-        table = self.task.batches.table
-        most = max(1, min(IMAGES_PER_CLASS, MOST_IMAGES // len(table.counts)))
-        counts = np.minimum(table.counts, most)
-        ends = np.cumsum(counts)
-        places = np.arange(ends[-1]) + np.repeat(table.starts - ends + counts, counts)
-        embeddings = embed(self.task.encoder, self.task.pixels, table.rows[places])
-        means = np.add.reduceat(embeddings, ends - counts) / counts[:, None]
-        return cdist(means, means)
+    def _neighbours(self, batches):
+        """See `PairBatches.neighbours`; nearest among many, as the nearest of all may be mistakes.
+
+        Schroff, Kalenichenko & Philbin, "FaceNet", 2015.
+        """
+        labels = batches.index.labels[batches.candidates]
+        embeddings = embed(self.task.encoder, self.task.pixels, batches.candidates)
+        count, found = min(NEAREST, len(labels) - np.bincount(labels).max()), []
+        for some in chunks(len(labels), len(labels)):
+            distances = all_distances(embeddings[some], embeddings)
+            distances[labels[some][:, None] == labels] = np.inf
+            found.append(np.argpartition(distances, count - 1, axis=1)[:, :count])
+        return batches.candidates[np.column_stack([np.arange(len(labels)), np.concatenate(found)])]
 
 
 class Recorder(keras.callbacks.Callback):
@@ -174,13 +174,13 @@ class Recorder(keras.callbacks.Callback):
             print(f"Cut at step {self.schedule.cut_at} of {steps}: the time is over.", flush=True)
 
     def _save_state(self, epochs):
-        distances = getattr(self.feed.batches, "distances", None)
+        neighbours = getattr(self.feed.batches, "neighbours", None)
         self.run.save_state(
             {
                 "model": [np.array(v) for v in self.model.variables],
                 "optimizer": [np.array(v) for v in self.model.optimizer.variables],
                 "best": self.best_weights,
-                "distances": [] if distances is None else [distances],
+                "neighbours": [] if neighbours is None else [neighbours],
             },
             {
                 "epoch": epochs,

@@ -93,7 +93,7 @@ def fit_run(run, dataset, begin, *, encoder=None, loss=None, callbacks=()):
         if arrays:
             print(f"Continuing after epoch {facts['epoch']}.")
             _restore(task.model.variables, arrays["model"])
-            task.batches.distances = arrays.get("distances", [None])[0]
+            task.batches.neighbours = arrays.get("neighbours", [None])[0]
         validator = Validator(dataset, config, task.pixels, loss)
         schedule = Schedule(config, *_limit(config, task, validator, begin), facts["total_steps"])
         feed = Feed(task.batches, config.steps_per_epoch)
@@ -139,14 +139,16 @@ def _task(config, dataset, continues, own):
 
 
 def _limit(config, task, validator, begin):
-    """`(deadline, seconds an epoch)`: a first validation tells what one takes."""
+    """`(deadline, seconds an epoch)`: a first validation tells what embedding an image takes."""
     if config.max_minutes is None or not config.epochs:
         return float("inf"), 0.0
     start = time.monotonic()
     validator.embed(task.encoder)
     seconds = time.monotonic() - start
     closing = SAVING_SECONDS + 4 * seconds + task.seconds_at_end()
-    return begin + 60 * config.max_minutes - min(closing, 30 * config.max_minutes), seconds
+    mined = len(getattr(task.batches, "candidates", ())) / len(validator.rows)
+    deadline = begin + 60 * config.max_minutes - min(closing, 30 * config.max_minutes)
+    return deadline, seconds * (1 + mined)
 
 
 def build_training_model(config, encoder=None):

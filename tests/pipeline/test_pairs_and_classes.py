@@ -72,29 +72,18 @@ def test_impostors_are_uniform_over_class_pairs(build_index):
     assert len(set(left[index.labels[left] == 0].tolist())) > 1000  # images of a class: uniform too
 
 
-def test_impostors_within_a_family(untidy, build_index):
-    left, right = draw_pairs(untidy, False, 2000, family_batches=1.0)
-    assert (untidy.families[left] == untidy.families[right]).all()
-    assert (untidy.labels[left] != untidy.labels[right]).all()
-    assert set(untidy.labels[left]) == set(range(7))
-    alone = build_index([0, 0, 1, 2], families=[0, 1, 2])  # no family has two classes
-    left, right = draw_pairs(alone, False, 100, family_batches=1.0)
-    assert (alone.labels[left] != alone.labels[right]).all()
-    assert set(alone.labels[left]) == {0, 1, 2}
-
-
-def test_near_classes_are_drawn_more_often(build_index):
-    """Half of the impostors as always; of the others, more where the matrix says near."""
-    index = build_index(np.repeat(np.arange(4), 5))
-    batches = PairBatches(index, None, all_rows(index), Config(pairs_per_batch=8000))
-    batches.distances = np.array([[0, 0.1, 2, 2], [0.1, 0, 2, 2], [2, 2, 0, 2], [2, 2, 2, 0.0]])
+def test_hard_impostors_are_neighbours(build_index):
+    index = build_index(np.repeat(np.arange(4), 500))
+    batches = PairBatches(index, None, all_rows(index), Config(pairs_per_batch=4000))
+    assert (batches.candidates == all_rows(index)).all()
+    batches.neighbours = np.array([[3, 501, 502], [7, 601, 602]])
     left, right, same = batches.rows(0)
-    one, other = index.labels[left[~same]], index.labels[right[~same]]
-    assert (one != other).all()
-    from_first = np.bincount(other[one == 0], minlength=4) / (one == 0).sum()
-    gaps = np.exp(-(np.array([0.1, 2, 2]) - 0.1) / np.array([0.1, 2, 2]).std())
-    expected = 0.5 / 3 + 0.5 * gaps / gaps.sum()
-    np.testing.assert_allclose(from_first[1:], expected, atol=0.05)
+    pairs = Counter(zip(left[~same].tolist(), right[~same].tolist(), strict=True))
+    times = [pairs[one, other] for one, *others in batches.neighbours.tolist() for other in others]
+    assert abs(sum(times) - 1000) < 120 and min(times) > 200  # half of 2,000
+    assert (index.labels[left] == index.labels[right]).tolist() == same.tolist()
+    none = PairBatches(index, None, all_rows(index), Config(hard_share=0.0))
+    assert not len(none.candidates)
 
 
 def test_forgeries_are_skilled_impostors_of_their_class_and_never_genuine(build_index):
