@@ -85,6 +85,7 @@ def open_cache(index, config, ranges=None):
         places, unreadable = folder.find(index.stamps), {}
         if (places < 0).any():
             with one_at_a_time(path):
+                folder = CacheFolder(path, config.image_shape)  # as another may have written
                 unreadable = _decode_missing(folder, index, config, ranges or None)
             places = folder.find(index.stamps)
     except OSError as error:
@@ -147,10 +148,6 @@ class CacheFolder:
     def __init__(self, path, image_shape):
         self.path, self.image_shape = Path(path), image_shape
         self.image_bytes = math.prod(image_shape)
-        self.read()
-
-    def read(self):
-        """Reads what there is."""
         pixels, rows, ranges = (self.path / name for name in ("pixels", "rows", "ranges.json"))
         whole = pixels.stat().st_size // self.image_bytes if pixels.exists() else 0
         self.table = np.fromfile(rows, ROW)[:whole] if rows.exists() else np.zeros(0, ROW)
@@ -230,7 +227,6 @@ def _decode_missing(folder, index, config, ranges):
     """Decodes, part by part, what a folder lacks; gives row -> reason of what cannot be read."""
     folder.path.mkdir(parents=True, exist_ok=True)
     (folder.path / "CACHEDIR.TAG").write_bytes(CACHE_TAG)
-    folder.read()  # another process may have written meanwhile
     # Pillow frees the other cores while it decodes and resizes; one thread more hides the rest.
     unreadable, decoders = {}, concurrent.futures.ThreadPoolExecutor(os.cpu_count() + 1)
     try:

@@ -81,29 +81,6 @@ def test_near_duplicates_are_listed_across_classes_first(write_images, prepare):
     ]
 
 
-def test_given_pairs(write_images, prepare):
-    names = [
-        f"{kind}_all_images/{kind}_{i}_{side}.png"
-        for kind in ("similar", "dissimilar")
-        for i in range(30)
-        for side in ("first", "second")
-    ]
-    dataset = prepare(write_images(*names))
-    assert has_line(inventory(dataset), "given pairs", "30 genuine, 30 impostor")
-    found = set()
-    for _, rows in dataset.splits.items():
-        for left, right, same in zip(*dataset.given_pairs(rows), strict=True):
-            one, other = (dataset.index.names[rows[side]] for side in (left, right))
-            assert one.replace("first", "second") == other.replace("first", "second")
-            assert one != other and same == one.startswith("similar")
-            found |= {one, other}
-    assert found == set(names)
-    first, second = dataset.index.pairs[0, :2]
-    rows = np.delete(np.arange(len(names)), second)
-    left, right, same = dataset.given_pairs(rows)
-    assert len(same) == 59 and first not in rows[np.concatenate([left, right])]
-
-
 def test_forgeries_on_every_side_and_in_the_inventory(write_images, prepare):
     names = [f"{writer}/{n}.png" for writer in "abcdefgh" for n in range(12)]
     names += [f"{writer}_forg/{n}.png" for writer in "abcdefgh" for n in range(8)]

@@ -129,6 +129,7 @@ def test_forgeries_of_a_list_and_writers_on_one_side(write_images, tmp_path):
     drawn = {tuple(pair) for step in range(40) for pair in np.stack(drawn.rows(step), axis=1)}
     rows = splits.train[left], splits.train[right], same
     assert drawn == {tuple(pair) for pair in np.stack(rows, axis=1)}
+    assert "  given pairs:      30 genuine, 31 impostor" in inventory(dataset)
     apart = index.labels[[list(index.names).index(f"test/{who}/0.png") for who in "aj"]]
     if len({who in set(index.labels[splits.train].tolist()) for who in apart.tolist()}) > 1:
         assert any("1 of 61 given pairs cross a split" in line for line in inventory(dataset))
