@@ -46,13 +46,12 @@ def _place_folders(counts):
     at, remarks = _split_parts(folders), []
     splits = {name: split_of(folders[name][where]) for name, where in at.items()}
     if at:
-        reasons |= dict.fromkeys(
-            folders.keys() - at.keys(), "lies beside train/ and test/, not in one"
-        )
-        classes = _without_splits({name: folders[name] for name in at}, at)
-        why = "lies directly in a folder of a split, in no class folder"
-        reasons |= {name: why for name, parts in classes.items() if not parts}
-        folders = _without_shared_start({name: parts for name, parts in classes.items() if parts})
+        beside = folders.keys() - at.keys()
+        reasons |= dict.fromkeys(beside, "lies beside train/ and test/, not in one")
+        folders = _without_splits(folders, at)
+        direct = [name for name, parts in folders.items() if not parts]
+        reasons |= dict.fromkeys(direct, "lies directly in a folder of a split, in no class folder")
+        folders = _without_shared_start({name: parts for name, parts in folders.items() if parts})
     elif named := sorted({part for parts in folders.values() for part in parts if split_of(part)}):
         remarks.append(
             f"Folders called {some(named)} are taken for classes: a split needs another one "
@@ -91,13 +90,14 @@ def _split_parts(folders):
 def _without_splits(folders, at):
     """Folder -> parts of its path but the split, and a folder of the same name alone in it."""
     inside = defaultdict(set)
-    for name, parts in folders.items():
-        inside[parts[: at[name] + 1]] |= {*parts[at[name] + 1 : at[name] + 2]}
+    for name, where in at.items():
+        inside[folders[name][: where + 1]] |= {*folders[name][where + 1 : where + 2]}
     left = {}
-    for name, parts in folders.items():
-        split, below = parts[at[name]], inside[parts[: at[name] + 1]]
-        doubled = len(below) == 1 and split_of(min(below)) == split_of(split)
-        left[name] = parts[: at[name]] + parts[at[name] + 1 + doubled :]
+    for name, where in at.items():
+        parts = folders[name]
+        below = inside[parts[: where + 1]]
+        doubled = len(below) == 1 and split_of(min(below)) == split_of(parts[where])
+        left[name] = parts[:where] + parts[where + 1 + doubled :]
     return left
 
 

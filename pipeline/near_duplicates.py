@@ -5,6 +5,7 @@ must correlate, and their 64-bit difference hashes agree (Krawetz 2013: whether 
 is brighter than its left neighbour). Neither suffices: drawings share hashes, portraits correlate.
 """
 
+import contextlib
 import hashlib
 import itertools
 
@@ -29,13 +30,13 @@ def near_duplicates(cache):
         return None
     key = hashlib.blake2b(cache.rows["stamp"].tobytes(), digest_size=8).hexdigest()
     path = cache.folder / f"copies-{key}.npy"
-    if not path.exists():
-        links = find_near_duplicates(thumbnails(cache.pixels))
-        try:
-            np.save(path, links)
-        except OSError:  # it is found again the next time
-            return links
-    return np.load(path)
+    if path.exists():
+        return np.load(path)
+    links, partial = find_near_duplicates(thumbnails(cache.pixels)), path.with_suffix(".part.npy")
+    with contextlib.suppress(OSError):  # they are found again the next time
+        np.save(partial, links)
+        partial.replace(path)
+    return links
 
 
 def thumbnails(pixels):

@@ -1,10 +1,12 @@
 """Copies of pictures are found however they were saved; other pictures are not."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from pipeline.near_duplicates import find_near_duplicates, thumbnails
+from pipeline.near_duplicates import find_near_duplicates, near_duplicates, thumbnails
 
 CHANGES = {
     "half": lambda image: image.resize((image.width // 2, image.height // 2)),
@@ -37,6 +39,22 @@ def test_plain_pictures_are_not_copies_of_each_other():
     plain = np.full((10, 64, 64, 1), 200, np.uint8)
     plain[:, 0, 0] = np.arange(10)[:, None]
     assert len(find_near_duplicates(thumbnails(plain))) == 0
+
+
+def test_what_was_found_is_kept_whole_or_not_at_all(pictures, tmp_path, monkeypatch):
+    rows = np.zeros(120, [("stamp", "u8")])
+    cache = SimpleNamespace(rows=rows, folder=tmp_path, pixels=pixels([*pictures, *pictures]))
+
+    def fill(path, links):
+        path.write_bytes(b"half of it")
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", fill)
+        assert len(near_duplicates(cache)) == 60
+    assert len(near_duplicates(cache)) == 60
+    cache.pixels = None  # the second time it is not needed
+    assert len(near_duplicates(cache)) == 60
 
 
 def test_leaves_are_not_joined_for_being_leaves(real_data):
