@@ -49,6 +49,11 @@ class SimilarityModel:
         start_keras()
         self.encoder, self.metric = run.load_encoder(), run.load_distance()
 
+    @classmethod
+    def load(cls, path):
+        """The same as `SimilarityModel(path)`."""
+        return cls(path)
+
     def pixels(self, image):
         """What the encoder sees of an image, uint8 of `config.image_shape`; ValueError, OSError."""
         if isinstance(image, np.ndarray):
@@ -87,6 +92,14 @@ class SimilarityModel:
         embeddings = self.embed(images, unreadable)
         fine = np.flatnonzero(~np.isnan(embeddings).any(axis=1))
         return [_title(images[at]) for at in fine], embeddings[fine]
+
+    def distance(self, a, b):
+        """Distance between two images; small means same."""
+        return self.compare([a, b])[0]["distance"]
+
+    def probability(self, a, b):
+        """Probability that two images are of one class, where both answers were as likely."""
+        return self.compare([a, b])[0]["probability"]
 
     def compare(self, images, unreadable=None):
         """Every pair of some images.
