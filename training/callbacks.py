@@ -59,10 +59,8 @@ class Feed(keras.utils.PyDataset):
 class Validation(keras.callbacks.Callback):
     """At the end of each epoch: validation into the logs, before any callback that reads them.
 
-    Args:
-        validator: A `Validator`.
-        task: What is trained, a `fit.WholeEncoder` or a `fine_tuning.UpperHalf`; its batches of
-            pairs learn which images of two classes lie near each other.
+    `task` is a `fit.WholeEncoder` or a `fine_tuning.UpperHalf`; its batches of pairs learn which
+    images of two classes lie near each other.
     """
 
     def __init__(self, validator, task):
@@ -107,17 +105,8 @@ class Validation(keras.callbacks.Callback):
 class Recorder(keras.callbacks.Callback):
     """After each epoch: history and state on disk, a line for the user. Stops without progress.
 
-    Args:
-        run: The `RunDirectory`.
-        schedule: The `Schedule`, which knows the steps.
-        feed: The `Feed`.
-        best_weights: What the training goes on from; None before the first epoch.
-        history: The same.
-        asked_to_end: What `interrupts` gives.
-
-    Attributes:
-        history: Dicts, one an epoch.
-        best_weights: The model's after the best epoch.
+    `best_weights`, None before the first epoch, and `history`, dicts, one an epoch, are what the
+    training goes on from. `asked_to_end` is what `interrupts` gives.
     """
 
     def __init__(self, run, schedule, feed, best_weights, history, asked_to_end):

@@ -25,12 +25,7 @@ class LowerMaps:
     """Maps of the lower half, float16 (images, height, width, channels), in several views.
 
     `maps[rows]` are those of the images as they are. Computed once for some rows, and kept in the
-    cache for the next run on the same images.
-
-    Args:
-        lower: The model that makes them.
-        dataset: A `Dataset`.
-        config: A `Config`.
+    cache for the next run on the same images. `lower` is the model that makes them.
     """
 
     def __init__(self, lower, dataset, config):
@@ -113,13 +108,10 @@ class Distillation(keras.layers.Layer):
 
 
 class UpperHalf:
-    """What `fit.fit_encoder` trains in place of a `fit.WholeEncoder`, with the same methods.
+    """What `fit.fit_run` trains in place of a `fit.WholeEncoder`, with the same methods.
 
-    Attributes:
-        encoder: From maps to embeddings; its head is fitted already.
-        model: The encoder with the pretrained network as its teacher.
-        pixels: `LowerMaps`, what it takes of each row.
-        batches: What it is trained on.
+    `encoder` is from maps, `pixels`, to embeddings, and its head is fitted already; `model` is the
+    encoder with the pretrained network as its teacher.
     """
 
     def __init__(self, dataset, config):

@@ -89,7 +89,7 @@ def fit_run(run, dataset, begin, *, encoder=None, loss=None, callbacks=()):
     with interrupts() as asked_to_end:
         task = _task(config, dataset, bool(arrays), encoder)
         summary = functools.partial(run.write_text, "model.txt")
-        task.model.summary(100, print_fn=summary, expand_nested=True)
+        task.model.summary(80, print_fn=summary, expand_nested=True)
         if arrays:
             print(f"Continuing after epoch {facts['epoch']}.")
             _restore(task.model.variables, arrays["model"])

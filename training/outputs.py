@@ -32,10 +32,8 @@ def write_outputs(run, dataset, model, encoder, history, best_epoch):
     """Writes models, threshold and curves, and prints how well they do.
 
     Args:
-        run: The `RunDirectory`.
-        dataset: Its `Dataset`.
-        model: The two-input model.
-        encoder: The encoder in it.
+        run, dataset: A `RunDirectory` and its `Dataset`.
+        model, encoder: The two-input model, and the encoder in it.
         history: Dicts, one an epoch.
         best_epoch: The one whose weights these are, from 1; None where nothing was trained.
 

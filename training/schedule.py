@@ -18,13 +18,10 @@ class Schedule(keras.callbacks.Callback):
 
     Args:
         config: A `Config`.
-        deadline: `time.monotonic()` at which training must stop; infinite without a limit.
+        deadline: `time.monotonic()` at which training must stop; infinite without a limit. Where
+            it comes before the last step, `cut_at` is the step.
         seconds_per_epoch: What validation and saving take after each epoch.
-        total_steps: Decided before, when continuing; else None.
-
-    Attributes:
-        total_steps: Of the whole training; None until it is decided.
-        cut_at: The step at which the deadline came all the same, or None.
+        total_steps: Of the whole training, decided before it was continued; else None.
     """
 
     def __init__(self, config, deadline, seconds_per_epoch, total_steps=None):
