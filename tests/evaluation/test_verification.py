@@ -13,27 +13,7 @@ from sklearn import metrics
 
 from evaluation import thresholds, verification
 
-
-@pytest.fixture(scope="module")
-def pairs():
-    """Distances of 30 classes, with ties and with all that a bootstrap needs."""
-    rng = np.random.default_rng(1)
-    labels = np.repeat(np.arange(30), 12)
-    embeddings = rng.normal(size=(360, 8)) + rng.normal(size=(30, 8))[labels]
-    left, right, same = verification.draw_verification_pairs(labels, rng, 1_500)
-    distances = verification.pair_distances(embeddings, left, right).round(1)
-    return same, distances, labels[left], labels[right]
-
-
 # Pairs
-
-
-def all_pairs(labels, genuine):
-    return {
-        (i, j)
-        for i, j in itertools.combinations(range(len(labels)), 2)
-        if (labels[i] == labels[j]) == genuine
-    }
 
 
 def as_set(left, right):
@@ -50,7 +30,9 @@ def as_set(left, right):
 )
 def test_pairs_are_right_different_and_as_many_as_there_are(labels, max_pairs, seed):
     labels = np.array(labels) * 10 - 20  # neither consecutive nor positive
-    genuine, impostors = all_pairs(labels, True), all_pairs(labels, False)
+    every = [*itertools.combinations(range(len(labels)), 2)]
+    genuine = {(i, j) for i, j in every if labels[i] == labels[j]}
+    impostors = {*every} - genuine
     rng = np.random.default_rng(seed)
     if not genuine or not impostors:
         with pytest.raises(ValueError, match="at least 2 classes"):
@@ -214,8 +196,11 @@ def test_calibration_survives_perfect_and_constant_distances(impostor):
     assert (near > 0.9 and far < 0.1) if impostor else near == pytest.approx(0.5)
 
 
-def test_verification_scores_are_those_of_scikit_learn(pairs):
-    same, distances, *_ = pairs
+def test_verification_scores_are_those_of_scikit_learn(rng):
+    labels = np.repeat(np.arange(30), 12)
+    embeddings = rng.normal(size=(360, 8)) + rng.normal(size=(30, 8))[labels]
+    left, right, same = verification.draw_verification_pairs(labels, rng, 1_500)
+    distances = verification.pair_distances(embeddings, left, right).round(1)  # with ties
     found = verification.verification_scores(same, distances, 3.5)
     accepted = distances < 3.5
     assert found["auc"] == pytest.approx(metrics.roc_auc_score(same, -distances), abs=1e-12)
