@@ -69,6 +69,21 @@ def city_block():
     return distance
 
 
+def residual_network(size, embedding_dim):
+    """A small network with skip connections, as somebody else would write it."""
+    import keras
+
+    pixels = keras.Input((size, size, 3))
+    maps = keras.layers.Conv2D(8, 3, 2, "same")(keras.layers.Rescaling(1 / 255)(pixels))
+    for _ in range(2):
+        inner = keras.layers.BatchNormalization()(maps)
+        inner = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(inner)
+        maps = keras.layers.Add()([maps, inner])
+    values = keras.layers.GlobalAveragePooling2D()(maps)
+    values = keras.layers.Dense(embedding_dim, name="head")(values)
+    return keras.Model(pixels, keras.layers.UnitNormalization()(values), name="residual")
+
+
 @pytest.fixture
 def write_images(tmp_path):
     """`write_images("a/1.png", ...)` writes noise of its own under each name, gives the folder."""

@@ -6,7 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import noise_about_colors
+from conftest import noise_about_colors, residual_network
 from PIL import Image
 
 import train as command
@@ -26,15 +26,6 @@ def given(tmp_path, monkeypatch):
     return noise_about_colors(6, 10, deviation=30)
 
 
-def skipping():
-    """A network with a skip connection that nobody here has built."""
-    pixels = keras.Input((16, 16, 3))
-    first = keras.layers.Conv2D(4, 3, padding="same")(pixels / 255)
-    second = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(first)
-    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.add([first, second]))
-    return keras.Model(pixels, keras.layers.Dense(5)(pooled), name="skipping")
-
-
 def test_own_network_and_loss_on_arrays_in_silence(given, capsys):
     class Squared(keras.losses.Loss):
         def call(self, same, distance):
@@ -46,7 +37,7 @@ def test_own_network_and_loss_on_arrays_in_silence(given, capsys):
         def on_train_batch_end(self, batch, logs=None):
             self.steps += 1
 
-    own, count = skipping(), Count()
+    own, count = residual_network(16, 5), Count()
     before = own.get_weights()
     run = train(Config(**SMALL), given, encoder=own, loss=Squared(name="squared"),
                 callbacks=[count], verbose=0)  # fmt: skip
@@ -60,7 +51,7 @@ def test_own_network_and_loss_on_arrays_in_silence(given, capsys):
     np.testing.assert_allclose(distances, expected, atol=1e-4)
     assert embeddings.shape == (60, 5) and run.threshold > 0
     saved = json.loads((run.path / "config.json").read_text())
-    assert saved["own_parts"] == "encoder skipping, loss squared" and saved["embedding_dim"] == 5
+    assert saved["own_parts"] == "encoder residual, loss squared" and saved["embedding_dim"] == 5
 
 
 def test_a_run_with_own_parts_goes_on_from_python_alone(given, capsys):
@@ -71,19 +62,19 @@ def test_a_run_with_own_parts_goes_on_from_python_alone(given, capsys):
 
     config = Config(**SMALL, run_name="run", deterministic=True)
     keras.utils.set_random_seed(1)
-    own = skipping()
+    own = residual_network(16, 5)
     start = own.get_weights()
     whole = train(dataclasses.replace(config, run_name="whole"), given, encoder=own, verbose=0)
-    own = skipping()
+    own = residual_network(16, 5)
     own.set_weights(start)
     with pytest.raises(SystemExit):
         train(config, given, encoder=own, callbacks=[Killed()], verbose=0)
     for args in (["runs/run"], ["runs/run/config.json"]):
         assert command.main(args) == command.WRONG_INPUT
-        assert "Expected: encoder skipping. Give them again, from Python" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="Expected: encoder skipping. Give them again"):
+        assert "Expected: encoder residual. Give them again, from Python" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="Expected: encoder residual. Give them again"):
         train("runs/run", verbose=0)
-    run = train("runs/run", encoder=skipping(), verbose=0)
+    run = train("runs/run", encoder=residual_network(16, 5), verbose=0)
     assert run.history["loss"] == whole.history["loss"]
     pairs = zip(whole.encoder.get_weights(), run.encoder.get_weights(), strict=True)
     assert all(np.array_equal(one, other) for one, other in pairs)

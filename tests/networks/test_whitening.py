@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from conftest import residual_network
 
 from configs import Config
 from networks import whitening
@@ -46,24 +47,11 @@ def test_the_map_that_tells_new_classes_apart_weighs_most(map_that_tells, emphas
     np.testing.assert_array_equal(weights, np.repeat(2.0 ** (emphasis * np.arange(3)), 5))
 
 
-def residual_network(config):
-    """A small network with skip connections, as somebody else would write it."""
-    pixels = keras.Input(config.image_shape)
-    maps = keras.layers.Conv2D(8, 3, 2, "same")(keras.layers.Rescaling(1 / 255)(pixels))
-    for _ in range(2):
-        inner = keras.layers.BatchNormalization()(maps)
-        inner = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(inner)
-        maps = keras.layers.Add()([maps, inner])
-    values = keras.layers.GlobalAveragePooling2D()(maps)
-    values = keras.layers.Dense(config.embedding_dim, name="head")(values)
-    return keras.Model(pixels, keras.layers.UnitNormalization()(values))
-
-
 @pytest.mark.parametrize("name", ["compact", "spatial", "MobileNetV3Small", "residual"])
 def test_any_encoder_is_whitened_saved_and_loaded_with_keras_alone(name, tmp_path):
     own = name == "residual"
     config = Config(encoder="compact" if own else name, image_size=32, embedding_dim=6)
-    encoder = residual_network(config) if own else build_encoder(config)
+    encoder = residual_network(32, 6) if own else build_encoder(config)
     pixels = RNG.integers(0, 256, (24, 32, 32, 3)).astype(np.float32)
     features = whitening.features_of(encoder).predict(pixels, verbose=0)
     labels = np.arange(24) % 4
