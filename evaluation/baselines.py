@@ -57,8 +57,7 @@ def centred_blurred_pixels(images, blur=0.025):
 
     Background is the median of the image's border. `blur` is the Gaussian's sigma as a share of
     the height; rows and columns that it makes redundant are left out. The default gets 53.8% on 60
-    within-alphabet 20-way runs of Omniglot's background alphabets (raw pixels 15.9%), near the
-    published 53.3%.
+    within-alphabet 20-way runs of Omniglot's background alphabets, near the published 53.3%.
     """
     sigma = blur * images.shape[1]
     step = max(1, int(sigma))

@@ -34,11 +34,7 @@ def lake_scores(source, encoder, config, distance=None):
     """Lake's one-shot runs: each test drawing against one drawing of each of 20 characters.
 
     Lake, Salakhutdinov & Tenenbaum, "Human-level concept learning through probabilistic program
-    induction", 2015. `source` is as for `read_lake_runs`, `config` the encoder's `Config`.
-
-    Returns:
-        Dict: `name`, `title`, `rows` (model and baselines: `name`, mean `error` over the runs, its
-        95% `interval`) and what others `published`.
+    induction", 2015. `source` is as for `read_lake_runs`; the result is as of `_found`.
     """
     from networks.embedding import embed
 
@@ -60,14 +56,11 @@ def lake_scores(source, encoder, config, distance=None):
 
 
 def episode_scores(name, held_out, options):
-    """Mean error over episodes of the protocol `name`, on each `HeldOut`; as of `lake_scores`.
+    """Mean error over episodes of the protocol `name`, on each `HeldOut`; as of `_found`.
 
-    "5-way" is that of Guo et al., "A broader study of cross-domain few-shot learning", 2020: 600
-    episodes, 15 queries of each class. "omniglot-within" takes the 20 classes of an episode from
-    one family, as Lake's runs do, but at random.
-
-    Raises:
-        DataError: If no set has enough classes with enough images.
+    "5-way" is that of Guo et al., "A broader study of cross-domain few-shot learning", 2020.
+    "omniglot-within" takes the 20 classes of an episode from one family, as Lake's runs do, but at
+    random. A DataError if no set has enough classes with enough images.
     """
     ways, numbers, count, queries, within = EPISODES[name]
     errors = {}
@@ -92,12 +85,15 @@ def episode_scores(name, held_out, options):
 
 
 def _found(name, title, errors):
-    """What a protocol gives: the mean of each list of errors, its 95% interval (normal)."""
+    """Dict: `name`, `title`, `rows` and what others `published`.
+
+    Each of the rows has a `name`, the mean `error` over runs or episodes and its 95% `interval`.
+    """
     rows = []
-    for title_of, values in errors.items():
+    for method, values in errors.items():
         mean, half = np.mean(values), 1.96 * np.std(values) / np.sqrt(max(1, len(values) - 1))
         ends = np.clip([mean - half, mean + half], 0, 1).tolist()
-        rows.append({"name": title_of, "error": float(mean), "interval": ends})
+        rows.append({"name": method, "error": float(mean), "interval": ends})
     return {"name": name, "title": title, "rows": rows, "published": PUBLISHED[name]}
 
 

@@ -59,9 +59,11 @@ def _write_text(path, text):
 def _details(held, scores):
     """The pairs of images behind one set's scores, as `_figure` gives them."""
     genuine, impostors = held.nearest_first()
-    shown = {"held": held, "scores": scores, "odd": []}
+    shown = {"held": held, "scores": scores, "odd": [], "hardest": []}
     shown |= {"far": _pairs(held, genuine[::-1]), "close": _pairs(held, impostors)}
     if "most_confused" in scores:  # else classes are not known, pairs alone
+        recall = sorted(scores["class_recall_at_1"].items(), key=lambda each: each[1])
+        shown["hardest"] = [[name, f"{share:.1%}"] for name, share in recall]
         some, nearest = held.neighbours
         for at, twin, share in neighbours.suspected_label_errors(held.labels[some], nearest):
             own, other = held.class_name(some[at]), held.class_name(some[twin])

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 
 import numpy as np
+from scipy import stats
 
 from evaluation import (
     baselines,
@@ -93,12 +94,11 @@ def fold_scores(held):
         return {}
     accuracies = []
     for fold in np.unique(folds):
-        others, inside = folds != fold, folds == fold
-        cut = thresholds.best_threshold(held.same[others], held.distances[others])[1]
+        inside = folds == fold
+        cut = thresholds.best_threshold(held.same[~inside], held.distances[~inside])[1]
         accuracies.append(np.mean((held.distances[inside] < cut) == held.same[inside]))
-    count, error = len(accuracies), np.std(accuracies, ddof=1) / np.sqrt(len(accuracies))
-    accuracy = float(np.mean(accuracies))
-    return {"folds": {"folds": count, "accuracy": accuracy, "standard_error": float(error)}}
+    accuracy, error = float(np.mean(accuracies)), float(stats.sem(accuracies))
+    return {"folds": {"folds": len(accuracies), "accuracy": accuracy, "standard_error": error}}
 
 
 def reference_scores(held, rng):

@@ -13,16 +13,12 @@ FEW, FEWEST = 100, 20  # genuine pairs below which a threshold is called uncerta
 def choose_threshold(same, distances, false_accept_rate, classes):
     """The distance below which two images are called the same, as `threshold.json` holds it.
 
-    Args:
-        same: Boolean array (pairs,) of validation pairs.
-        distances: Array (pairs,).
-        false_accept_rate: Share of impostors that may pass, or None for the equal error rate.
-        classes: Of the images of each pair, (2, pairs).
+    From validation pairs and the `classes` of their images (2, pairs). `false_accept_rate` is the
+    share of impostors that may pass, None for the equal error rate.
 
     Returns:
         Dict: `threshold`, its 95% `interval` for other classes, `chosen_for`, `val_accuracy` there,
-        `calibration` of `probability`, how many pairs of each kind it stands on, and `warnings`,
-        sentences.
+        `calibration` of `probability`, how many pairs of each kind it stands on, and `warnings`.
     """
 
     def choose(weights=None):
@@ -36,9 +32,8 @@ def choose_threshold(same, distances, false_accept_rate, classes):
         purpose = f"false-accept rate {false_accept_rate}"
     _, classes = np.unique(classes, return_inverse=True)
     units = Units(np.arange(classes.max() + 1), np.zeros(classes.max() + 1, int))
-    margin = units.margin(
-        [choose(w) for w in units.pair_weights(*classes, np.random.default_rng(0))]
-    )
+    drawn = units.pair_weights(*classes, np.random.default_rng(0))
+    margin = units.margin([choose(weights) for weights in drawn])
     genuine, warnings = int(np.sum(same)), []
     if genuine < FEW:
         known = "hardly known" if genuine < FEWEST else "uncertain"
