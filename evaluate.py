@@ -43,13 +43,13 @@ def evaluate(run, data=None, *, verbose=1, **options):
         ValueError: If run, data or options cannot be used, or nothing is there to score on.
     """
     with silence(verbose):
-        scored, _ = _score(run, Options(data, **options))
+        scored = _score(run, Options(data, **options))
         print(*summary.report_lines(scored.metrics), sep="\n")
         return scored.metrics, draw_figures(scored.metrics, scored.held_out)
 
 
 def _score(run, options):
-    """`(ScoredRun, encoder)` of a run in any form."""
+    """The `ScoredRun` of a run in any form."""
     from networks.pretrained import trained_on
     from siamese_network_funcs import distance_function
 
@@ -65,7 +65,7 @@ def _score(run, options):
     metrics["pretrained"] = trained_on(run.config.weights)
     if options.protocol == LAKE:
         metrics["protocol"] = lake_scores(data, encoder, run.config, distance)
-        return comparison.ScoredRun(run, metrics, []), encoder
+        return comparison.ScoredRun(run, metrics, [], encoder)
     dataset, sides, metrics["left_out"] = held_out_rows(
         run, data, options.strict, options.pair_label
     )
@@ -79,12 +79,11 @@ def _score(run, options):
     if not held_out:
         raise DataError("There is nothing to score on. Give a folder of images with --data.")
     if options.protocol:
-        metrics["protocol"] = episode_scores(options.protocol, held_out, options)
-        return comparison.ScoredRun(run, metrics, []), encoder
+        metrics["protocol"], held_out = episode_scores(options.protocol, held_out, options), []
     threshold = run.read_json("threshold.json")["threshold"]
     for held in held_out:
         metrics[held.name] = score_set(held, threshold, options, run.config.ink)
-    return comparison.ScoredRun(run, metrics, held_out), encoder
+    return comparison.ScoredRun(run, metrics, held_out, encoder)
 
 
 def parse(args):
@@ -129,14 +128,13 @@ def main(args=None):
         if runs:
             written = _compare(runs, options, out)
         else:
-            scored, encoder = _score(run, options)
+            scored = _score(run, options)
             print(*summary.report_lines(scored.metrics), sep="\n")
             # The run's own report is of its own held-out images.
             name = options.protocol or (options.data and Path(options.data).stem)
             default = scored.run / f"evaluation-{name}" if name else scored.run.path
             out = Path(out) if out else default
-            figures = draw_figures(scored.metrics, scored.held_out)
-            write_report(out, scored, figures, encoder)
+            write_report(out, scored, draw_figures(scored.metrics, scored.held_out))
             written = f"{out / 'report.html'}, metrics.json and figures"
     except (ValueError, OSError) as error:  # DataError and RunError are ValueErrors
         print(error, file=sys.stderr)
@@ -147,7 +145,7 @@ def main(args=None):
 
 def _compare(runs, options, out):
     """Scores the runs to compare, prints their table and writes it: its path."""
-    rows = comparison.compare([_score(run, options)[0] for run in runs])
+    rows = comparison.compare([_score(run, options) for run in runs])
     print("", summary.markdown(rows), sep="\n")
     path = Path(out or ".", "comparison.csv")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ class ScoredRun:
     run: object  # a `RunDirectory`
     metrics: dict
     held_out: list  # of `HeldOut`
+    encoder: object = None  # the run's
 
 
 def compare(runs):

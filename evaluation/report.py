@@ -26,7 +26,7 @@ TEMPLATES = jinja2.Environment(
 )
 
 
-def write_report(out, scored, figures, encoder):
+def write_report(out, scored, figures):
     """Writes `metrics.json`, the figures, `report.html` and `model_card.md` into a folder.
 
     `out` is a `Path`, `scored` a `comparison.ScoredRun`, `figures` are those of `draw_figures`.
@@ -45,7 +45,7 @@ def write_report(out, scored, figures, encoder):
         "name": run.path.name,
         "plots": {path.stem: _base64(path.read_bytes()) for path in plots},
         "sets": [_details(held, metrics[held.name]) for held in held_out],
-        "maps": _explained(held_out[-1], encoder) if held_out else [],
+        "maps": _explained(held_out[-1], scored.encoder) if held_out else [],
         "card": summary.model_card(run, metrics),
     }
     for name in ("report.html", "model_card.md"):
