@@ -165,12 +165,8 @@ class RunDirectory:
     def save_state(self, arrays, facts):
         """Saves what continuing needs: a dict of lists of arrays, and one that JSON can hold."""
         flat = {f"{name}-{i}": a for name, values in arrays.items() for i, a in enumerate(values)}
-
-        def write(path):
-            with open(path, "wb") as file:
-                np.savez(file, facts=np.array(json.dumps(facts)), **flat)
-
-        self.write(STATE, write)
+        flat["facts"] = np.array(json.dumps(facts))
+        self.write(STATE, lambda path: np.savez(path, **flat))
 
     def load_state(self):
         """`(arrays, facts)` as `save_state` saved them, or None before it did.

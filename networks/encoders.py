@@ -277,8 +277,8 @@ def _centre(pixels, size):
     ground = ops.mean(corners, axis=(1, 2), keepdims=True)
     drawn = pixels - ground
     ink = ops.sum(ops.abs(drawn), axis=-1)  # (batch, height, width)
-    places = [_mean_and_variance(ops.sum(ink, axis=axis)) for axis in (2, 1)]
-    (row, down), (column, across) = places
+    row, down = _mean_and_variance(ops.sum(ink, axis=2))
+    column, across = _mean_and_variance(ops.sum(ink, axis=1))
     step = ops.sqrt(down + across) / (SPREAD * size)  # input pixels an output pixel
     aspect = ops.power(down / across, 0.125)  # half of the deviations' ratio, to either side
     to_rows = _sampling(row, step * aspect, input_shape[0], size)
