@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent
 OTHER_PYTHON = os.environ.get("BENCHMARK_PYTHON", sys.executable)
@@ -25,7 +27,8 @@ def options(doc, data=False, **defaults):
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=doc, formatter_class=layout)
     if data:
-        parser.add_argument("--data", required=True, type=Path, help="PlantVillage's folder")
+        folder = {"type": lambda path: Path(path).resolve(), "help": "PlantVillage's folder"}
+        parser.add_argument("--data", required=True, **folder)
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     return parser.parse_args()
@@ -84,6 +87,40 @@ def in_turn(contenders, repeats, measure):
             answer = None if name in out else measure(name, number)
             (out.add(name) if answer is None else answers[name].append(answer))
     return {name: found for name, found in answers.items() if found}
+
+
+def save_weights(path):
+    """Writes EfficientNet-Lite0's weights, batch norm folded in, for peers in PyTorch."""
+    from networks.pretrained import fold_batch_norm, read_weights
+
+    weights = fold_batch_norm(read_weights())
+    arrays = {f"{name} {i}": weights[name][i] for name in weights for i in (0, 1)}
+    np.savez(path, **arrays)
+
+
+def score(embeddings, labels, trials=1000):
+    """How well embeddings tell classes apart by their Euclidean distance.
+
+    Args:
+        embeddings: Of test images, (images, d), any length.
+        labels: Their classes, (images,).
+        trials: With one reference of each class and one query.
+
+    Returns:
+        `(AUC of pairs, N-way one-shot accuracy, N)`, N being all classes; the same pairs and trials
+        whatever the embeddings.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    from evaluation import few_shot, verification
+
+    rng = np.random.default_rng(0)
+    left, right, same = verification.draw_verification_pairs(labels, rng)
+    distances = verification.pair_distances(embeddings, left, right)
+    auc = float(roc_auc_score(same, -distances))
+    drawn = few_shot.draw_trials(labels, len(np.unique(labels)), 1, trials, rng)
+    distances = few_shot.trial_distances(embeddings, drawn)
+    return auc, few_shot.few_shot_accuracy(distances, drawn.answers), distances.shape[1]
 
 
 def middle(values, digits=0, unit=""):

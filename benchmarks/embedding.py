@@ -3,7 +3,6 @@
 python benchmarks/embedding.py [--seconds 3] [--repeats 5]      pip install openvino torch for all
 """
 
-import functools
 import sys
 import tempfile
 import time
@@ -77,16 +76,10 @@ def classifier(size):
 
 def export(size, path):
     """Writes it for ONNX Runtime and OpenVINO, and its weights for PyTorch."""
-    from networks.pretrained import fold_batch_norm, read_weights
-
     model = classifier(size)
     model(np.zeros((1, size, size, 3)))
     model.export(path, format="onnx", verbose=False)
-    weights = fold_batch_norm(read_weights())
-    np.savez(
-        path.with_suffix(".npz"),
-        **{f"{name} {i}": weights[name][i] for name in weights for i in (0, 1)},
-    )
+    common.save_weights(path.with_suffix(".npz"))
 
 
 def keras_folded(size, path, change=lambda model: model):
@@ -147,39 +140,14 @@ def openvino(size, path):
 def pytorch(size, path):
     """The same weights in PyTorch, channels last."""
     import torch
-    from torch.nn.functional import conv2d, pad, relu6
+    from peers import efficientnet_lite0 as peer
 
-    from networks.pretrained import STAGES
-
-    weights = {name: torch.from_numpy(a) for name, a in np.load(path.with_suffix(".npz")).items()}
-    for name, kernel in weights.items():
-        if kernel.ndim == 4:  # from Keras's layout
-            kernel = kernel.permute((2, 3, 0, 1) if "_depthwise" in name else (3, 2, 0, 1))
-            weights[name] = kernel.contiguous(memory_format=torch.channels_last)
-
-    def convolve(maps, name, stride=1):
-        kernel, bias = weights[f"{name} 0"], weights[f"{name} 1"]
-        size = kernel.shape[-1] - stride  # padding in all, "same" as in Keras
-        if size % 2:
-            maps = pad(maps, (size // 2, size // 2 + 1) * 2)
-        groups = len(bias) if "_depthwise" in name else 1
-        return conv2d(maps, kernel, bias, stride, 0 if size % 2 else size // 2, groups=groups)
-
-    clipped = functools.partial(relu6, inplace=True)
+    tensors = peer.load_weights(path.with_suffix(".npz"))
 
     @torch.inference_mode()
     def run(batch):
-        pixels = (torch.from_numpy(batch).permute(0, 3, 1, 2) - 127) / 128
-        maps, number = clipped(convolve(pixels, "_conv_stem", 2)), 0
-        for _, stride, expansion, _, blocks in STAGES:
-            for block in range(blocks):
-                given, name = maps, f"_blocks.{number}."
-                maps = clipped(convolve(maps, f"{name}_expand_conv")) if expansion > 1 else maps
-                maps = clipped(convolve(maps, f"{name}_depthwise_conv", 1 if block else stride))
-                maps = convolve(maps, f"{name}_project_conv")
-                maps, number = maps + given if block else maps, number + 1
-        pooled = clipped(convolve(maps, "_conv_head")).mean((2, 3))
-        return (pooled @ weights["_fc 0"] + weights["_fc 1"]).numpy()
+        features = peer.upper(tensors, peer.lower(tensors, batch))
+        return (features @ tensors["_fc 0"] + tensors["_fc 1"]).numpy()
 
     return in_batches(run)
 

@@ -26,7 +26,8 @@ def main():
         return answer
 
     answers = common.in_turn(["evaluation"], options.repeats, measure)["evaluation"]
-    rows = [[name, common.middle([a[name] for a in answers], 2)] for name in answers[0]]
+    names = [name for name in answers[0] if name != "megabytes"]
+    rows = [[name, common.middle([a[name] for a in answers], 2)] for name in names]
     common.table(["what", "median [range]"], rows)
     common.save("evaluation", options=vars(options), found=answers)
 

@@ -5,7 +5,7 @@ python benchmarks/growth.py [--most 1000000] [--seconds 20] [--minutes 30]
 Images of 64 x 64 in colour are written to disk as a decoded cache (12 GB for a million), then split
 and trained on. Memory is what is the process's own: pages of the memory map are the system's, which
 drops them when it needs room. Points that would begin after `--minutes` are left out. The plot is
-`docs/growth.png`.
+growth.png; docs/growth.png is one of a full run.
 """
 
 import math
@@ -171,7 +171,7 @@ def plot(found):
         )
         column[-1].xaxis.minorticks_off()
     figure.tight_layout()
-    figure.savefig(common.PROJECT / "docs/growth.png", dpi=110)
+    figure.savefig(common.HERE / "growth.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -9,22 +9,19 @@ classes (of the alphabets) is kept unseen. Finished runs are not trained again.
 """
 
 import argparse
-import csv
+import collections
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-import numpy as np
+import common
 
-HERE = Path(__file__).resolve().parent
-PROJECT = HERE.parent
-sys.path.insert(0, str(PROJECT))
+from run_directory import RunDirectory, write_atomically
 
-from run_directory import RunDirectory, environment, write_atomically  # noqa: E402
-
-RUNS = HERE / "runs"
+RUNS = common.HERE / "runs"
 DATA = {  # config -> what it is run on
     "plantvillage-recipe": "plantvillage",
     "photographs": "plantvillage",
@@ -49,7 +46,7 @@ ABLATION = {  # each row adds to those above it
     "all pairs of the batch": ["--sampling", "classes", "--loss", "supervised_contrastive"],
     "compact encoder": ["--encoder", "compact", "--embedding_dim", "128", *OTHERS],
     "augmentation": "--rotate 180 --zoom 0.15 --shift 0.05 --horizontal_flip True".split(),
-    "annealing, whitened features": "--schedule cosine".split(),
+    "annealing": "--schedule cosine".split(),
 }
 
 
@@ -59,7 +56,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", default=[], help="configs; all by default")
-    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--data", required=True, type=lambda path: Path(path).resolve())
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, each")
     parser.add_argument("--ablation", action="store_true")
@@ -78,12 +75,11 @@ def main():
             for seed in options.seeds
         ]
         rows.append({"config": name, **summary([run for run in runs if run])})
-        print(line(rows[-1]), flush=True)
+        print(*cells(rows[-1]), sep=" | ", flush=True)
+    head = ["config", "minutes", "GB", "images/s", "known AUC", "one-shot", "unseen AUC"]
+    common.table([*head, "one-shot", "published"], [cells(row) for row in rows])
     title = "ablation" if options.ablation else "recipes"
-    result = {"environment": environment(), "minutes": options.minutes, "rows": rows}
-    path = HERE / f"{title}.json"
-    write_atomically(path, lambda file: file.write_text(json.dumps(result, indent=2) + "\n"))
-    print_table(title, rows)
+    common.save(title, minutes=options.minutes, rows=rows)
 
 
 def measure(name, words, data, seed, minutes):
@@ -93,15 +89,15 @@ def measure(name, words, data, seed, minutes):
         started = (path / "config.json").exists()
         command = [str(path)] if started else [
             *words, "--data_dir", str(data), "--runs_dir", str(RUNS), "--run_name", path.name,
-            "--cache_dir", str(HERE / "cache"), "--seed", str(seed),
+            "--cache_dir", str(common.HERE / "cache"), "--seed", str(seed),
             "--unseen_share", "0.33", "--test_share", "0.15", "--max_minutes", str(minutes),
         ]  # fmt: skip
         if "omniglot" in str(data) and not started:
             command += ["--hold_out_by", "family"]
-        code, megabytes = run("train.py", command)
+        code, cost = run("train.py", command)
         if code:
             return None
-        write_atomically(path / "cost.json", lambda f: f.write_text(json.dumps({"mb": megabytes})))
+        write_atomically(path / "cost.json", lambda file: file.write_text(json.dumps(cost)))
     if not (path / "metrics.json").exists():
         ways = ["--ways", "6", "10", "18", "20", "--shots", "1", "5"]
         run("evaluate.py", [str(path), *ways])
@@ -109,79 +105,54 @@ def measure(name, words, data, seed, minutes):
 
 
 def run(script, command):
-    """`(exit status, peak megabytes)` of one of the project's commands."""
-    process = subprocess.Popen([sys.executable, str(PROJECT / script), *command], cwd=PROJECT)
+    """Exit status of one of the project's commands, and what it cost: minutes and memory."""
+    begin = time.monotonic()
+    process = subprocess.Popen([sys.executable, script, *command], cwd=common.PROJECT)
     _, status, usage = os.wait4(process.pid, 0)
-    return os.waitstatus_to_exitcode(status), usage.ru_maxrss // 1024
+    cost = {"minutes": (time.monotonic() - begin) / 60, "GB": usage.ru_maxrss / 2**20}
+    return os.waitstatus_to_exitcode(status), cost
 
 
 def summary(runs):
-    """Means over the seeds, and their ranges."""
-    if not runs:
-        return {"seeds": 0}
-    cells = {"seeds": len(runs), "minutes": [], "images_per_second": [], "gigabytes": []}
+    """Name of a score or cost -> its values, one a seed."""
+    found = collections.defaultdict(list)
     for run_directory in runs:
-        with open(run_directory / "history.csv") as file:
-            history = list(csv.DictReader(file))
-        seconds = sum(float(row["seconds"]) for row in history)
-        cells["minutes"].append(seconds / 60)
-        cells["images_per_second"].append(_images(run_directory.config, len(history)) / seconds)
-        cells["gigabytes"].append(run_directory.read_json("cost.json")["mb"] / 1024)
+        for name, value in run_directory.read_json("cost.json").items():
+            found[name].append(value)
+        history = run_directory.read_history()
+        if seconds := sum(float(row["seconds"]) for row in history):
+            found["images/s"].append(num_images(run_directory.config, len(history)) / seconds)
         metrics = run_directory.read_json("metrics.json")
         for side in {"known", "unseen"} & metrics.keys():
-            result = metrics[side]
-            cells.setdefault(f"{side}_auc", []).append(result["auc"])
-            for row in result["few_shot"]:
+            found[f"{side} AUC"].append(metrics[side]["auc"])
+            for row in metrics[side]["few_shot"]:
                 if row["classes"] == "across" and row["shots"] == 1:
-                    key = f"{side}_{row['ways']}_way"
-                    cells.setdefault(key, []).append(row["model"]["accuracy"])
-    return {
-        name: values if name == "seeds" else {"mean": np.mean(values), "range": _range(values)}
-        for name, values in cells.items()
-    }
+                    accuracy = row["model"]["accuracy"]
+                    found[f"{side} {row['ways']}-way"].append(100 * accuracy)
+    return found
 
 
-def _images(config, epochs):
-    pairs = config.sampling == "pairs"
+def num_images(config, epochs):
+    """How many images some epochs train on, each as often as it comes."""
     per_step = 2 * config.pairs_per_batch
-    if not pairs:
+    if config.sampling == "classes":
         per_step = config.classes_per_batch * config.images_per_class
     return epochs * config.steps_per_epoch * per_step
 
 
-def _range(values):
-    return [float(min(values)), float(max(values))]
-
-
-def line(row):
-    """A row of the table, in Markdown."""
-    if not row["seeds"]:
-        return f"| `{row['config']}` | failed |"
-    cells = [f"`{row['config']}`", f"{row['minutes']['mean']:.1f}"]
-    cells += [f"{row['gigabytes']['mean']:.1f}", f"{row['images_per_second']['mean']:,.0f}"]
+def cells(row):
+    """A row of the table; of the one-shot accuracies the one with most classes."""
+    if "minutes" not in row:
+        return [row["config"], "failed"]
+    found = [row["config"], *(common.middle(row[name], 1) for name in ("minutes", "GB"))]
+    found.append(common.middle(row["images/s"]) if "images/s" in row else "")
     for side in ("known", "unseen"):
-        auc = row.get(f"{side}_auc")
-        cells.append(_with_range(auc, ".3f") if auc else "")
-        ways = [key for key in row if key.startswith(side) and key.endswith("_way")]
-        shown = max(ways, key=lambda key: int(key.split("_")[1]), default=None)
-        number = f" ({shown.split('_')[1]}-way)" if shown else ""
-        cells.append(_with_range(row[shown], ".1%") + number if shown else "")
-    return "| " + " | ".join([*cells, PUBLISHED.get(row["config"], "")]) + " |"
-
-
-def _with_range(value, form):
-    low, high = value["range"]
-    return f"{value['mean']:{form}}" + (f" [{low:{form}}, {high:{form}}]" if high > low else "")
-
-
-def print_table(title, rows):
-    """The table in Markdown."""
-    head = [
-        f"\n{title}\n\n| config | minutes | GB | images/s | known AUC | one-shot | unseen AUC "
-        "| one-shot | published |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    print(*head, *map(line, rows), sep="\n")
+        auc, ways = row.get(f"{side} AUC"), [key for key in row if key.startswith(f"{side} ")]
+        ways = [int(key.split()[1].removesuffix("-way")) for key in ways if key.endswith("-way")]
+        found.append(common.middle(auc, 3) if auc else "")
+        accuracies = ways and row[f"{side} {max(ways)}-way"]
+        found.append(f"{common.middle(accuracies, 1, '%')} ({max(ways)}-way)" if ways else "")
+    return [*found, PUBLISHED.get(row["config"], "")]
 
 
 if __name__ == "__main__":

@@ -1,28 +1,39 @@
-"""Seconds from image files to AUC 0.95 and 0.99 on new images of known classes, peers and ours.
+"""Seconds from image files to a network that tells new images apart, peers and ours.
 
 python benchmarks/time_to_accuracy.py --data PLANTVILLAGE [--seconds 120] [--repeats 3]
+python benchmarks/time_to_accuracy.py --data PLANTVILLAGE --weights imagenet --seconds 240
 
-Every contender is a process of its own, reads the same training files and is scored on the same
-pairs of test files as its training goes on. Importing and scoring are not timed. Peers and ours
-take turns. (c) needs PyTorch and pytorch-metric-learning, here or in BENCHMARK_PYTHON.
+The first starts from nothing, and tells when AUC 0.95 and 0.99 on new images of known classes are
+reached; importing and scoring are not timed. The second starts from the same ImageNet weights in
+ours and in PyTorch, at most `--seconds` from the command, importing included, and tells what comes
+out on new images of known classes and on unseen ones; each repeat keeps out other classes.
+
+Every contender is a process of its own, has the same training files and is scored on the same test
+files. They take turns. PyTorch's need pytorch-metric-learning, here or in BENCHMARK_PYTHON.
 """
 
 import dataclasses
+import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 
 import common
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
-from configs import Config
-from evaluation import verification
+from configs import CONFIGS, Config
+from evaluation.held_out import held_out_rows
+from networks.embedding import embed
+from prepare_data import load_data
+from run_directory import RunDirectory
 
 GOALS = (0.95, 0.99)
 LOOK_EVERY = 10  # steps of ours between two scores
+UNSEEN_SHARE = 0.33  # of the classes, from ImageNet weights
 OURS = {  # name -> what differs from the `compact` encoder on classes, from scratch
     "ours": {},
     "ours, images as they are": {  # as (c) takes them
@@ -39,17 +50,37 @@ PEERS = {  # name -> module in peers/ and its settings
     "(c) PyTorch float32": ("metric_learning", {}),
     "(c) PyTorch bfloat16": ("metric_learning", {"bfloat16": True}),
 }
+PRETRAINED = {  # name -> what `train.py photographs` is told, or a function of the peer
+    "ours, frozen": ["--epochs", "0"],
+    "PyTorch, frozen": "frozen",
+    "ours, fine-tuned": [],
+    "PyTorch, fine-tuned": "fine_tuned",
+}
 
 
 def main():
     """Runs the command line."""
-    options = common.options(__doc__, data=True, seconds=120.0, repeats=3)
-    with tempfile.TemporaryDirectory() as cache:
-        job = {"seconds": options.seconds, **make_job(options.data, cache)}
+    options = common.options(__doc__, data=True, seconds=120.0, repeats=3, weights="none")
+    compare = from_imagenet if options.weights == "imagenet" else from_nothing
+    with tempfile.TemporaryDirectory() as place:
+        found = compare(options, place)
+    common.save(f"time_to_accuracy_{options.weights}", seconds=options.seconds, found=found)
+
+
+def ask(name, job):
+    """A contender's answer to a job."""
+    backend = "torch" if "PyTorch" in name else "tensorflow"
+    job = {**job, "name": name, "begin": time.time()}
+    return common.ask("time_to_accuracy.py", job, backend)
+
+
+def from_nothing(options, place):
+    """Has all learn for as long, prints when they reached the goals, and returns the answers."""
+    data = load_data(dataclasses.replace(our_config(options.data), cache_dir=place))
+    job = {"seconds": options.seconds, **make_job(options.data, data)}
 
     def measure(name, number):
-        backend = "torch" if "PyTorch" in name else "tensorflow"
-        answer = common.ask("time_to_accuracy.py", {**job, "name": name, "seed": number}, backend)
+        answer = ask(name, {**job, "seed": number})
         print(name, answer and row([answer]), flush=True)
         return answer
 
@@ -62,25 +93,49 @@ def main():
         print(f"\nTo the best AUC of (a), {goal:.3f}:")
         for name, seconds in when.items():
             print(f"  {name}: {common.middle(seconds, 1)} s")
-    common.save("time_to_accuracy", seconds=options.seconds, found=found)
+    return found
 
 
-def make_job(folder, cache):
-    """Training files with their labels, test files, and the pairs to score."""
-    from prepare_data import load_data
+def from_imagenet(options, place):
+    """The same from ImageNet weights, scored at the end and on unseen classes too."""
+    weights, jobs = f"{place}/weights.npz", {}
+    common.save_weights(weights)
+    here = {"data_dir": str(options.data), "cache_dir": place, "unseen_share": UNSEEN_SHARE}
+    config = dataclasses.replace(CONFIGS["photographs"], **here)
 
-    data = load_data(dataclasses.replace(our_config(folder), cache_dir=cache))
-    index, train, test = data.index, data.splits.train, data.splits.test_known
-    rng = np.random.default_rng(0)
-    left, right, same = verification.draw_verification_pairs(index.labels[test], rng)
-    return {
-        "folder": str(folder),
-        "files": [str(folder / name) for name in index.names[train]],
-        "labels": index.labels[train].tolist(),
-        "rows": train.tolist(),
-        "paths": [str(folder / name) for name in index.names[test]],
-        "pairs": [left.tolist(), right.tolist(), same.tolist()],
-    }
+    def measure(name, number):
+        seed = number + 1
+        if seed not in jobs:
+            data = load_data(dataclasses.replace(config, seed=seed))
+            jobs[seed] = make_job(options.data, data)
+        job = {"seconds": options.seconds, "weights": weights, "seed": seed, **jobs[seed]}
+        answer = ask(name, job)
+        print(name, answer, flush=True)
+        return answer
+
+    found, rows = common.in_turn(PRETRAINED, options.repeats, measure), []
+    for name, answers in found.items():
+        cells = [name, common.middle([answer["seconds"] for answer in answers])]
+        for side in ("known", "unseen"):
+            aucs, accuracies, ways = zip(*(answer[side] for answer in answers), strict=True)
+            cells += [common.middle(aucs, 3), common.middle([100 * a for a in accuracies], 1, "%")]
+            cells[-1] += f" ({ways[0]}-way)"
+        rows.append([*cells, common.middle([a["megabytes"] / 1024 for a in answers], 1)])
+    head = ["contender", "s from the command", "known AUC", "one-shot", "unseen AUC", "one-shot"]
+    common.table([*head, "GB"], rows)
+    return found
+
+
+def make_job(folder, data):
+    """Training files with their labels, and test files of known and unseen classes with theirs."""
+    index, splits = data.index, data.splits
+
+    def some(rows):
+        return [str(folder / name) for name in index.names[rows]], index.labels[rows].tolist()
+
+    (files, labels), rows = some(splits.train), splits.train.tolist()
+    job = {"folder": str(folder), "files": files, "labels": labels, "rows": rows}
+    return job | {"known": some(splits.test_known), "unseen": some(splits.test_unseen)}
 
 
 def our_config(folder, name="ours"):
@@ -89,13 +144,17 @@ def our_config(folder, name="ours"):
 
 
 def contend(job):
-    """In a worker: the `curve` of one contender, (seconds, AUC) as its training goes on."""
-    watch = Watch(job["paths"], job["pairs"])
+    """In a worker: the `curve` of one contender, (seconds, AUC) as its training goes on.
+
+    From ImageNet weights: `seconds` from the command, `common.score` of known and unseen classes.
+    """
+    if "weights" in job:
+        ours = job["name"].startswith("ours")
+        return train_photographs(job) if ours else train_peer(job)
+    watch = Watch(*job["known"])
     if job["name"] in OURS:
         train_ours(job, watch)
     else:
-        from importlib import import_module
-
         module, settings = PEERS[job["name"]]
         train = import_module(f"peers.{module}").train
         labels = np.array(job["labels"])
@@ -103,21 +162,56 @@ def contend(job):
     return {"curve": watch.curve}
 
 
+def train_photographs(job):
+    """Runs `train.py photographs` on an empty cache."""
+    with tempfile.TemporaryDirectory() as place:
+        words = ["--data_dir", job["folder"], "--unseen_share", str(UNSEEN_SHARE)]
+        words += ["--cache_dir", f"{place}/cache", "--runs_dir", place, "--run_name", "run"]
+        words += ["--seed", str(job["seed"]), "--max_minutes", str(job["seconds"] / 60)]
+        words += PRETRAINED[job["name"]]
+        command, begin = [sys.executable, "train.py", "photographs", *words], time.time()
+        subprocess.run(command, cwd=common.PROJECT, check=True, stdout=subprocess.DEVNULL)
+        seconds = time.time() - begin
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+        run = RunDirectory(f"{place}/run")
+        dataset, sides, _ = held_out_rows(run)
+        encoder = run.load_encoder()
+        scores = {
+            side: common.score(embed(encoder, dataset.pixels, rows), dataset.index.labels[rows])
+            for side, rows in sides.items()
+        }
+    return {"seconds": seconds, "megabytes": peak, **scores}
+
+
+def train_peer(job):
+    """Has a function of `peers.efficientnet_lite0` learn."""
+    from peers import efficientnet_lite0
+
+    learn = getattr(efficientnet_lite0, PRETRAINED[job["name"]])
+    end = job["begin"] + job["seconds"]
+    learned = learn(job["files"], job["labels"], end, job["weights"], job["seed"])
+    answer = {"seconds": time.time() - job["begin"]}
+    for side, embed_paths in zip(("known", "unseen"), learned, strict=True):
+        paths, labels = job[side]
+        answer[side] = common.score(embed_paths(paths), np.array(labels))
+    return answer
+
+
 class Watch:
     """Scores a contender while it trains, and takes its own time off the clock.
 
     Args:
         paths: Test files.
-        pairs: `(left, right, same)` among them.
+        labels: Their classes.
     """
 
-    def __init__(self, paths, pairs):
-        self.paths, self.pairs, self.curve, self.own = paths, pairs, [], 0.0
+    def __init__(self, paths, labels):
+        self.paths, self.labels, self.curve, self.own = paths, np.array(labels), [], 0.0
 
     def __call__(self, seconds, embed):
-        begin, (left, right, same) = time.perf_counter(), self.pairs
-        distances = verification.pair_distances(np.asarray(embed(self.paths)), left, right)
-        self.curve.append((seconds - self.own, float(roc_auc_score(same, -distances))))
+        begin = time.perf_counter()
+        auc, *_ = common.score(np.asarray(embed(self.paths)), self.labels)
+        self.curve.append((seconds - self.own, auc))
         self.own += time.perf_counter() - begin
 
 
@@ -125,7 +219,6 @@ def train_ours(job, watch):
     """Indexes, decodes and trains as `train.py` does, with a look at every tenth step."""
     import keras
 
-    from networks.embedding import embed
     from pipeline.class_batches import ClassBatches
     from pipeline.image_cache import open_cache
     from pipeline.image_index import read_index

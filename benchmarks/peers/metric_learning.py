@@ -88,12 +88,12 @@ def build_trainer(bfloat16, compiled=False, seed=0):
     return step, embed
 
 
-def read_all(paths):
-    """Images of files, uint8 array (images, 112, 112, 3)."""
+def read_all(paths, size=112):
+    """Images of files, uint8 array (images, size, size, 3)."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(read, paths)))
+        return np.stack([*pool.map(lambda path: read(path, size), paths)])
 
 
-def read(path):
+def read(path, size):
     """One image in colour."""
-    return np.asarray(Image.open(path).convert("RGB").resize((112, 112)), np.uint8)
+    return np.asarray(Image.open(path).convert("RGB").resize((size, size)), np.uint8)
