@@ -208,7 +208,9 @@ def test_python_interface(here, model):
     assert model.embed(paths) == pytest.approx(embed_plainly(paths), abs=1e-5)
     assert (model.embed(arrays) == model.embed(paths)).all()
     [answer], [mixed] = model.compare(paths), model.compare([arrays[0], paths[1]])
-    assert answer["distance"] == mixed["distance"]
+    assert answer["distance"] == mixed["distance"] == model.distance(*paths)
+    assert answer["probability"] == model.probability(*paths)
+    assert SimilarityModel.load("copy").threshold == model.threshold
     for run in (RunDirectory("copy"), types.SimpleNamespace(path=Path("copy"))):
         assert SimilarityModel(run).threshold == model.threshold
     with pytest.raises(ValueError, match=r"between 0 and 1. Received: 1.5"):
