@@ -176,7 +176,9 @@ def leakage(metrics):
             sentence = f"{name.capitalize()} classes, {what}: the network {network:.3f}, "
             sentence += f"the best baseline ({best}) {others[best]:.3f}."
             (found if others[best] >= network else said).append(sentence)
-    if not found:
+    if "left_out" not in metrics:  # as of a protocol that brings its own images
+        said.insert(0, "Whether images it is scored on were trained on has not been looked at.")
+    elif not found:
         said.insert(0, "No sign of leakage: no image it is scored on, nor a copy, was trained on.")
     if metrics["pretrained"]:
         said.append(metrics["pretrained"])

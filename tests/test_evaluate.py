@@ -223,6 +223,8 @@ def test_lake_runs(here, tmp_path, capsys, monkeypatch):
     rows = {row["name"]: row for row in found["protocol"]["rows"]}
     assert 0 <= rows["model"]["interval"][0] <= rows["model"]["error"] <= 1
     assert rows["centred, blurred"]["error"] < 0.3  # directions are easy for it
+    card = Path("runs/run/evaluation-omniglot-lake/model_card.md").read_text()
+    assert "trained on has not been looked at" in card and "No sign" not in card
     output = capsys.readouterr().out
     assert "Lake's 3 one-shot runs" in output and "siamese network, Koch et al. 2015" in output
     monkeypatch.setattr(RunDirectory, "load_encoder", lambda run: constant_encoder(16))

@@ -75,7 +75,7 @@ def test_sentences_warn_of_what_is_not_known(sets, expected):
 
 
 def test_leakage_is_found_where_a_baseline_warns():
-    metrics = {"unseen": scores(), "pretrained": "Pretrained on things."}
+    metrics = {"unseen": scores(), "pretrained": "Pretrained on things.", "left_out": None}
     found, said = summary.leakage(metrics)
     assert not found and said[0].startswith("No sign") and said[-1] == "Pretrained on things."
     found, said = summary.leakage(metrics | {"known": scores(warnings=["The border tells."])})
