@@ -60,7 +60,7 @@ class Config:
     pairs_per_batch: Annotated[int, 2, 65536] = 64  # half genuine; with sampling="pairs"
     classes_per_batch: Annotated[int, 2, 4096] = 16  # P; with sampling="classes"
     images_per_class: Annotated[int, 2, 1024] = 8  # K; with sampling="classes"
-    family_batches: Share = 0.0  # drawn from few families; with sampling="classes"
+    family_batches: Share = 0.0  # of the batches of classes, drawn from few families
     hard_share: Share = 0.5  # of the impostor pairs, images near each other after the last epoch
     skilled_share: Share = 0.5  # of the impostor pairs, forgeries where there are any
     steps_per_epoch: Count = 80  # between two validations

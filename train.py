@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from configs import Config, parse_command_line
-from networks.embedding import start_keras
+from networks.embedding import require_backend, start_keras
 from pipeline.image_cache import cache_dir
 from pipeline.inventory import advice, inventory
 from prepare_data import Dataset, keep_data, load_data
@@ -93,6 +93,7 @@ def open_run(start, name, data=None, encoder=None, loss=None):
     """
     from evaluation.held_out import remember_trained
 
+    require_backend()
     run = None if isinstance(start, Config) else RunDirectory(start)
     if run and run.is_finished:
         raise RunError(f"'{run.path}' is finished. Start a new run, or continue another.")

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import importlib.util
 import logging
 import os
 import sys
@@ -17,13 +18,27 @@ EMBED_BATCH = 64  # images embedded at once: as fast as any, and little memory
 SMALLEST_SQUARED_DISTANCE = 1e-12  # the square root has no gradient at 0
 
 
+def require_backend():
+    """Raises a ValueError where the package of Keras's backend is not installed."""
+    name = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if importlib.util.find_spec(name) is None:
+        raise ValueError(
+            f"KERAS_BACKEND={name}: no such package. Expected tensorflow, jax or torch: "
+            f"pip install {name}, or unset KERAS_BACKEND."
+        )
+
+
 def start_keras(seed=0, deterministic=False):
     """Imports Keras and its backend.
 
     Args:
         seed: For Python, NumPy and the backend.
         deterministic: Whether TensorFlow must give the same bits every time.
+
+    Raises:
+        ValueError: If the backend is not installed.
     """
+    require_backend()
     with _quiet():
         import keras
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it frets over batches of two sizes

@@ -32,3 +32,9 @@ def test_what_cannot_be_read_is_raised():
     encoder = keras.Sequential([keras.Input((6, 5, 3)), keras.layers.Flatten()])
     with pytest.raises(IndexError):
         embedding.embed(encoder, np.zeros((2, 6, 5, 3), np.uint8), np.arange(3))
+
+
+def test_a_backend_that_is_not_installed_is_told(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "nowhere")
+    with pytest.raises(ValueError, match="KERAS_BACKEND=nowhere: no such package. Expected"):
+        embedding.start_keras()
