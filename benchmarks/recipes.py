@@ -39,6 +39,7 @@ PUBLISHED = {  # what others report, on other images and splits unless said
     "dogs-recipe": "training loss about 1",
     "triplet": "none",
 }
+SCORES = ("AUC", "one-shot", "ways")  # ways: the most that there are trials of
 OTHERS = ["--unit_length", "True", "--optimizer", "adamw", "--learning_rate", "2e-3"]
 ABLATION = {  # each row adds to those above it
     "leak-free": ["plantvillage-recipe"],
@@ -119,16 +120,17 @@ def summary(runs):
     for run_directory in runs:
         for name, value in run_directory.read_json("cost.json").items():
             found[name].append(value)
-        history = run_directory.read_history()
+        history = run_directory.read_history()[:-1]  # the time may have cut the last epoch
         if seconds := sum(float(row["seconds"]) for row in history):
             found["images/s"].append(num_images(run_directory.config, len(history)) / seconds)
         metrics = run_directory.read_json("metrics.json")
         for side in {"known", "unseen"} & metrics.keys():
             found[f"{side} AUC"].append(metrics[side]["auc"])
-            for row in metrics[side]["few_shot"]:
-                if row["classes"] == "across" and row["shots"] == 1:
-                    accuracy = row["model"]["accuracy"]
-                    found[f"{side} {row['ways']}-way"].append(100 * accuracy)
+            rows = [row for row in metrics[side]["few_shot"] if row["classes"] == "across"]
+            if one_shot := [row for row in rows if row["shots"] == 1]:
+                most = max(one_shot, key=lambda row: row["ways"])
+                found[f"{side} one-shot"].append(100 * most["model"]["accuracy"])
+                found[f"{side} ways"].append(most["ways"])
     return found
 
 
@@ -141,17 +143,15 @@ def num_images(config, epochs):
 
 
 def cells(row):
-    """A row of the table; of the one-shot accuracies the one with most classes."""
+    """A row of the table."""
     if "minutes" not in row:
         return [row["config"], "failed"]
     found = [row["config"], *(common.middle(row[name], 1) for name in ("minutes", "GB"))]
     found.append(common.middle(row["images/s"]) if "images/s" in row else "")
     for side in ("known", "unseen"):
-        auc, ways = row.get(f"{side} AUC"), [key for key in row if key.startswith(f"{side} ")]
-        ways = [int(key.split()[1].removesuffix("-way")) for key in ways if key.endswith("-way")]
-        found.append(common.middle(auc, 3) if auc else "")
-        accuracies = ways and row[f"{side} {max(ways)}-way"]
-        found.append(f"{common.middle(accuracies, 1, '%')} ({max(ways)}-way)" if ways else "")
+        aucs, accuracies, ways = (row.get(f"{side} {name}") for name in SCORES)
+        found.append(common.middle(aucs, 3) if aucs else "")
+        found.append(f"{common.middle(accuracies, 1, '%')} ({ways[0]}-way)" if ways else "")
     return [*found, PUBLISHED.get(row["config"], "")]
 
 
