@@ -4,36 +4,26 @@
 import numpy as np
 
 from evaluation.thresholds import equal_error_rate
-from evaluation.verification import all_distances
 
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # target false-accept rates
 NUMBERS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # of references
-MOST_IMAGES = 1000  # looked at for "none of these"
 RULES = {"nearest": np.min, "mean": np.mean}  # of the distances to the references
 IMPOSTORS = {"random": "images of other classes", "skilled": "forgeries"}
 DRAWS = 5  # of the references of a class, for a table
 KINDS = ("genuine", "random", "skilled")  # of the class, of another one, forgeries of the class
 
 
-def unknown_thresholds(embeddings, labels, distance=None):
+def unknown_thresholds(impostors):
     """The table for "none of these", from validation images.
 
     Every image is of an unknown class to references of the other classes. With n references drawn
     from those, one is nearer than t with probability 1 - (1 - p)^n, where p is the share of them
     that are nearer: averaged over the images, that is the false-accept rate at t.
+
+    Args:
+        impostors: Distances of each image to those of other classes, a list of arrays; where
+            classes are not known, one array of all impostor pairs in it.
     """
-    some = np.unique(np.linspace(0, len(labels) - 1, MOST_IMAGES).astype(int))
-    distances, labels = all_distances(embeddings[some], embeddings[some], distance), labels[some]
-    return _unknown([row[labels != label] for row, label in zip(distances, labels, strict=True)])
-
-
-def unknown_thresholds_of_pairs(impostor_distances):
-    """As `unknown_thresholds`, where nothing but distances of impostor pairs is known."""
-    return _unknown([np.asarray(impostor_distances)])
-
-
-def _unknown(impostors):
-    """The table from the distances of each image to those of other classes."""
     cuts = np.unique(np.quantile(np.concatenate(impostors), np.geomspace(1e-6, 1, 600)))
     nearer = np.array([np.searchsorted(np.sort(row), cuts) / len(row) for row in impostors])
     most = np.median([len(row) for row in impostors])
@@ -64,11 +54,17 @@ def unknown_threshold(table, num_references, false_accept_rate=0.01):
     return float(max(0.0, row[-1] + slope * (place - numbers[-1])))
 
 
-def reference_thresholds(embeddings, labels, forged, rng, distance=None):
+def reference_thresholds(distances, labels, forged, rng):
     """The better rule for enrolled classes and its table, from validation images.
 
     A false accept is a forgery where there are any, else an image of another class. The better rule
     has the lower equal error rate with the most references there can be.
+
+    Args:
+        distances: Of all images to each other, (n, n).
+        labels: Their classes, (n,).
+        forged: Which are forgeries, (n,).
+        rng: Draws the references.
 
     Returns:
         The table, with `rule`, `impostors` in words, `measured` (equal error rates of both rules
@@ -78,7 +74,6 @@ def reference_thresholds(embeddings, labels, forged, rng, distance=None):
     numbers = [n for n in NUMBERS if np.sum(counts > n) >= max(1, np.sum(counts > 1) / 2)]
     if not numbers or np.sum(counts > 0) < 2:
         return None
-    distances = all_distances(embeddings, embeddings, distance)
     scores = [reference_distances(distances, labels, forged, n, rng, DRAWS) for n in numbers]
     measured = {rule: equal_errors(of) for rule, of in scores[-1].items()}
     kind = "skilled" if all("skilled" in errors for errors in measured.values()) else "random"

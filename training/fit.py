@@ -142,13 +142,11 @@ def _limit(config, task, validator, begin):
     """`(deadline, seconds an epoch)`: a first validation tells what embedding an image takes."""
     if config.max_minutes is None or not config.epochs:
         return float("inf"), 0.0
-    start = time.monotonic()
-    validator.embed(task.encoder)
-    seconds = time.monotonic() - start
-    closing = SAVING_SECONDS + 4 * seconds + task.seconds_at_end()
-    mined = len(getattr(task.batches, "candidates", ())) / len(validator.rows)
+    seconds = validator.seconds_per_image(task.encoder)
+    validated, mined = len(validator.rows), len(getattr(task.batches, "candidates", ()))
+    closing = SAVING_SECONDS + 4 * validated * seconds + task.seconds_at_end()
     deadline = begin + 60 * config.max_minutes - min(closing, 30 * config.max_minutes)
-    return deadline, seconds * (1 + mined)
+    return deadline, (validated + mined) * seconds
 
 
 def build_training_model(config, encoder=None):

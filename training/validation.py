@@ -1,10 +1,12 @@
 """Scores an encoder on the validation images, each embedded once."""
 
+import time
+
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from evaluation import few_shot, references, thresholds, verification
-from networks.embedding import embed
+from networks.embedding import EMBED_BATCH, embed
 from pipeline.class_batches import ClassBatches, training_labels
 from siamese_network_funcs import accuracy, build_loss
 
@@ -56,6 +58,13 @@ class Validator:
         """Embeddings of the validation images, (images, embedding_dim)."""
         return embed(encoder, self.pixels, self.rows)
 
+    def seconds_per_image(self, encoder):
+        """How long the encoder takes to embed an image."""
+        embed(encoder, self.pixels, self.rows[:EMBED_BATCH])  # compiles
+        start = time.monotonic()
+        self.embed(encoder)
+        return (time.monotonic() - start) / len(self.rows)
+
     def score(self, encoder, distance=None):
         """Validation metrics of an encoder, with a distance as from `distance_function`.
 
@@ -93,14 +102,15 @@ class Validator:
             rng = np.random.default_rng([self.config.seed, 6])
             most = verification.most_compared(MOST_IMAGES, distance)
             some = np.isin(self.rows, self.dataset.sample(self.rows, most, rng))
-            images = embeddings[some], self.classes[some], self.forged[some]
-            genuine = ~images[2]
+            of_all = verification.all_distances(embeddings[some], embeddings[some], distance)
+            classes, forged = self.classes[some], self.forged[some]
+            enrolled = references.reference_thresholds(of_all, classes, forged, rng)
+            others = (classes[:, None] != classes) & ~forged  # (images, images)
             unknown = references.unknown_thresholds(
-                images[0][genuine], images[1][genuine], distance
+                [row[other] for row, other in zip(of_all[~forged], others[~forged], strict=True)]
             )
-            enrolled = references.reference_thresholds(*images, rng, distance)
         else:  # of images of two pairs nobody knows whether they show the same
-            unknown = references.unknown_thresholds_of_pairs(distances[~self.same])
+            unknown = references.unknown_thresholds([distances[~self.same]])
         if enrolled is None:
             rates = [thresholds.equal_error_rate(self.same, distances)[0]]
             enrolled = {"rule": "nearest", "impostors": references.IMPOSTORS["random"], **unknown}

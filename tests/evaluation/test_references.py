@@ -49,7 +49,8 @@ def test_the_table_keeps_its_rate_on_other_writers(writers):
     embeddings, labels, forged = writers
     old, new = labels < 30, labels >= 30
     rng = np.random.default_rng(0)
-    table = reference_thresholds(embeddings[old], labels[old], forged[old], rng)
+    of_old = all_distances(embeddings[old], embeddings[old])
+    table = reference_thresholds(of_old, labels[old], forged[old], rng)
     assert table["references"] == [1, 2, 5]
     errors = table["measured"]
     assert errors["nearest"].keys() == {"random", "skilled"} and table["impostors"] == "forgeries"
@@ -73,9 +74,11 @@ def test_the_rule_that_errs_less_is_kept():
     embeddings += (
         (rng.random(240) < 0.2)[:, None] * rng.normal(size=(240, 4)) * 5 * ~forged[:, None]
     )
-    assert reference_thresholds(embeddings, labels, forged, rng)["rule"] == "nearest"
+    distances = all_distances(embeddings, embeddings)
+    assert reference_thresholds(distances, labels, forged, rng)["rule"] == "nearest"
     even = np.repeat(np.arange(20), 8)
-    assert reference_thresholds(np.eye(20)[even], even, np.zeros(160, bool), rng)["thresholds"]
+    apart = np.float64(even[:, None] != even)
+    assert reference_thresholds(apart, even, np.zeros(160, bool), rng)["thresholds"]
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2], [0, 0, 0]])
@@ -96,7 +99,10 @@ def test_unknown_real_classes_are_accepted_as_often_as_stated(real_data, rate):
     embeddings = gaussian_filter(1 - np.array(images, float), (0, 1, 1)).reshape(len(images), -1)
     rng = np.random.default_rng(0)
     part = rng.integers(3, size=labels.max() + 1)[labels]  # validated on, enrolled, unknown
-    table = unknown_thresholds(embeddings[part == 0], labels[part == 0])
+    known, classes = embeddings[part == 0], labels[part == 0]
+    of_all = all_distances(known, known)
+    impostors = [row[classes != own] for row, own in zip(of_all, classes, strict=True)]
+    table = unknown_thresholds(impostors)
     unknown = embeddings[part == 2]
     for count in (1, 10, 100):
         threshold = unknown_threshold(table, count, rate)
