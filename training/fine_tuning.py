@@ -18,7 +18,6 @@ VIEWS = 3  # of each image: as it is, mirrored where that is allowed, and augmen
 MOST_BYTES = 8_000_000_000  # of maps on disk; past them fewer views are kept
 BATCH = 64  # images whose maps are computed at once
 TIMED = 32  # images on which the whole network is timed
-MOST_AT_END = 800  # images that it embeds after the training, beside those of validation
 
 
 class LowerMaps:
@@ -138,14 +137,13 @@ class UpperHalf:
         self._copy(self.encoder, self.whole)
         return self.whole
 
-    def seconds_at_end(self):
-        """How long the whole network will take to embed what is looked at after the training."""
+    def seconds_at_end(self, num_images):
+        """How long the whole network will take to embed so many images after the training."""
         rows = self.dataset.splits.val[:TIMED]
         embed(self.whole, self.dataset.pixels, rows)  # compiles
         start = time.monotonic()
         embed(self.whole, self.dataset.pixels, rows)
-        per_image = (time.monotonic() - start) / len(rows)
-        return per_image * (len(self.dataset.splits.val) + MOST_AT_END)
+        return num_images * (time.monotonic() - start) / len(rows)
 
     @staticmethod
     def _copy(source, target):

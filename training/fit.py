@@ -12,13 +12,14 @@ from networks.encoders import build_encoder, load_weights
 from networks.whitening import whiten
 from pipeline.class_batches import ClassBatches, training_labels
 from pipeline.pairs import PairBatches
+from pipeline.splits import SPLITS
 from training.callbacks import Feed, Interrupted, Recorder, Validation, interrupts
 from training.fine_tuning import UpperHalf
-from training.outputs import write_outputs, write_pairs
+from training.outputs import MOST_SCORED, write_outputs, write_pairs
 from training.schedule import Schedule
 from training.validation import TrainingFailed, Validator
 
-SAVING_SECONDS = 4.0  # of max_minutes, for models and figures at the end
+SAVING_SECONDS = 6.0  # of max_minutes, for models, thresholds and figures at the end
 BEGINNING = {}, {"epoch": 0, "done": False, "total_steps": None, "history": []}
 
 
@@ -62,7 +63,7 @@ class WholeEncoder:
         encoder.set_weights(self.encoder.get_weights())
         return encoder
 
-    def seconds_at_end(self):
+    def seconds_at_end(self, num_images):
         """What the end takes beside what validations tell of it."""
         return 0.0
 
@@ -144,9 +145,9 @@ def _limit(config, task, validator, begin):
         return float("inf"), 0.0
     seconds = validator.seconds_per_image(task.encoder)
     validated, mined = len(validator.rows), len(getattr(task.batches, "candidates", ()))
-    closing = SAVING_SECONDS + 4 * validated * seconds + task.seconds_at_end()
-    deadline = begin + 60 * config.max_minutes - min(closing, 30 * config.max_minutes)
-    return deadline, (validated + mined) * seconds
+    an_epoch, at_end = (validated + mined) * seconds, validated + len(SPLITS) * MOST_SCORED
+    closing = SAVING_SECONDS + an_epoch + at_end * seconds + task.seconds_at_end(at_end)
+    return begin + 60 * config.max_minutes - min(closing, 30 * config.max_minutes), an_epoch
 
 
 def build_training_model(config, encoder=None):
