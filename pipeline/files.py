@@ -93,7 +93,7 @@ def read_bytes(source, name, count=-1):
     """
     source = Path(source)
     if source.is_dir() or source.suffix.lower() in TABLES:
-        path = _existing(source if source.is_dir() else source.parent, name)
+        path = existing(source if source.is_dir() else source.parent, name)
         if path.stat().st_size > MAX_FILE_BYTES:
             raise DataError(TOO_LARGE)
         with open(path, "rb") as file:
@@ -210,7 +210,7 @@ def file_stamp(root, name, skipped):
     """
     try:
         name.encode()
-        status = os.stat(_existing(root, name))
+        status = os.stat(existing(root, name))
         if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_FILE_BYTES:
             return _stamp(name, status.st_size, status.st_mtime_ns)
         reason = TOO_LARGE if stat.S_ISREG(status.st_mode) else "not a file"
@@ -222,7 +222,7 @@ def file_stamp(root, name, skipped):
     return None
 
 
-def _existing(root, name):
+def existing(root, name):
     """Path of a file, whose name may be written in composed or in decomposed letters."""
     path = Path(root, name)
     if name.isascii() or os.path.lexists(path):

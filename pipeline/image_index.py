@@ -84,7 +84,7 @@ def read_index(source, pair_label=None):
         encoding = read_text(source)[1]
         remarks = [f"{source.name} is no UTF-8: it was read as {encoding}."]
         remarks = remarks if encoding != "utf-8" else []
-        return _assemble(source, table_rows(source, skipped), skipped, remarks)
+        return _assemble(source, table_rows(source, skipped, remarks), skipped, remarks)
     images = dict(sorted(find_images(source, skipped).items()))
     if are_pair_folders(images):
         return _pair_index(source, folder_pairs(images, skipped), images, skipped)

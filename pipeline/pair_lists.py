@@ -1,6 +1,5 @@
 """Given pairs: a list of two paths and a label a line, LFW's `pairs.txt`, or folders of pairs."""
 
-import os
 import re
 from collections import defaultdict
 
@@ -9,7 +8,7 @@ import numpy as np
 from pipeline.files import IMAGE_SUFFIXES, DataError, by_reason, file_stamp
 from pipeline.layout import place_images
 from pipeline.near_duplicates import join_groups
-from pipeline.tables import is_true, read_cells
+from pipeline.tables import find_listed, is_true, read_cells
 
 SAYS_SAME = ("same", "genuine")  # columns in which 1 means that both images show one class
 LABELS = (*SAYS_SAME, "label", "target", "class", "y")  # in a list of more columns
@@ -43,13 +42,12 @@ def read_pairs(source, pair_label, skipped):
     """
     rows = read_cells(source)
     pairs = _lfw_pairs(rows) or _labelled_pairs(source, rows, pair_label)
-    folder = _folder_of(source, [left for left, *_ in pairs])
-    names = {folder + name for left, right, *_ in pairs for name in (left, right)}
-    stamps = {name: file_stamp(source.parent, name, skipped) for name in names}
+    names = find_listed(source, (name for left, right, *_ in pairs for name in (left, right)))
+    stamps = {name: file_stamp(source.parent, name, skipped) for name in {*names.values()}}
     stamps = {name: stamp for name, stamp in stamps.items() if stamp}
     found, missing = {}, 0
     for left, right, *said in pairs:
-        pair = folder + left, folder + right
+        pair = names[left], names[right]
         pair = pair if pair[::-1] not in found else pair[::-1]
         if left == right:
             skipped[f"{left}, {right}"] = "a pair of an image with itself"
@@ -174,10 +172,10 @@ def _lfw_pairs(rows):
     The first line may tell how many pairs of a kind there are, or folds and pairs of a kind in each
     (Huang et al., "Labeled Faces in the Wild", 2007).
     """
-    pairs, fold_size = [], None
-    sizes = [int(cell) for cell in rows[0][1] if cell.isdecimal()]
-    if len(sizes) == len(rows[0][1]):
-        rows, fold_size = rows[1:], 2 * sizes[1] if len(sizes) == 2 else None
+    pairs, first = [], rows[0][1]
+    sizes = [int(cell) for cell in first if cell.isdecimal()]
+    fold_size = 2 * sizes[1] if len(sizes) == len(first) == 2 else None
+    rows = rows[len(sizes) == len(first) or first[0].lower() == "name" :]
     for at, (_, cells) in enumerate(rows):
         numbers = [cell.isdecimal() for cell in cells]
         if numbers not in ([False, True, True], [False, True, False, True]):
@@ -187,15 +185,3 @@ def _lfw_pairs(rows):
         names = LFW_NAME.format(name, int(first)), LFW_NAME.format(other, int(second))
         pairs.append((*names, len(cells) == 3, at // fold_size if fold_size else None))
     return pairs
-
-
-def _folder_of(source, names):
-    """Below which folder beside the list its paths lie, `""` or as `test/`: where most exist."""
-    beside = sorted(path.name for path in source.parent.iterdir() if path.is_dir())
-    some = names[:: max(1, len(names) // 50)]
-
-    def count(folder):
-        there = sum(os.path.isfile(source.parent / folder / name) for name in some)
-        return there, not folder, folder[:-1] in source.stem.lower()
-
-    return max(["", *(f"{name}/" for name in beside)], key=count)

@@ -1,36 +1,45 @@
 """Tables of images: `path,label[,group][,split][,forged]`, in any usual separator and encoding."""
 
 import csv
+import filecmp
 import io
+import os
+import posixpath
 import re
+from collections import Counter, defaultdict
+from pathlib import PurePosixPath
 
-from pipeline.files import DataError, file_stamp
+from pipeline.files import IMAGE_SUFFIXES, DataError, existing, file_stamp, list_files, some
 
-COLUMNS = ("path", "label", "group", "split", "forged")
+COLUMNS = {  # and what public data sets call them, letters alone; the first that is there counts
+    "path": "path filepath filepaths imagepath imgpath filename imagename imgname image img file "
+    "imageid imgid idcode id",
+    "label": "label labels class classname classid target category individualid identity breed "
+    "species diagnosis dx itemid",
+    "group": "group",
+    "split": "split dataset set subset partition evaluationstatus",
+    "forged": "forged",
+}
 SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "eval"), "test"),
+    **dict.fromkeys(("train", "training", "images_background"), "train"),  # Omniglot's own word
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation", "holdout"), "test"),
+    **dict.fromkeys(("query", "gallery"), "test"),  # of people and clothes
 }
 YES, NO = ("1", "1.0", "true", "yes", "y"), ("0", "0.0", "-1", "false", "no", "n", "")
-SPLIT = re.compile(  # train_set, test-data, seg_train
-    rf"(?:.+[ _-])?({'|'.join(SPLIT_NAMES)})(?:[ _-]?(?:data|(?:data)?set|images|\d{{4}}))?"
+SPLIT = re.compile(  # train_set, test-data, seg_train, test1
+    rf"(?:.+[ _-])?({'|'.join(SPLIT_NAMES)})(?:[ _-]?(?:data|(?:data)?set|images|\d{{1,4}}))?"
 )
+NO_ROW = re.compile(r"\s*#(?!\S*\.\w)|sep=.?\s*$")  # a comment; how Excel is told the separator
 
 
-def table_rows(source, skipped):
+def table_rows(source, skipped, remarks):
     """Rows of a table, its paths relative to it; a file named twice counts once."""
-    (_, header), *lines = read_cells(source) or [(1, [])]
-    columns = [name.lower() for name in header]
-    if not {"path", "label"} <= set(columns):
-        raise DataError(
-            f"{source} needs a header with the columns path and label, or two paths and a label a "
-            f"line, as a list of pairs. Received the columns: {header}."
-        )
+    lines = [*_lines(source, remarks)]
+    found = find_listed(source, [line["path"] for _, line in lines])
     rows, contradictory = {}, set()
-    for number, cells in lines:
-        line = dict.fromkeys(COLUMNS, "") | dict(zip(columns, cells, strict=False))
-        name, label, split = line["path"].replace("\\", "/"), line["label"], line["split"]
+    for number, line in lines:
+        name, label, split = found[line["path"]], line["label"], line["split"]
         if split and not split_of(split):
             raise DataError(
                 f"{source}, line {number}: split must be one of {sorted(SPLIT_NAMES)}. "
@@ -49,6 +58,103 @@ def table_rows(source, skipped):
             yield name, stamp, label, *others
 
 
+def _lines(source, remarks):
+    """`(line number, cell by column)` of a table; the classes may be columns of 1 and 0."""
+    rows = read_cells(source)
+    if rows and len(rows[0][1]) == 1 and rows[0][1][0].isdecimal():  # how many lines follow
+        rows = rows[1:]
+    (_, header), *lines = rows or [(1, [])]
+    if len(header) == 2 and header[0].lower().endswith(IMAGE_SUFFIXES):
+        header, lines = ["path", "label"], rows
+    plain = [re.sub("[^a-z]", "", name.lower()) for name in header]
+    at = {
+        column: plain.index(name)
+        for column, names in COLUMNS.items()
+        for name in reversed(names.split())
+        if name in plain
+    }
+    lines = [(number, cells + [""] * (len(header) - len(cells))) for number, cells in lines]
+    if "split" not in plain and not all(split_of(cells[at.get("split", 0)]) for _, cells in lines):
+        at.pop("split", None)
+    others = [n for n, name in enumerate(header) if name and n not in at.values()]
+    one_hot = all(cells[n].lower() in (*YES, *NO) for _, cells in lines for n in others)
+    if "label" not in at and len(others) == 1:
+        at["label"] = others[0]
+    if "path" not in at or not ("label" in at or (others and one_hot)):
+        raise DataError(
+            f"{source} needs a header with the columns path and label, or two paths and a label a "
+            f"line, as a list of pairs. Received the columns: {header}. Rename the two that name "
+            "the image and its class."
+        )
+    if not {"path", "label"} <= {*plain}:
+        classes = [header[at["label"]]] if "label" in at else [header[n] for n in others]
+        remarks.append(f"'{header[at['path']]}' names the images, {some(classes)} their classes.")
+    for number, cells in lines:
+        line = dict.fromkeys(COLUMNS, "") | {column: cells[n] for column, n in at.items()}
+        if "label" not in at:
+            line["label"] = " + ".join(header[n] for n in others if cells[n].lower() in YES)
+        yield number, line | {"path": line["path"].replace("\\", "/")}
+
+
+def find_listed(source, names):
+    """Where the files of a list are: listed name -> name relative to the folder of the list.
+
+    Where most are not there, they are looked for in the folders beside the list, whatever their
+    suffix, and then without the first folders of their paths, which may be another machine's.
+
+    Raises:
+        DataError: If a name may be one of two files.
+    """
+    here, names = source.parent, {*names}
+    found, files = {name: name for name in names}, defaultdict(list)
+    if 2 * sum(os.path.lexists(existing(here, name)) for name in names) >= len(names):
+        return found
+    for file in list_files(here):
+        if file.lower().endswith(IMAGE_SUFFIXES):
+            files[_parts(file)[-1:]].append(file)
+    for cut in range(max(len(_parts(name)) for name in names)):
+        ends = {name: _parts(name)[cut:] for name in names}
+        fits = {
+            name: [file for file in files[end[-1:]] if _parts(file)[-len(end) :] == end]
+            for name, end in ends.items()
+        }
+        hits = sum(map(bool, fits.values()))
+        if hits > (len(names) / 2 if cut else 0):
+            return found | _choose(source, ends, fits)
+    return found
+
+
+def _choose(source, ends, fits):
+    """Listed name -> the file that fits; of several, that in the folder where most are."""
+    votes = Counter(_parts(file)[: -len(ends[name])] for name in fits for file in fits[name])
+
+    def rank(file, name):
+        above = _parts(file)[: -len(ends[name])]
+        told = any((split_of(part) or "/") in source.stem.lower() for part in above)
+        return file == name, file.endswith(PurePosixPath(name).suffix), votes[above], told
+
+    chosen = {}
+    for name, files in fits.items():
+        ranks = [rank(file, name) for file in files]
+        best = [file for file, one in zip(files, ranks, strict=True) if one == max(ranks)]
+        for other in best[1:]:
+            if not filecmp.cmp(source.parent / best[0], source.parent / other, shallow=False):
+                raise DataError(
+                    f"{source}: '{name}' may be '{best[0]}' or '{other}'. Give paths relative to "
+                    "the folder of the list, or move one of the two away."
+                )
+        if best:
+            chosen[name] = best[0]
+    return chosen
+
+
+def _parts(name):
+    """The parts of a path, in lower case and without the suffix of an image."""
+    *folders, file = posixpath.normpath(name).lower().strip("/").split("/")
+    stem, dot, suffix = file.rpartition(".")
+    return *folders, stem if dot + suffix in IMAGE_SUFFIXES else file
+
+
 def is_true(cell, what):
     """Whether a cell says 1, true, yes or y; an empty one says no. `what` it is, for the error."""
     if cell.lower() not in (*YES, *NO):
@@ -59,7 +165,7 @@ def is_true(cell, what):
 def read_cells(source):
     """`(line number, cells)` of the lines of a table: any usual separator and encoding."""
     text, rows = read_text(source)[0], []
-    head = "\n".join(text.strip().splitlines()[:2])
+    head = "\n".join([line for line in text.strip().splitlines() if not NO_ROW.match(line)][:2])
     separator = max(",;\t", key=head.count)
     form = {"delimiter": separator if separator in head else " ", "skipinitialspace": True}
     lines = csv.reader(io.StringIO(text, newline=""), strict=True, **form)
@@ -70,7 +176,7 @@ def read_cells(source):
             cells = [cell.strip() for cell in cells]
             while cells and not cells[-1]:  # a separator at the end of a line
                 cells.pop()
-            if cells:
+            if cells and not NO_ROW.match(cells[0]):
                 rows.append((lines.line_num, cells))
     except csv.Error as error:
         raise DataError(

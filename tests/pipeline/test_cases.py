@@ -200,6 +200,76 @@ def test_a_listed_name_is_found_in_either_encoding_of_its_letters(tmp_path):
     assert read_bytes(index.source, index.names[0]) == image_bytes()
 
 
+TABLES = {  # files; lines of list.csv; file > class
+    "a header of a competition": (
+        "train/1.jpg test/1.jpg train/2.jpg",
+        "image_id,label / 1.jpg,0 / 2.jpg,1",
+        "train/1.jpg > 0 | train/2.jpg > 1",
+    ),
+    "names without suffix, another column": (
+        "train/0a.jpg train/1b.jpg",
+        "id,breed / 0a,dingo / 1b,boston_bull",
+        "train/0a.jpg > dingo | train/1b.jpg > boston_bull",
+    ),
+    "a class a column": (
+        "images/a.jpg images/b.jpg images/c.jpg",
+        "image_id,healthy,rust / a,1,0 / b,0,1 / c,1,1",
+        "images/a.jpg > healthy | images/b.jpg > rust | images/c.jpg > healthy + rust",
+    ),
+    "no header, a doubled folder, spaces": (
+        "img/img/000001.jpg img/img/000002.jpg",
+        "000001.jpg 2880 / 000002.jpg 2937",
+        "img/img/000001.jpg > 2880 | img/img/000002.jpg > 2937",
+    ),
+    "several columns that name classes, and splits": (
+        "train/A/1.jpg valid/A/2.jpg",
+        "class id,filepaths,labels,data set / 0,train/A/1.jpg,A,train / 0,valid/A/2.jpg,A,valid",
+        "train/A/1.jpg > A@train | valid/A/2.jpg > A@val",
+    ),
+    "two folders": (
+        "part_1/a.jpg part_2/b.jpg",
+        "lesion_id,image_id,dx / 1,a,nv / 1,b,bkl",
+        "part_1/a.jpg > nv | part_2/b.jpg > bkl",
+    ),
+    "paths of another machine": (
+        "set/a/1.JPG set/b/1.JPG",
+        r"path,label / C:\Users\me\set\a\1.jpg,a / C:\Users\me\set\b\1.jpg,b",
+        "set/a/1.JPG > a | set/b/1.JPG > b",
+    ),
+    "most are there: no other is taken for one that is not": (
+        "a/1.jpg a/2.jpg b/3.jpg",
+        "path,label / a/1.jpg,a / a/2.jpg,a / a/3.jpg,a",
+        "a/1.jpg > a | a/2.jpg > a | a/3.jpg > - No such file",
+    ),
+    "comments, a count, the word of Excel": (
+        "a.jpg b.jpg",
+        "# of 2026 / sep=, / 2 / image_name,item_id / a.jpg,x / # b.jpg is a copy / b.jpg,y",
+        "a.jpg > x | b.jpg > y",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_tables_of_public_data_sets(case, tmp_path):
+    names, lines, expected = TABLES[case]
+    write_folder(tmp_path, {name: image_bytes(name) for name in names.split()})
+    (tmp_path / "list.csv").write_text(lines.replace(" / ", "\n"))
+    index = read_index(tmp_path / "list.csv")
+    found, expected = outcome(index), dict(line.split(" > ") for line in expected.split(" | "))
+    assert found.keys() == expected.keys()
+    assert all(found[name].startswith(what) for name, what in expected.items())
+    assert bool(index.remarks) != lines.startswith(("path,label", "000001"))
+
+
+def test_a_listed_name_that_may_be_two_files_is_asked_for(tmp_path):
+    write_folder(tmp_path, {name: image_bytes(name) for name in ("a/1.jpg", "b/1.jpg")})
+    (tmp_path / "list.csv").write_text("path,label\n1.jpg,x\n")
+    with pytest.raises(DataError, match="'1.jpg' may be 'a/1.jpg' or 'b/1.jpg'. Give paths"):
+        read_index(tmp_path / "list.csv")
+    (tmp_path / "b/1.jpg").write_bytes(image_bytes("a/1.jpg"))
+    assert outcome(read_index(tmp_path / "list.csv")) == {"a/1.jpg": "x"}
+
+
 PARTS = st.sampled_from(
     ["a", "B", "train", "test_set", "test", ".git", "@eaDir", "Z\u00e9", "runs"]
 )

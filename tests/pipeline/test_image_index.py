@@ -106,7 +106,8 @@ def test_csv(write_images):
     [
         ("", "needs a header"),
         ("path,label\n", "No images.*0 files"),
-        ("file;label\n1.png;a\n", "'file', 'label'"),
+        ("shape;label\n1.png;a\n", "'shape', 'label'"),
+        ("path,x,y\n1.png,a,b\n", "Received the columns: .*Rename the two that name"),
         ('path,label\n"1.png,a\n2.png,b\n', "quote not closed"),
         ("path,label\ngone.png,a\n", "1 x No such file.*: gone.png"),
         ("path,label,split\n1.png,a,exam\n", "Received: 'exam'"),
