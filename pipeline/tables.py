@@ -1,12 +1,11 @@
 """Tables of images: `path,label[,group][,split][,forged]`, in any usual separator and encoding."""
 
 import csv
-import filecmp
 import io
 import os
 import posixpath
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import PurePosixPath
 
 from pipeline.files import IMAGE_SUFFIXES, DataError, existing, file_stamp, list_files, some
@@ -105,47 +104,42 @@ def find_listed(source, names):
     Raises:
         DataError: If a name may be one of two files.
     """
-    here, names = source.parent, {*names}
-    found, files = {name: name for name in names}, defaultdict(list)
-    if 2 * sum(os.path.lexists(existing(here, name)) for name in names) >= len(names):
+    names, files = {*names}, defaultdict(list)  # by their last part
+    found = {name: name for name in names}
+    if 2 * sum(os.path.lexists(existing(source.parent, name)) for name in names) >= len(names):
         return found
-    for file in list_files(here):
+    for file in list_files(source.parent):
         if file.lower().endswith(IMAGE_SUFFIXES):
             files[_parts(file)[-1:]].append(file)
     for cut in range(max(len(_parts(name)) for name in names)):
-        ends = {name: _parts(name)[cut:] for name in names}
-        fits = {
-            name: [file for file in files[end[-1:]] if _parts(file)[-len(end) :] == end]
-            for name, end in ends.items()
-        }
-        hits = sum(map(bool, fits.values()))
-        if hits > (len(names) / 2 if cut else 0):
-            return found | _choose(source, ends, fits)
+        below = defaultdict(dict)  # folder -> listed name -> file in it
+        for name in names:
+            end, suffix = _parts(name)[cut:], PurePosixPath(name).suffix
+            for file in files[end[-1:]]:
+                folder, rest = _parts(file)[: -len(end)], _parts(file)[-len(end) :]
+                if rest == end and (file.endswith(suffix) or name not in below[folder]):
+                    below[folder][name] = file
+        if len(set().union(*below.values())) > (len(names) / 2 if cut else 0):
+            return found | _nearest(source, below)
     return found
 
 
-def _choose(source, ends, fits):
-    """Listed name -> the file that fits; of several, that in the folder where most are."""
-    votes = Counter(_parts(file)[: -len(ends[name])] for name in fits for file in fits[name])
+def _nearest(source, below):
+    """Listed name -> file; of several in the folder with most, or that the list is named after."""
 
-    def rank(file, name):
-        above = _parts(file)[: -len(ends[name])]
-        told = any((split_of(part) or "/") in source.stem.lower() for part in above)
-        return file == name, file.endswith(PurePosixPath(name).suffix), votes[above], told
+    def rank(folder):
+        told = any((split_of(part) or "/") in source.stem.lower() for part in folder)
+        return len(below[folder]), told
 
-    chosen = {}
-    for name, files in fits.items():
-        ranks = [rank(file, name) for file in files]
-        best = [file for file, one in zip(files, ranks, strict=True) if one == max(ranks)]
-        for other in best[1:]:
-            if not filecmp.cmp(source.parent / best[0], source.parent / other, shallow=False):
-                raise DataError(
-                    f"{source}: '{name}' may be '{best[0]}' or '{other}'. Give paths relative to "
-                    "the folder of the list, or move one of the two away."
-                )
-        if best:
-            chosen[name] = best[0]
-    return chosen
+    *others, best = sorted(below, key=rank)
+    for other in others:
+        if rank(other) == rank(best) and (both := below[other].keys() & below[best].keys()):
+            name = min(both)
+            raise DataError(
+                f"{source}: '{name}' may be '{below[other][name]}' or '{below[best][name]}'. Give "
+                "paths relative to the folder of the list, or move one of the two away."
+            )
+    return {name: file for folder in (*others, best) for name, file in below[folder].items()}
 
 
 def _parts(name):
