@@ -34,6 +34,7 @@ OWN_FOLDERS = {  # by what lies in them
 }
 CONTACT_SHEET = "contact_sheet.png"
 TABLES = (".csv", ".tsv", ".txt")  # that name images beside them
+ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz")
 MAX_FILE_BYTES = 200_000_000  # a larger file is no photograph; it is skipped, and said
 TOO_LARGE = f"larger than {MAX_FILE_BYTES // 10**6} MB"
 BROKEN_ZIP = (zipfile.BadZipFile, UnicodeDecodeError, EOFError, struct.error, NotImplementedError)
@@ -119,6 +120,16 @@ def by_reason(skipped, most_named):
     return [f"{len(names)} x {reason}: {some(names, most_named)}" for reason, names in ordered]
 
 
+def tables_in(skipped):
+    """What to do where a table among the other files may say what the images show."""
+    tables = sorted(name for name in skipped if name.lower().endswith(TABLES[:2]))
+    return (
+        f" If a table ({some(tables)}) says what they show, give that as data_dir."
+        if tables
+        else ""
+    )
+
+
 def some(names, most=3):
     """The first few of a list of names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
@@ -136,11 +147,23 @@ def _open_zip(path, process, time):  # a forked process must not share the file 
         ) from error
     members, skipped = {}, {}
     for number, member in reversed([*enumerate(archive.infolist(), 1)]):
-        slashed = member.filename.replace("\\", "/")
+        slashed = _name_in_utf8(member).replace("\\", "/")
         name = posixpath.normpath(f"/{slashed}").lstrip("/")  # without `.`, `..`, leading slashes
         if name and not slashed.endswith("/") and members.setdefault(name, member) is not member:
             skipped[f"{member.filename} (member {number})"] = "a later member has the same name"
     return archive, members, skipped
+
+
+def _name_in_utf8(member):
+    """The name of a member; programs of macOS write UTF-8 and do not say so."""
+    try:
+        return (
+            member.filename
+            if member.flag_bits & 0x800
+            else member.filename.encode("cp437").decode()
+        )
+    except UnicodeError:
+        return member.filename
 
 
 def _zip_entries(path, skipped):
@@ -200,6 +223,8 @@ def _why_no_image(source, name):
     except DataError as error:
         return str(error)
     suffix = PurePosixPath(name).suffix.lower() or "no suffix"
+    if suffix in ARCHIVES:
+        return f"an archive ({suffix}): unpack it, or give a .zip itself as data_dir"
     return "" if IMAGE_START.match(start) else f"not an image ({suffix})"
 
 

@@ -4,14 +4,16 @@ import re
 
 from pipeline.tables import split_of
 
-KIND = re.compile(r"(?:(.+)[ _-])?(genuines?|originals?|org|forg(?:e|ed|ery|eries)?)", re.I)
+KIND = re.compile(
+    r"(?:(.+)[ _-])?(genuines?|originals?|org|reals?|forg(?:e|ed|ery|eries)?|fakes?)", re.I
+)
 FILES = [  # of known sets of signatures, without suffix: the kind, and whose signature it shows
     r"(?P<kind>original|genuine|forg(?:e|ed|ery|eries)?)[ _-](?P<writer>\d+)[ _-]\d+",  # CEDAR
     r"[a-z]-s-(?P<writer>\d+)-(?P<kind>[gf])-\d+",  # BHSig260
     r"(?P<kind>cf?)-(?P<writer>\d+)-\d+",  # GPDS
     r"(?P<writer>\d{4})(?P<kind>[vf])\d\d",  # MCYT-75
-    r"nfi-(?P<kind>\d{3})\d\d(?P<writer>\d{3})",  # SigComp 2009; the kind is who wrote it
-    r"(?P<kind>(?:\d{4})?)(?P<writer>\d{3})_\d\d",  # SigComp 2011; the kind, if any, is a forger
+    r"(?:nfi-)?(?P<kind>\d{3})\d\d(?P<writer>\d{3})",  # SigComp 2009; the kind is who wrote it
+    r"(?P<kind>(?:\d{4})?)(?P<writer>\d{3})_\d\d?",  # SigComp 2011; the kind, if any, is a forger
 ]
 
 
@@ -64,25 +66,37 @@ def _kinds_of_folders(folders):
     """Folder -> `(class folder, forged)`, where folders of both kinds lie side by side."""
     beside = {}  # parent -> its folders
     for folder in folders:
-        for parent, part in _steps(folder):
+        for parent, part in steps_of(folder):
             beside.setdefault(parent, {})[part.lower()] = part
+    kinds = [{_kind(part) for part in parts} for parts in beside.values()]
+    both = {base for those in kinds for base, forged in those if forged and (base, False) in those}
     found = {}
     for folder in folders:
         parts, forged = [], False
-        for parent, part in _steps(folder):
+        for parent, part in steps_of(folder):
             (base, is_forged), others = _kind(part), beside[parent]
             if is_forged and base and base in others:
                 part = others[base]
-            elif {(base, True), (base, False)} <= {_kind(other) for other in others}:
+            elif is_forged is not None and base in both:
                 part = base
             else:
                 is_forged = False
             parts, forged = [*parts, part], forged or is_forged
         found[folder] = "/".join(filter(None, parts)), forged
-    return found
+    genuine = {place for place, forged in found.values() if not forged}
+    return {
+        folder: (_imitated(place, genuine), forged) for folder, (place, forged) in found.items()
+    }
 
 
-def _steps(folder):
+def _imitated(place, genuine):
+    """A class folder, without a part that says how it was forged where only then there is one."""
+    parts = place.split("/")
+    shorter = ("/".join(parts[:at] + parts[at + 1 :]) for at in range(len(parts) - 1))
+    return place if place in genuine else next(filter(genuine.__contains__, shorter), place)
+
+
+def steps_of(folder):
     """`("", a), ("a", b), ("a/b", c)` of a/b/c."""
     parts = folder.split("/")
     return [("/".join(parts[:at]), part) for at, part in enumerate(parts)]
@@ -93,4 +107,4 @@ def _kind(part):
     match = KIND.fullmatch(part)
     if not match:
         return part.lower(), None
-    return (match[1] or "").lower(), match[2].lower().startswith("forg")
+    return (match[1] or "").lower(), match[2][0] in "fF"

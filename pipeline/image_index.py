@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pipeline.files import TABLES, DataError, by_reason, find_images, read_bytes
+from pipeline.files import TABLES, DataError, by_reason, find_images, read_bytes, tables_in
 from pipeline.layout import class_remarks, place_images
 from pipeline.pair_lists import are_pair_folders, folder_pairs, is_pair_list, pair_rows, read_pairs
 from pipeline.tables import read_text, table_rows
@@ -150,7 +150,7 @@ def _assemble(source, rows, skipped, remarks=()):
         raise DataError(
             f"No images in class folders. Received: '{source}' with {len(skipped)} files{found}. "
             "Expected one sub-folder per class with the images of that class in it, or a CSV whose "
-            "paths exist."
+            f"paths exist.{tables_in(skipped)}"
         )
     names, stamps, labels, groups, splits, forged = columns
     if any(splits) and not all(splits):

@@ -1,14 +1,25 @@
 """What folders are named after: classes and splits. Names alone; no file is read."""
 
 import os
+import re
 import unicodedata
 from collections import Counter, defaultdict
+from pathlib import PurePosixPath
 
 from pipeline.files import some
-from pipeline.forgeries import class_folders
+from pipeline.forgeries import class_folders, steps_of
 from pipeline.tables import split_of
 
 MOST_PARENTS = 5  # of equal class names: more are families, as alphabets are
+IMAGES = re.compile(r"(jpe?g)?images?|imgs?|jpe?g", re.I)  # folders that are no class
+ANNOTATIONS = re.compile(
+    r"annotations?|labels?|trimaps?|(.+[ _-])?masks?|segmentations?|ground[ _-]?truth|gt", re.I
+)
+CLASS_AND_NUMBER = re.compile(  # file names: Market-1501; cat.12, oxford_pet_7 or leaf (3); word7
+    r"(?!(?:img|image|dsc|pxl|photo|screenshot)[^a-z]|-1_|0000_c)"
+    r"(?:(\d{4})_c\d.*|(.+?)[ ._-]+\(?\d+\)?|([^\W\d_]+)\d+)",
+    re.I,
+)
 
 
 def place_images(names, skipped):
@@ -16,6 +27,7 @@ def place_images(names, skipped):
 
     The folder of an image is its class, without the part of its path that names a split: two
     splits side by side, or all folders in some split, at any depth; see also `class_folders`.
+    Where no two folders hold classes, file names may tell them, as `cat.12.jpg` does.
 
     Args:
         names: File names ("train/oak/1.png").
@@ -24,27 +36,91 @@ def place_images(names, skipped):
     Returns:
         `(places, remarks)`: name -> (class, split or None, forged); sentences for the user.
     """
-    folders = class_folders(names)
+    annotations = _annotations(names)
+    skipped |= dict.fromkeys(
+        sorted(annotations), "in a folder of annotations, beside one of images"
+    )
+    as_if, copied = _without_copies([name for name in names if name not in annotations])
+    folders = class_folders({*as_if.values()})
     classes, why, remarks = _place_folders(Counter(folder for folder, _ in folders.values()))
-    skipped |= {name: why[folder] for name, (folder, _) in folders.items() if folder not in classes}
-    places = {
-        name: (*classes[folder], forged)
-        for name, (folder, forged) in folders.items()
-        if folder in classes
+    told, has_splits = {}, any(split for _, split in classes.values())
+    if len({label for label, _ in classes.values()} - {""}) < 2 and (told := _told_by_files(as_if)):
+        name, label = min(told.items())
+        remarks = [f"No folders of classes: file names tell them, '{name}' is of '{label}'."]
+    places = {}
+    for name in as_if:
+        folder, forged = folders[as_if[name]]
+        (label, split), reason = classes[folder], why.get(folder)
+        if told and (split or not has_splits):
+            label, reason = told.get(name, ""), "no class in its name, where others have one"
+        if label:
+            places[name] = label, split, forged
+        else:
+            skipped[name] = reason
+    return places, [*copied, *remarks]
+
+
+def _annotations(names):
+    """Images in `masks` or the like, beside `images`: a set."""
+    steps = [(name, *step) for name in names for step in steps_of(name.rpartition("/")[0])]
+    above = {parent for _, parent, part in steps if IMAGES.fullmatch(part)}
+    return {name for name, parent, part in steps if parent in above and ANNOTATIONS.fullmatch(part)}
+
+
+def _without_copies(names):
+    """`(name -> itself, or the one it repeats, remarks)`: `A/A/x/1.png` beside `A/x/1.png`."""
+    there, files, repeats = {*names}, Counter(), Counter()
+
+    def above(name):
+        """Each folder that holds folders on a path, and the path without it."""
+        parts = name.split("/")
+        for at in range(len(parts) - 2):
+            yield "/".join(parts[: at + 1]), "/".join(parts[:at] + parts[at + 1 :])
+
+    for name in names:
+        for folder, without in above(name):
+            files[folder] += 1
+            repeats[folder] += without in there
+    copies = {
+        folder
+        for folder, count in files.items()
+        if 2 * repeats[folder] > count and not split_of(folder.rpartition("/")[2])
     }
-    return places, remarks
+    remarks = [
+        f"'{folder}' repeats what lies beside it: the classes are the same."
+        for folder in sorted(copies)
+    ]
+    return {
+        name: next((without for folder, without in above(name) if folder in copies), name)
+        for name in names
+    }, remarks
+
+
+def _told_by_files(names):
+    """Name -> class, by what precedes the number in file names; empty where most tell none."""
+    found = {name: CLASS_AND_NUMBER.fullmatch(PurePosixPath(name).stem) for name in names}
+    found = {name: match[match.lastindex] for name, match in found.items() if match}
+    sizes = Counter(found.values())
+    useful = sum(size for size in sizes.values() if size > 1)
+    enough = len(sizes) > 1 and 2 * useful > len(names) and not any(map(split_of, sizes))
+    return found if enough else {}
 
 
 def _place_folders(counts):
     """Of folders -> number of images directly in them.
 
     Returns:
-        `(classes, reasons, remarks)`: folder -> (class, split or None); folder -> why it is none.
+        `(classes, reasons, remarks)`: folder -> (class, split or None); folder -> why its class
+        is "".
     """
-    reasons = {"": "lies beside the class folders, not in one"}
-    folders = _without_shared_start({name: tuple(name.split("/")) for name in counts if name})
+    folders = {
+        name: tuple(part for part in name.split("/") if not IMAGES.fullmatch(part))
+        for name in counts
+    }
+    folders = _without_shared_start({name: parts for name, parts in folders.items() if any(parts)})
     at, remarks = _split_parts(folders), []
     splits = {name: split_of(folders[name][where]) for name, where in at.items()}
+    reasons = dict.fromkeys(counts, "lies beside the class folders, not in one")
     if at:
         beside = folders.keys() - at.keys()
         reasons |= dict.fromkeys(beside, "lies beside train/ and test/, not in one")
@@ -57,8 +133,9 @@ def _place_folders(counts):
             f"Folders called {some(named)} are taken for classes: a split needs another one "
             "beside it (train, val, test), and most folders below them."
         )
-    places = {name: ("/".join(parts), splits.get(name)) for name, parts in folders.items()}
-    return places, reasons, [*remarks, *_nested(places, counts)]
+    places = {name: ("/".join(folders.get(name, ())), splits.get(name)) for name in counts}
+    nested = _nested({name for name, (label, _) in places.items() if label}, counts)
+    return places, reasons, [*remarks, *nested]
 
 
 def _without_shared_start(folders):
@@ -104,7 +181,7 @@ def _without_splits(folders, at):
 def _nested(places, counts):
     """A remark where a class folder holds class folders."""
     above = {name[:at] for name in places for at, sign in enumerate(name) if sign == "/"}
-    if both := sorted(above & places.keys()):
+    if both := sorted(above & places):
         shown = some([f"'{name}' ({counts[name]})" for name in both])
         yield (
             f"Images lie in {shown} and in folders below: each folder is a class of its own. "

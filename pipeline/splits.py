@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from pipeline.class_batches import training_labels
-from pipeline.files import DataError
+from pipeline.files import DataError, tables_in
 from pipeline.near_duplicates import equal_files, join_groups
 
 SPLITS = ("train", "val", "test_known", "test_unseen")
@@ -253,7 +253,7 @@ def _check_enough(index, splits, name):
         text += f"; too few of them in {name}"
     raise DataError(
         f"{text}. Needed: 2 classes and 4 images in each, so that training and validation have a "
-        "pair of each kind."
+        f"pair of each kind.{tables_in(index.skipped)}"
     )
 
 

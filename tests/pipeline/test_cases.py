@@ -89,11 +89,44 @@ CASES = {  # file > its class, F if forged, @ its split; or - why it is left out
     "two kinds of nothing": """original/1.png > original | forged/1.png > forged""",
     "forged classes alone": """a_forg/1.png > a_forg | b_forg/1.png > b_forg""",
     "forged in a name": """georg/1.png > georg | original art/1.png > original art | b/1.png > b""",
+    "forgeries of several kinds": """UTSig/Genuine/1/1.tif > 1 | UTSig/Genuine/2/1.tif > 2 |
+        UTSig/Forgery/Skilled/1/1.tif > 1 F | UTSig/Forgery/Opposite Hand/2/1.tif > 2 F""",
+    "forgeries called fake": """a/real/1.png > a | a/fake/1.png > a F | b/real/1.png > b""",
+    "real and fake in splits": """train/REAL/1.png > REAL@train | train/FAKE/1.png > FAKE@train |
+        test/REAL/2.png > REAL@test""",
+    "forgeries SigComp 2009, shortened": """set/real/00100001.png > 001 |
+        set/real/00200002.png > 002 | set/forge/02100001.png > 001 F""",
+    "Omniglot, both halves": """images_background/Greek/a/1.png > Greek/a@train |
+        images_evaluation/Oriya/b/1.png > Oriya/b@test""",
+    "training, validation, evaluation": """training/Bread/1.png > Bread@train |
+        validation/Bread/2.png > Bread@val | evaluation/Bread/3.png > Bread@test""",
+    "images below classes": f"""train/n014/images/n014_0.png > n014@train |
+        train/n016/images/n016_0.png > n016@train | val/images/val_0.png > {DIRECT} |
+        train/n014/n014_boxes.txt > - not an image""",
+    "a folder in itself": """x/x/train/cat/1.png > cat@train | x/x/test/cat/2.png > cat@test |
+        x/train/cat/1.png > cat@train | x/test/cat/2.png > cat@test |
+        x/val/cat/3.png > cat@val | ! 'x/x' repeats what lies beside it""",
+    "a folder beside what it holds": """rose/1.png > rose | ivy/1.png > ivy | ivy/2.png > ivy |
+        flowers/rose/1.png > rose | flowers/ivy/1.png > ivy | ! 'flowers' repeats""",
+    "classes in file names": """train/cat.0.png > cat@train | train/cat.1.png > cat@train |
+        train/dog.0.png > dog@train | train/dog.10.png > dog@train | test1/1.png > - no class in |
+        ! file names tell them, 'train/cat.0.png' is of 'cat'""",
+    "pets, and their outlines": """images/Abyssinian_1.png > Abyssinian |
+        images/Abyssinian_12.png > Abyssinian | images/great_pyrenees_1.png > great_pyrenees |
+        images/great_pyrenees_3.png > great_pyrenees | annotations/list.txt > - not an image |
+        annotations/trimaps/Abyssinian_1.png > - in a folder of annotations | ! file names""",
+    "people seen by cameras": """m/bounding_box_train/0002_c1s1_000451_03.png > 0002@train |
+        m/bounding_box_train/0002_c2s1_000451_03.png > 0002@train |
+        m/bounding_box_test/0003_c1s1_000051_01.png > 0003@test |
+        m/bounding_box_test/-1_c1s1_000051_01.png > - no class in its name |
+        m/query/0003_c2s1_000051_00.png > 0003@test | ! file names tell them""",
+    "photographs of cameras": """all/IMG_0001.png > all | all/IMG_0002.png > all |
+        all/DSC_0001.png > all | all/DSC_0002.png > all""",
     "what systems make": """a/1.png > a | a/@eaDir/SYNO@.png > - made by the system |
         lost+found/2.png > - made by the system | $RECYCLE.BIN/x/3.png > - made by the system |
         FOUND.000/4.png > - made by the system | __MACOSX/a/1.png > - made by the system |
-        a/Thumbs.db > - not an image (.db) | .trash/1.png > - hidden | b/2.png > b |
-        b/._2.png > - hidden""",
+        a/Thumbs.db > - not an image (.db) | b/all.rar > - an archive (.rar) |
+        .trash/1.png > - hidden | b/2.png > b | b/._2.png > - hidden""",
     "what this package makes": """a/1.png > a | b/2.png > b |
         contact_sheet.png > - a contact sheet of this package |
         runs/x/config.json > - a run directory of this package |
@@ -174,6 +207,14 @@ def test_zip_members_are_named_in_many_ways(tmp_path):
 FORMATS = ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF"]
 HEIC = b"\0\0\0\x18ftypheic" + bytes(20)
 NO_IMAGES = {"1": b"BMW and Audi are cars", "2.dat": b"II", "3.TXT": b"P6", "4.xyz": b""}
+
+
+def test_zip_members_of_macos_are_in_utf_8(tmp_path):
+    path = write_zip(
+        tmp_path / "data.zip", {"Zo\u00e9/1.png": image_bytes(), "b/1.png": image_bytes()}
+    )
+    path.write_bytes(path.read_bytes().replace(b"\x00\x08", b"\0\0"))  # the flag that says so
+    assert read_index(path).class_names == ["Zo\u00e9", "b"]
 
 
 @pytest.mark.parametrize("form", ["folder", "zip"])
