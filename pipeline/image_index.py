@@ -149,8 +149,8 @@ def _assemble(source, rows, skipped, remarks=()):
         found = "".join(f"; {reason}" for reason in by_reason(skipped, 1)[:5])
         raise DataError(
             f"No images in class folders. Received: '{source}' with {len(skipped)} files{found}. "
-            "Expected one sub-folder per class with the images of that class in it, or a CSV whose "
-            f"paths exist.{tables_in(skipped)}"
+            "Expected one sub-folder per class with the images of that class in it, or a CSV with "
+            f"paths from its own folder on.{tables_in(skipped)}"
         )
     names, stamps, labels, groups, splits, forged = columns
     if any(splits) and not all(splits):

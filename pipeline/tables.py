@@ -41,10 +41,12 @@ def table_rows(source, skipped, remarks):
         name, label, split = found[line["path"]], line["label"], line["split"]
         if split and not split_of(split):
             raise DataError(
-                f"{source}, line {number}: split must be one of {sorted(SPLIT_NAMES)}. "
-                f"Received: '{split}'."
+                f"{source}, line {number}: split must be train, val or test, or a usual word for "
+                f"one of them. Received: '{split}'."
             )
-        if not label:
+        if line["more"]:
+            skipped[name] = f"more cells than columns: are quotes missing about '{label}'?"
+        elif label.lower() in ("", "nan"):
             skipped[name] = "no label in its line"
         elif name not in rows:
             forged = is_true(line["forged"], f"{source}, line {number}: forged")
@@ -92,7 +94,8 @@ def _lines(source, remarks):
         line = dict.fromkeys(COLUMNS, "") | {column: cells[n] for column, n in at.items()}
         if "label" not in at:
             line["label"] = " + ".join(header[n] for n in others if cells[n].lower() in YES)
-        yield number, line | {"path": line["path"].replace("\\", "/")}
+        line["path"] = line["path"].replace("\\", "/")
+        yield number, line | {"more": cells[len(header) :]}
 
 
 def find_listed(source, names):
@@ -105,7 +108,7 @@ def find_listed(source, names):
         DataError: If a name may be one of two files.
     """
     names, files = {*names}, defaultdict(list)  # by their last part
-    found = {name: name for name in names}
+    found = {name: posixpath.normpath(name) for name in names}
     if 2 * sum(os.path.lexists(existing(source.parent, name)) for name in names) >= len(names):
         return found
     for file in list_files(source.parent):
@@ -160,7 +163,7 @@ def read_cells(source):
     """`(line number, cells)` of the lines of a table: any usual separator and encoding."""
     text, rows = read_text(source)[0], []
     head = "\n".join([line for line in text.strip().splitlines() if not NO_ROW.match(line)][:2])
-    separator = max(",;\t", key=head.count)
+    separator = max(",;\t|", key=head.count)
     form = {"delimiter": separator if separator in head else " ", "skipinitialspace": True}
     lines = csv.reader(io.StringIO(text, newline=""), strict=True, **form)
     try:
