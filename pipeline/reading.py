@@ -84,7 +84,7 @@ def measure(data):
 def say_why(error):
     """What went wrong, in a few words without a full stop."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image"
+        return "not an image, or none of a kind that is read"
     return getattr(error, "strerror", None) or str(error).strip().rstrip(".") or repr(error)
 
 
@@ -112,16 +112,23 @@ def _numbers(image):
         return "PGM", np.asarray(image)
     if image.mode.startswith(("I", "F")):
         return image.mode[:4], np.asarray(image)  # I;16 in any byte order
-    if image.format == "PNG" and image.mode == "RGB" and image.tile[0].args == "RGB;16B":
+    words = image.tile[0].args if image.format in ("PNG", "TIFF") else ""
+    words = words if isinstance(words, str) else words[0]
+    if words[:-1] in ("RGB;16", "RGBA;16"):
         # Pillow keeps the upper bytes; read in the other byte order, they are the lower ones.
-        with Image.open(io.BytesIO(image.fp.getvalue()), formats=["PNG"]) as other:
-            other.tile = [tile._replace(args="RGB;16L") for tile in other.tile]
-            return "RGB;16", np.asarray(image).astype(int) * 256 + np.asarray(other)
+        swapped = words[:-1] + ("L" if words[-1] == "B" else "B")
+        with Image.open(io.BytesIO(image.fp.getvalue()), formats=[image.format]) as other:
+            other.tile = [
+                tile._replace(args=swapped if words == tile.args else (swapped, *tile.args[1:]))
+                for tile in other.tile
+            ]
+            return words[:-1], np.asarray(image).astype(int) * 256 + np.asarray(other)
     return image.mode, None
 
 
 def _range(values):
-    """See `measure`; not-a-number counts for nothing."""
+    """See `measure`; not-a-number and transparency count for nothing."""
+    values = values[..., :3] if values.shape[2:] == (4,) else values
     values = values[np.isfinite(values)]
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
     if values.dtype.kind == "f" and low >= -1.001 and high <= 1.001:
@@ -137,8 +144,10 @@ def _to_eight_bits(image, ranges):
     image.load()
     if values is not None:
         low, high = (ranges | DECLARED).get(mode) or _range(values)
-        values = np.nan_to_num(values.astype(np.float32), nan=low) - low
-        return Image.fromarray((values * (255 / (high - low)) + 0.5).clip(0, 255).astype("u1"))
+        scaled = (np.nan_to_num(values.astype(np.float32), nan=low) - low) * (255 / (high - low))
+        image = Image.fromarray((scaled + 0.5).clip(0, 255).astype("u1"))
+        if image.mode == "RGBA":
+            image.putalpha(Image.fromarray((values[..., 3] // 257).astype("u1")))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

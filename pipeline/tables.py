@@ -54,6 +54,8 @@ def table_rows(source, skipped, remarks):
         elif rows[name][0] != label:  # the same label again, to balance classes, is one image
             skipped[name] = f"named with two labels, '{rows[name][0]}' and '{label}'"
             contradictory.add(name)
+    if repeated := len(lines) - len({found[line["path"]] for _, line in lines}):
+        remarks.append(f"{repeated} lines name a file again: it counts once.")
     for name, (label, *others) in rows.items():
         if name not in contradictory and (stamp := file_stamp(source.parent, name, skipped)):
             yield name, stamp, label, *others

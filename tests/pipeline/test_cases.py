@@ -284,7 +284,7 @@ TABLES = {  # files; lines of list.csv; file > class
     ),
     "cells without quotes, or without a class": (
         "a.jpg b.jpg c.jpg d.jpg",
-        "path|label / ./a.jpg|x / b.jpg|y|z / c.jpg|nan / d.jpg|y / a.jpg|x",
+        "path|label / ./a.jpg|x / b.jpg|y|z / c.jpg|nan / d.jpg|y",
         "a.jpg > x | b.jpg > - more cells than columns | c.jpg > - no label | d.jpg > y",
     ),
     "comments, a count, the word of Excel": (

@@ -97,6 +97,7 @@ def test_csv(write_images):
         "2.png": "no label in its line",
         "5.png": "named with two labels, 'oak' and 'ash'",
     }
+    assert index.remarks == ["3 lines name a file again: it counts once."]
     for name in index.names:
         assert read_bytes(folder / "list.csv", name) == (folder / name).read_bytes()
 

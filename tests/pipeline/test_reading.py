@@ -71,6 +71,25 @@ def deep_png(values):
     return png((SIZE, SIZE, 16, 2), b"".join(b"\0" + line.tobytes() for line in lines))
 
 
+def deep_rgba_png(values):
+    pixels = np.stack([values] * 3 + [np.full_like(values, 65535)], axis=2).astype(">u2")
+    return png((SIZE, SIZE, 16, 6), b"".join(b"\0" + line.tobytes() for line in pixels))
+
+
+def deep_tiff(values, pack):
+    """An RGB TIFF of 16 bits, whose pixels are packed (compression 8) or not (1)."""
+    pixels = np.repeat(values.astype(">u2")[..., None], 3, axis=2).tobytes()
+    pixels = zlib.compress(pixels) if pack == 8 else pixels
+    short, long = ">HHIHH", ">HHII"
+    tags = [(short, 256, 3, 1, SIZE, 0), (short, 257, 3, 1, SIZE, 0), (long, 258, 3, 3, 130)]
+    tags += [(short, 259, 3, 1, pack, 0), (short, 262, 3, 1, 2, 0), (long, 273, 4, 1, 136)]
+    tags += [(short, 277, 3, 1, 3, 0), (short, 278, 3, 1, SIZE, 0), (long, 279, 4, 1, len(pixels))]
+    tags += [(short, 284, 3, 1, 1, 0)]
+    start = struct.pack(">2sHIH", b"MM", 42, 8, len(tags))
+    packed = b"".join(struct.pack(*tag) for tag in tags)
+    return (start + packed).ljust(130, b"\0") + struct.pack(">3H", 16, 16, 16) + pixels
+
+
 DEEP = [(257, 0, "u2"), (16, 0, "u2"), (257, 0, "i4"), (1, 0, "i4"), (100, -9000, "i4")]
 DEEP += [(1, 0, "u2"), (1, 0, "f4"), (257, 0, "f4"), (1 / 255, 0, "f4"), (1 / 127.5, -1, "f4")]
 
@@ -83,6 +102,10 @@ DEEP += [(1, 0, "u2"), (1, 0, "f4"), (257, 0, "f4"), (1 / 255, 0, "f4"), (1 / 12
         pgm16(LEVELS * 257),
         deep_png(LEVELS * 257),
         deep_png(LEVELS * 16),
+        deep_rgba_png(LEVELS * 16),
+        deep_tiff(LEVELS * 257, 1),
+        deep_tiff(LEVELS * 16, 1),
+        deep_tiff(LEVELS, 8),
         encoded(LEVELS.astype("u1")),
     ],
 )
