@@ -36,7 +36,7 @@ class Config:
     max_minutes: Annotated[float, 0.1, 1e6] | None = None  # for the whole command
     image_size: int | str = 112  # pixels after decoding: one number, or "HEIGHTxWIDTH"
     channels: Literal[1, 3] = 3  # 1 grey, 3 colour
-    sampling: Literal["pairs", "classes"] = "pairs"  # of images, or P classes x K images
+    sampling: Literal["pairs", "classes"] = "pairs"  # or P classes x K images a batch
     encoder: str = "compact"  # ours, or a network of keras.applications
     weights: str | None = None  # "imagenet", a run directory or a weights file; None: from nothing
     learning_rate: Annotated[float, 1e-8, 10.0] = 2e-3  # at its highest
@@ -47,8 +47,8 @@ class Config:
     # Data
     fit: Literal["stretch", "pad"] = "stretch"  # pad keeps the shape, with the border's own colour
     ink: bool = False  # scanned drawings: ink alone, black on white, cropped to it
-    max_classes: Annotated[int, 2, 1_000_000] | None = None  # the first ones by name
-    max_images_per_class: Annotated[int, 2, 1_000_000] | None = None  # a seeded choice
+    max_classes: Annotated[int, 2, 1_000_000] | None = None  # at most, the first ones by name
+    max_images_per_class: Annotated[int, 2, 1_000_000] | None = None  # at most, a seeded choice
     pair_label: Literal["same", "different"] | None = None  # label 1 of a list of pairs means this
     test_share: Annotated[float, 0.0, 0.79] = 0.15  # of the images of each known class, for test
     val_share: Annotated[float, 0.01, 0.8] = 0.15  # of the images (or classes) for validation
@@ -78,10 +78,10 @@ class Config:
     # Network and loss
     embedding_dim: Annotated[int, 1, 16384] = 128  # numbers that describe an image
     unit_length: bool = True  # embeddings on the unit sphere: distances lie in 0..2
-    distance: Literal["euclidean", "cosine", "l1", "l1_512"] = "euclidean"  # l1: learned
+    distance: Literal["euclidean", "cosine", "l1", "l1_512"] = "euclidean"  # l1, l1_512: learned
     loss: str | None = None  # None: contrastive for pairs, supervised_contrastive for classes
     margin: Annotated[float, 1e-6, 1e6] = 1.0  # distance beyond which impostors cost nothing
-    triplet: Literal["hardest", "1+2", "2+1"] = "hardest"  # one each, or positives + negatives
+    triplet: Literal["hardest", "1+2", "2+1"] = "hardest"  # positives + negatives; hardest: 1+1
     temperature: Annotated[float, 1e-3, 100.0] = 0.05  # smaller looks at harder pairs
     distillation: Annotated[float, 0.0, 1e4] = 0.0  # weight of what a pretrained network knew
 
@@ -95,9 +95,9 @@ class Config:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where it is faster
 
     # The run
-    false_accept_rate: Annotated[float, 1e-6, 0.5] | None = None  # of its threshold; None: equal
+    false_accept_rate: Annotated[float, 1e-6, 0.5] | None = None  # aimed at; None: equal error rate
     runs_dir: str = "runs"  # run directories are made in here
-    own_parts: str | None = None  # encoder and loss that were given in Python, by name
+    own_parts: str | None = None  # set by train.train(): names of encoder and loss given there
     deterministic: bool = False  # same bits every time, at some cost in speed
 
     def __post_init__(self):
@@ -395,7 +395,7 @@ def parse_command_line(args, program):
         tyro.conf.configure(tyro.conf.FlagConversionOff)(Config),  # --ink False
         prog=f"{program} [name or config.json]",
         description=f"Names: {', '.join(CONFIGS)}.\n\nEncoders: {', '.join(ENCODERS)}.\n\n"
-        f"Losses: {losses}.",
+        f"Losses: {losses}.\n\nThe defaults below are those of '{name}'.",
         args=args[is_named:],
         default=base,
         use_underscores=True,

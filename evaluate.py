@@ -97,9 +97,9 @@ def parse(args):
     add = first.add_argument
     add("run", nargs="?", default=None, help="a finished run directory")
     add("--data", help="score on this folder, .zip or .csv instead")
-    add("--pairs", dest="data", help="score on this list of pairs instead")
+    add("--pairs", dest="data", metavar="LIST", help="score on this list of pairs instead")
     add("--compare", nargs="+", default=None, metavar="RUN", help="runs, into comparison.csv")
-    add("--out", default=None, help="folder for the results; in the run by default")
+    add("--out", default=None, help="folder for the results; default: the run, with --compare here")
     add = more.add_argument
     add("--protocol", choices=PROTOCOLS, help="as published, on --data where it is given")
     add("--strict", action="store_true", help="images of --data trained on are an error")

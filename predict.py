@@ -103,19 +103,19 @@ def parse(args):
         verb.add_argument("images", nargs="+", help="files, folders or globs")
         verb.add_argument("--json", action="store_true", help="one JSON list for programs")
     for verb in (compare, search):
-        verb.add_argument("--figure", help="PNG to draw")
+        verb.add_argument("--figure", help="PNG to draw the answers in")
     for verb, of, rate, what in (
         (identify, "a folder of images per class, or an image per class", 0.01, "%(default)s"),
         (serve, "the same as for identify", 0.01, "%(default)s"),
-        (verify, "a folder of images of one class", None, "as many as genuine rejected"),
+        (verify, "a folder of images of one class", None, "the equal error rate"),
     ):
         verb.add_argument("--references", required=verb is not serve, help=of)
-        what = f"share of images of other classes that may be accepted; default: {what}"
+        what = f"share of impostors that may be accepted; default: {what}"
         verb.add_argument("--false_accept_rate", type=float, default=rate, help=what)
     for verb in (search, serve):
         verb.add_argument("--gallery", required=verb is search, help="a folder of images")
     search.add_argument("--top", type=int, default=10, help="how many neighbours")
-    serve.add_argument("--port", type=int, default=7860)
+    serve.add_argument("--port", type=int, default=7860, help="of the page; %(default)s by default")
     return parser.parse_args(args)
 
 

@@ -114,7 +114,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", nargs="?", default="data/signatures", help="%(default)s")
+    parser.add_argument("folder", nargs="?", default="data/signatures", help="default: %(default)s")
     for option, count in {"writers": 60, "genuine": 16, "forgeries": 8, "seed": 0}.items():
         parser.add_argument(f"--{option}", type=int, default=count, help="default: %(default)s")
     draw_signatures(**vars(parser.parse_args()))
