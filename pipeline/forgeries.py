@@ -9,6 +9,7 @@ KIND = re.compile(
 )
 FILES = [  # of known sets of signatures, without suffix: the kind, and whose signature it shows
     r"(?P<kind>original|genuine|forg(?:e|ed|ery|eries)?)[ _-](?P<writer>\d+)[ _-]\d+",  # CEDAR
+    r"(?P<kind>original|genuine|real|forg(?:e|ed|ery)?|fake)[ _-]?(?P<writer>)\d+",  # its folder's
     r"[a-z]-s-(?P<writer>\d+)-(?P<kind>[gf])-\d+",  # BHSig260
     r"(?P<kind>cf?)-(?P<writer>\d+)-\d+",  # GPDS
     r"(?P<writer>\d{4})(?P<kind>[vf])\d\d",  # MCYT-75

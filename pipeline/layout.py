@@ -15,10 +15,12 @@ IMAGES = re.compile(r"(jpe?g)?images?|imgs?|jpe?g", re.I)  # folders that are no
 ANNOTATIONS = re.compile(
     r"annotations?|labels?|trimaps?|(.+[ _-])?masks?|segmentations?|ground[ _-]?truth|gt", re.I
 )
-CLASS_AND_NUMBER = re.compile(  # file names: Market-1501; cat.12, oxford_pet_7 or leaf (3); word7
-    r"(?!(?:img|image|dsc|pxl|photo|screenshot)[^a-z]|-1_|0000_c)"
-    r"(?:(\d{4})_c\d.*|(.+?)[ ._-]+\(?\d+\)?|([^\W\d_]+)\d+)",
+KNOWN_FILES = re.compile(  # Market-1501 but for its false boxes, SOCOFing, Yale faces
+    r"(?!0000)(\d{4})_c\d.*|(\d+__[MF]_[a-z]+_[a-z]+_finger)(?:_[a-z]+)?|(subject\d\d)(?:\..+)?",
     re.I,
+)
+NUMBERED = re.compile(  # cat.12, great_pyrenees_7, leaf (3); a camera's own numbers tell nothing
+    r"(?!(?:img|image|dsc|pxl|photo|screenshot)[^a-z])(.+?)[ ._-]+\(?\d+\)?", re.I
 )
 
 
@@ -43,10 +45,12 @@ def place_images(names, skipped):
     as_if, copied = _without_copies([name for name in names if name not in annotations])
     folders = class_folders({*as_if.values()})
     classes, why, remarks = _place_folders(Counter(folder for folder, _ in folders.values()))
-    told, has_splits = {}, any(split for _, split in classes.values())
-    if len({label for label, _ in classes.values()} - {""}) < 2 and (told := _told_by_files(as_if)):
+    has_splits = any(split for _, split in classes.values())
+    few = len({label for label, _ in classes.values()} - {""}) < 2
+    told = _told_by_files(as_if, KNOWN_FILES) or _told_by_sides(as_if)
+    if told := told or (few and _told_by_files(as_if, NUMBERED)):
         name, label = min(told.items())
-        remarks = [f"No folders of classes: file names tell them, '{name}' is of '{label}'."]
+        remarks = [f"File names tell the classes, not folders: '{name}' is of '{label}'."]
     places = {}
     for name in as_if:
         folder, forged = folders[as_if[name]]
@@ -96,14 +100,23 @@ def _without_copies(names):
     }, remarks
 
 
-def _told_by_files(names):
-    """Name -> class, by what precedes the number in file names; empty where most tell none."""
-    found = {name: CLASS_AND_NUMBER.fullmatch(PurePosixPath(name).stem) for name in names}
+def _told_by_files(names, pattern):
+    """Name -> class, by what a pattern finds in file names; empty where most tell none."""
+    found = {name: pattern.fullmatch(PurePosixPath(name).stem) for name in names}
     found = {name: match[match.lastindex] for name, match in found.items() if match}
     sizes = Counter(found.values())
     useful = sum(size for size in sizes.values() if size > 1)
     enough = len(sizes) > 1 and 2 * useful > len(names) and not any(map(split_of, sizes))
     return found if enough else {}
+
+
+def _told_by_sides(names):
+    """Name -> class, the name itself, where each file of `left` has one of its name in `right`."""
+    stems, sides = {name: PurePosixPath(name).stem for name in names}, defaultdict(set)
+    for name, stem in stems.items():
+        sides[PurePosixPath(name).parent.name.lower()].add(stem)
+    alike = sides.keys() == {"left", "right"} and sides["left"] == sides["right"]
+    return stems if alike else {}
 
 
 def _place_folders(counts):
@@ -211,5 +224,5 @@ def class_remarks(class_names):
         yield (
             f"Classes of the same names ({some(shared)}) lie in {parents}: they are taken as "
             "different. Are they parts of one data set? Then join the folders, or name them train, "
-            "val and test."
+            "val and test. Versions of the same images? Then give one of the folders."
         )

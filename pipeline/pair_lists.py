@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -14,6 +15,7 @@ SAYS_SAME = ("same", "genuine")  # columns in which 1 means that both images sho
 LABELS = (*SAYS_SAME, "label", "target", "class", "y")  # in a list of more columns
 LFW_NAME = "{0}/{0}_{1:04d}.jpg"
 PAIR_FOLDERS = {"similar_all_images", "dissimilar_all_images"}
+TRIPLES = {"anchor", "positive", "negative"}  # folders whose first images go together, and so on
 PAIR_NAME = re.compile(r".*/(similar|dissimilar)_(\d+)_(first|second)\.\w+")
 
 
@@ -65,12 +67,15 @@ def read_pairs(source, pair_label, skipped):
 
 
 def are_pair_folders(images):
-    """Whether images, by name, lie in the two folders of pairs."""
-    return {name.rpartition("/")[0].rpartition("/")[2] for name in images} >= PAIR_FOLDERS
+    """Whether images, by name, lie in folders of pairs."""
+    folders = _by_folder(images).keys()
+    return folders >= PAIR_FOLDERS or folders == TRIPLES
 
 
 def folder_pairs(images, skipped):
-    """The pairs of `similar_all_images/similar_3_first.jpg` and the like, as `read_pairs`."""
+    """As `read_pairs`, of `similar_all_images/similar_3_first.jpg` and the like, or `_triples`."""
+    if not _by_folder(images).keys() >= PAIR_FOLDERS:
+        return _triples(images, skipped)
     sides, pairs = defaultdict(dict), {}
     for name in images:
         match = PAIR_NAME.fullmatch(name)
@@ -87,6 +92,24 @@ def folder_pairs(images, skipped):
         else:
             skipped[min(names.values())] = "the other image of its pair is missing"
     return pairs
+
+
+def _triples(images, skipped):
+    """Pairs of an anchor and its positive, and of an anchor and its negative."""
+    anchor, negative, positive = (names for _, names in sorted(_by_folder(images).items()))
+    pairs = dict.fromkeys(zip(anchor, positive, strict=False), (True, None))
+    pairs |= dict.fromkeys(zip(anchor, negative, strict=False), (False, None))
+    alone = images.keys() - {name for pair in pairs for name in pair}
+    skipped |= dict.fromkeys(sorted(alone), "the other folders have fewer images")
+    return pairs
+
+
+def _by_folder(images):
+    """Last folder, in lower case -> its images, sorted."""
+    folders = defaultdict(list)
+    for name in sorted(images):
+        folders[PurePosixPath(name.lower()).parent.name].append(name)
+    return folders
 
 
 def pair_rows(pairs, stamps):

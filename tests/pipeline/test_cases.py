@@ -110,16 +110,25 @@ CASES = {  # file > its class, F if forged, @ its split; or - why it is left out
         flowers/rose/1.png > rose | flowers/ivy/1.png > ivy | ! 'flowers' repeats""",
     "classes in file names": """train/cat.0.png > cat@train | train/cat.1.png > cat@train |
         train/dog.0.png > dog@train | train/dog.10.png > dog@train | test1/1.png > - no class in |
-        ! file names tell them, 'train/cat.0.png' is of 'cat'""",
+        ! File names tell the classes, not folders: 'train/cat.0.png' is of 'cat'""",
     "pets, and their outlines": """images/Abyssinian_1.png > Abyssinian |
         images/Abyssinian_12.png > Abyssinian | images/great_pyrenees_1.png > great_pyrenees |
         images/great_pyrenees_3.png > great_pyrenees | annotations/list.txt > - not an image |
-        annotations/trimaps/Abyssinian_1.png > - in a folder of annotations | ! file names""",
+        annotations/trimaps/Abyssinian_1.png > - in a folder of annotations | ! File names""",
     "people seen by cameras": """m/bounding_box_train/0002_c1s1_000451_03.png > 0002@train |
         m/bounding_box_train/0002_c2s1_000451_03.png > 0002@train |
         m/bounding_box_test/0003_c1s1_000051_01.png > 0003@test |
         m/bounding_box_test/-1_c1s1_000051_01.png > - no class in its name |
-        m/query/0003_c2s1_000051_00.png > 0003@test | ! file names tell them""",
+        m/query/0003_c2s1_000051_00.png > 0003@test | ! File names tell""",
+    "fingers": """SOCO/Real/1__M_Left_index_finger.BMP > 1__M_Left_index_finger |
+        SOCO/Altered/Easy/1__M_Left_index_finger_CR.BMP > 1__M_Left_index_finger |
+        SOCO/Real/2__F_Right_thumb_finger.BMP > 2__F_Right_thumb_finger |
+        SOCO/Altered/Easy/2__F_Right_thumb_finger_Obl.BMP > 2__F_Right_thumb_finger | ! File""",
+    "forgeries beside genuine files": """s/w1/genuine_1.png > w1 | s/w1/forged_1.png > w1 F |
+        s/w2/genuine_1.png > w2 | s/w2/forged_2.png > w2 F""",
+    "left and right of a pair": """left/01.png > 01 | right/01.jpg > 01 | left/2.png > 2 |
+        right/2.png > 2 | ! File names tell""",
+    "left and right": "left/01.png > left | right/01.png > right | left/2.png > left",
     "photographs of cameras": """all/IMG_0001.png > all | all/IMG_0002.png > all |
         all/DSC_0001.png > all | all/DSC_0002.png > all""",
     "what systems make": """a/1.png > a | a/@eaDir/SYNO@.png > - made by the system |

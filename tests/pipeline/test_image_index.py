@@ -59,6 +59,16 @@ def test_pair_folders(write_images):
 SIDES = ("first", "second")
 
 
+def test_folders_of_triples(write_images):
+    names = ["anchor/a.jpg", "anchor/b.jpg", "positive/c.jpg", "positive/d.jpg", "negative/e.jpg"]
+    index = read_index(write_images(*(f"data/{name}" for name in names), "data/negative/f.jpg",
+                                    "data/negative/g.jpg", folder="triples"))  # fmt: skip
+    stem = [name[-5] for name in index.names]
+    pairs = {(stem[left], stem[right], int(same)) for left, right, same in index.pairs}
+    assert pairs == {("a", "c", 1), ("b", "d", 1), ("a", "e", 0), ("b", "f", 0)}
+    assert [*index.skipped] == ["data/negative/g.jpg"] and not index.classes_known
+
+
 def test_leaf_map_keeps_photographs_of_one_leaf_together(write_images):
     names = ["a/IMG 1.png", "a/img 2.png", "a/img 3.png", "b/img 4.png", "b/img 5.png"]
     short = ["c/1f___HL 1.png", "c/2e___HL 1 copy.png", "c/3d___HL 2.png", "d/4c___HL 1.png"]
