@@ -49,7 +49,7 @@ def class_folders(names):
 
 def _told_by_files(names):
     """Name -> `(writer, forged)` by the pattern that fits most names, with both kinds in it."""
-    stems = {name: name.rpartition("/")[2].rpartition(".")[0].lower() for name in names}
+    stems = {name: stem_of(name).lower() for name in names}
     for pattern in FILES:
         told = {name: re.fullmatch(pattern, stem) for name, stem in stems.items()}
         told = {name: (match["writer"], _is_forged(**match.groupdict()))
@@ -95,6 +95,11 @@ def _imitated(place, genuine):
     parts = place.split("/")
     shorter = ("/".join(parts[:at] + parts[at + 1 :]) for at in range(len(parts) - 1))
     return place if place in genuine else next(filter(genuine.__contains__, shorter), place)
+
+
+def stem_of(name):
+    """A file's own name without its suffix."""
+    return name.rpartition("/")[2].rpartition(".")[0]
 
 
 def steps_of(folder):

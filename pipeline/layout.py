@@ -4,10 +4,9 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from pathlib import PurePosixPath
 
 from pipeline.files import some
-from pipeline.forgeries import class_folders, steps_of
+from pipeline.forgeries import class_folders, stem_of, steps_of
 from pipeline.tables import split_of
 
 MOST_PARENTS = 5  # of equal class names: more are families, as alphabets are
@@ -38,16 +37,24 @@ def place_images(names, skipped):
     Returns:
         `(places, remarks)`: name -> (class, split or None, forged); sentences for the user.
     """
-    annotations = _annotations(names)
-    skipped |= dict.fromkeys(
-        sorted(annotations), "in a folder of annotations, beside one of images"
-    )
-    as_if, copied = _without_copies([name for name in names if name not in annotations])
+    homes, files = {name: name.rpartition("/")[0] for name in names}, defaultdict(set)
+    for name, folder in homes.items():
+        files[folder].add(name[len(folder) :])
+    noted = _annotations(files)
+    reason = "in a folder of annotations, beside one of images"
+    skipped |= {name: reason for name, folder in homes.items() if folder in noted}
+    originals, copied = _originals({one: files[one] for one in files if one not in noted})
+    as_if = {
+        name: originals[folder] + name[len(folder) :]
+        for name, folder in homes.items()
+        if folder in originals
+    }
     folders = class_folders({*as_if.values()})
     classes, why, remarks = _place_folders(Counter(folder for folder, _ in folders.values()))
     has_splits = any(split for _, split in classes.values())
     few = len({label for label, _ in classes.values()} - {""}) < 2
-    told = _told_by_files(as_if, KNOWN_FILES) or _told_by_sides(as_if)
+    told = {name: stem_of(name) for name in as_if} if _are_sides(files) else {}
+    told = told or _told_by_files(as_if, KNOWN_FILES)
     if told := told or (few and _told_by_files(as_if, NUMBERED)):
         name, label = min(told.items())
         remarks = [f"File names tell the classes, not folders: '{name}' is of '{label}'."]
@@ -64,45 +71,44 @@ def place_images(names, skipped):
     return places, [*copied, *remarks]
 
 
-def _annotations(names):
-    """Images in `masks` or the like, beside `images`: a set."""
-    steps = [(name, *step) for name in names for step in steps_of(name.rpartition("/")[0])]
+def _annotations(folders):
+    """Folders called `masks` or the like, or below one, that lie beside `images`."""
+    steps = [(folder, *step) for folder in folders for step in steps_of(folder)]
     above = {parent for _, parent, part in steps if IMAGES.fullmatch(part)}
     return {name for name, parent, part in steps if parent in above and ANNOTATIONS.fullmatch(part)}
 
 
-def _without_copies(names):
-    """`(name -> itself, or the one it repeats, remarks)`: `A/A/x/1.png` beside `A/x/1.png`."""
-    there, files, repeats = {*names}, Counter(), Counter()
+def _originals(files):
+    """`(folder -> itself, or the one whose files it repeats, remarks)`: `A/A/x` beside `A/x`."""
 
-    def above(name):
-        """Each folder that holds folders on a path, and the path without it."""
-        parts = name.split("/")
-        for at in range(len(parts) - 2):
+    def without_each(folder):
+        """Each folder above one, and its path without that."""
+        parts = folder.split("/")
+        for at in range(len(parts) - 1):
             yield "/".join(parts[: at + 1]), "/".join(parts[:at] + parts[at + 1 :])
 
-    for name in names:
-        for folder, without in above(name):
-            files[folder] += 1
-            repeats[folder] += without in there
-    copies = {
-        folder
-        for folder, count in files.items()
-        if 2 * repeats[folder] > count and not split_of(folder.rpartition("/")[2])
-    }
+    count, repeated = Counter(), Counter()
+    for folder, inside in files.items():
+        for above, without in without_each(folder):
+            count[above] += len(inside)
+            repeated[above] += len(inside & files.get(without, set()))
+    copies = [
+        above
+        for above in sorted(count)
+        if 2 * repeated[above] > count[above] and not split_of(above.rpartition("/")[2])
+    ]
     remarks = [
-        f"'{folder}' repeats what lies beside it: the classes are the same."
-        for folder in sorted(copies)
+        f"'{above}' repeats what lies beside it: the classes are the same." for above in copies
     ]
     return {
-        name: next((without for folder, without in above(name) if folder in copies), name)
-        for name in names
+        folder: next((short for above, short in without_each(folder) if above in copies), folder)
+        for folder in files
     }, remarks
 
 
 def _told_by_files(names, pattern):
     """Name -> class, by what a pattern finds in file names; empty where most tell none."""
-    found = {name: pattern.fullmatch(PurePosixPath(name).stem) for name in names}
+    found = {name: pattern.fullmatch(stem_of(name)) for name in names}
     found = {name: match[match.lastindex] for name, match in found.items() if match}
     sizes = Counter(found.values())
     useful = sum(size for size in sizes.values() if size > 1)
@@ -110,13 +116,13 @@ def _told_by_files(names, pattern):
     return found if enough else {}
 
 
-def _told_by_sides(names):
-    """Name -> class, the name itself, where each file of `left` has one of its name in `right`."""
-    stems, sides = {name: PurePosixPath(name).stem for name in names}, defaultdict(set)
-    for name, stem in stems.items():
-        sides[PurePosixPath(name).parent.name.lower()].add(stem)
-    alike = sides.keys() == {"left", "right"} and sides["left"] == sides["right"]
-    return stems if alike else {}
+def _are_sides(files):
+    """Whether each file of a folder `left` has one of its name in `right`."""
+    sides = {folder.rpartition("/")[2].lower(): folder for folder in files}
+    if len(files) != 2 or sides.keys() != {"left", "right"}:
+        return False
+    left, right = ({*map(stem_of, files[folder])} for folder in sides.values())
+    return left == right
 
 
 def _place_folders(counts):
