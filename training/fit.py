@@ -19,7 +19,7 @@ from training.outputs import MOST_SCORED, write_outputs, write_pairs
 from training.schedule import Schedule
 from training.validation import TrainingFailed, Validator
 
-SAVING_SECONDS = 6.0  # of max_minutes, for models, thresholds and figures at the end
+SAVING_SECONDS = 8.0  # of max_minutes, for models, thresholds and figures at the end
 BEGINNING = {}, {"epoch": 0, "done": False, "total_steps": None, "history": []}
 
 
