@@ -34,16 +34,15 @@ def class_folders(names):
     own = {name: name.rpartition("/")[0] for name in names}
     kinds = _kinds_of_folders(set(own.values()))
     found = {name: kinds[folder] for name, folder in own.items()}
-    if told := _told_by_files(names):
-        places = {(found[name][0], writer) for name, (writer, _) in told.items()}
-        several = len(places) > len({folder for folder, _ in places})
-        for name, (writer, forged) in told.items():
-            folder = found[name][0]
-            found[name] = f"{folder}/{writer}" if several else folder, forged
-    else:
-        paths = (folder.split("/") for folder, _ in found.values())
-        if len({tuple(part for part in path if not split_of(part)) for path in paths}) < 2:
-            return {name: (folder, False) for name, folder in own.items()}  # two kinds of nothing
+    told = _told_by_files(names)
+    places = {(found[name][0], writer) for name, (writer, _) in told.items()}
+    several = len(places) > len({folder for folder, _ in places})
+    for name, (writer, forged) in told.items():
+        folder = found[name][0]
+        found[name] = f"{folder}/{writer}" if several else folder, forged
+    paths = (folder.split("/") for folder, _ in found.values())
+    if len({tuple(part for part in path if not split_of(part)) for path in paths}) < 2:
+        return {name: (folder, False) for name, folder in own.items()}  # two kinds of nothing
     return found
 
 

@@ -10,7 +10,7 @@ from pipeline.forgeries import class_folders, stem_of, steps_of
 from pipeline.tables import split_of
 
 MOST_PARENTS = 5  # of equal class names: more are families, as alphabets are
-IMAGES = re.compile(r"(jpe?g)?images?|imgs?|jpe?g", re.I)  # folders that are no class
+IMAGES = re.compile(r"(jpe?g)?images?|imgs?|jpe?g", re.I)  # folders that alone are no class
 ANNOTATIONS = re.compile(
     r"annotations?|labels?|trimaps?|(.+[ _-])?masks?|segmentations?|ground[ _-]?truth|gt", re.I
 )
@@ -132,8 +132,15 @@ def _place_folders(counts):
         `(classes, reasons, remarks)`: folder -> (class, split or None); folder -> why its class
         is "".
     """
+    beside = defaultdict(set)
+    for parent, part in {step for name in counts for step in steps_of(name)}:
+        beside[parent].add(part)
     folders = {
-        name: tuple(part for part in name.split("/") if not IMAGES.fullmatch(part))
+        name: tuple(
+            part
+            for parent, part in steps_of(name)
+            if len(beside[parent]) > 1 or not IMAGES.fullmatch(part)
+        )
         for name in counts
     }
     folders = _without_shared_start({name: parts for name, parts in folders.items() if any(parts)})

@@ -94,6 +94,10 @@ CASES = {  # file > its class, F if forged, @ its split; or - why it is left out
     "forgeries called fake": """a/real/1.png > a | a/fake/1.png > a F | b/real/1.png > b""",
     "real and fake in splits": """train/REAL/1.png > REAL@train | train/FAKE/1.png > FAKE@train |
         test/REAL/2.png > REAL@test""",
+    "real and fake, in file names": """train/real/real_1.png > real@train |
+        train/fake/fake_1.png > fake@train | test/fake/fake_2.png > fake@test""",
+    "a class of images, one of text": """image/1.png > image | text/2.png > text |
+        images/3.png > images""",
     "forgeries SigComp 2009, shortened": """set/real/00100001.png > 001 |
         set/real/00200002.png > 002 | set/forge/02100001.png > 001 F""",
     "Omniglot, both halves": """images_background/Greek/a/1.png > Greek/a@train |
