@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import os
 import posixpath
 import re
@@ -109,20 +110,21 @@ def find_listed(source, names):
     Raises:
         DataError: If a name may be one of two files.
     """
-    names, files = {*names}, defaultdict(list)  # by their last part
+    names = {*names}
     found = {name: posixpath.normpath(name) for name in names}
     if 2 * sum(os.path.lexists(existing(source.parent, name)) for name in names) >= len(names):
         return found
-    for file in list_files(source.parent):
-        if file.lower().endswith(IMAGE_SUFFIXES):
-            files[_parts(file)[-1:]].append(file)
+    files = [file for file in list_files(source.parent) if file.lower().endswith(IMAGE_SUFFIXES)]
+    files = {file: _parts(file) for file in files}
     for cut in range(max(len(_parts(name)) for name in names)):
+        ends, fits = {name: _parts(name)[cut:] for name in names}, defaultdict(list)
+        sizes = {len(end) for end in ends.values()} - {0}
+        for (file, parts), size in itertools.product(files.items(), sizes):
+            fits[parts[-size:]].append((parts[:-size], file))
         below = defaultdict(dict)  # folder -> listed name -> file in it
-        for name in names:
-            end, suffix = _parts(name)[cut:], PurePosixPath(name).suffix
-            for file in files[end[-1:]]:
-                folder, rest = _parts(file)[: -len(end)], _parts(file)[-len(end) :]
-                if rest == end and (file.endswith(suffix) or name not in below[folder]):
+        for name, end in ends.items():
+            for folder, file in fits.get(end, ()):
+                if file.endswith(PurePosixPath(name).suffix) or name not in below[folder]:
                     below[folder][name] = file
         if len(set().union(*below.values())) > (len(names) / 2 if cut else 0):
             return found | _nearest(source, below)
@@ -130,21 +132,23 @@ def find_listed(source, names):
 
 
 def _nearest(source, below):
-    """Listed name -> file; of several in the folder with most, or that the list is named after."""
+    """Listed name -> file, in the folder with most, and in others that share no name with it.
 
-    def rank(folder):
-        told = any((split_of(part) or "/") in source.stem.lower() for part in folder)
-        return len(below[folder]), told
-
-    *others, best = sorted(below, key=rank)
+    A list that is called after a split, as `train.csv`, means folders of that split.
+    """
+    stem = source.stem.lower()
+    named = [one for one in below if any((split_of(part) or "/") in stem for part in one)]
+    *others, best = sorted(named or below, key=lambda folder: len(below[folder]))
+    found = dict(below[best])
     for other in others:
-        if rank(other) == rank(best) and (both := below[other].keys() & below[best].keys()):
-            name = min(both)
+        both = sorted(below[other].keys() & below[best].keys())
+        if both and len(below[other]) == len(below[best]):
             raise DataError(
-                f"{source}: '{name}' may be '{below[other][name]}' or '{below[best][name]}'. Give "
-                "paths relative to the folder of the list, or move one of the two away."
+                f"{source}: '{both[0]}' may be '{below[other][both[0]]}' or '{found[both[0]]}'. "
+                "Give paths relative to the folder of the list, or move one of the two away."
             )
-    return {name: file for folder in (*others, best) for name, file in below[folder].items()}
+        found |= {} if both else below[other]
+    return found
 
 
 def _parts(name):

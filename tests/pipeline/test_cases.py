@@ -285,6 +285,11 @@ TABLES = {  # files; lines of list.csv; file > class
         "lesion_id,image_id,dx / 1,a,nv / 1,b,bkl",
         "part_1/a.jpg > nv | part_2/b.jpg > bkl",
     ),
+    "more of the names in a folder of another split": (
+        "train/1.jpg train/2.jpg test/1.jpg test/2.jpg test/3.jpg",
+        "id,label / 1,a / 2,b / 3,b",
+        "train/1.jpg > a | train/2.jpg > b | 3 > - No such file",
+    ),
     "paths of another machine": (
         "set/a/1.JPG set/b/1.JPG",
         r"path,label / C:\Users\me\set\a\1.jpg,a / C:\Users\me\set\b\1.jpg,b",
@@ -312,8 +317,8 @@ TABLES = {  # files; lines of list.csv; file > class
 def test_tables_of_public_data_sets(case, tmp_path):
     names, lines, expected = TABLES[case]
     write_folder(tmp_path, {name: image_bytes(name) for name in names.split()})
-    (tmp_path / "list.csv").write_text(lines.replace(" / ", "\n"))
-    index = read_index(tmp_path / "list.csv")
+    (tmp_path / "train_list.csv").write_text(lines.replace(" / ", "\n"))
+    index = read_index(tmp_path / "train_list.csv")
     found, expected = outcome(index), dict(line.split(" > ") for line in expected.split(" | "))
     assert found.keys() == expected.keys()
     assert all(found[name].startswith(what) for name, what in expected.items())
