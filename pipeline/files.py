@@ -122,12 +122,11 @@ def by_reason(skipped, most_named):
 
 def tables_in(skipped):
     """What to do where a table among the other files may say what the images show."""
-    tables = sorted(name for name in skipped if name.lower().endswith(TABLES[:2]))
-    return (
-        f" If a table ({some(tables)}) says what they show, give that as data_dir."
-        if tables
-        else ""
-    )
+    tables = [name for name in sorted(skipped) if name.lower().endswith(TABLES)]
+    tables = [name for name in tables if not re.search("readme|licen[cs]e", name, re.I)]
+    tables.sort(key=lambda name: name.lower().endswith(".txt"))  # the others first
+    said = f" If a table ({some(tables)}) says what they show, give that as data_dir, unpacked."
+    return said if tables else ""
 
 
 def some(names, most=3):
