@@ -31,7 +31,7 @@ def class_folders(names):
     Returns:
         Dict: name -> `(folder, forged)`.
     """
-    own = {name: name.rpartition("/")[0] for name in names}
+    own = {name: folder_of(name) for name in names}
     kinds = _kinds_of_folders(set(own.values()))
     found = {name: kinds[folder] for name, folder in own.items()}
     told = _told_by_files(names)
@@ -94,6 +94,11 @@ def _imitated(place, genuine):
     parts = place.split("/")
     shorter = ("/".join(parts[:at] + parts[at + 1 :]) for at in range(len(parts) - 1))
     return place if place in genuine else next(filter(genuine.__contains__, shorter), place)
+
+
+def folder_of(name):
+    """The folder that a file lies in, "" for none."""
+    return name.rpartition("/")[0]
 
 
 def stem_of(name):

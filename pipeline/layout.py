@@ -6,7 +6,7 @@ import unicodedata
 from collections import Counter, defaultdict
 
 from pipeline.files import some
-from pipeline.forgeries import class_folders, stem_of, steps_of
+from pipeline.forgeries import class_folders, folder_of, stem_of, steps_of
 from pipeline.tables import split_of
 
 MOST_PARENTS = 5  # of equal class names: more are families, as alphabets are
@@ -14,6 +14,7 @@ IMAGES = re.compile(r"(jpe?g)?images?|imgs?|jpe?g", re.I)  # folders that alone 
 ANNOTATIONS = re.compile(
     r"annotations?|labels?|trimaps?|(.+[ _-])?masks?|segmentations?|ground[ _-]?truth|gt", re.I
 )
+MASK = re.compile(r"(.+)[ _-]mask(?:[ _-]?\d+)?", re.I)  # without suffix
 KNOWN_FILES = re.compile(  # Market-1501 but for its false boxes, SOCOFing, Yale faces
     r"(?!0000)(\d{4})_c\d.*|(\d+__[MF]_[a-z]+_[a-z]+_finger)(?:_[a-z]+)?|(subject\d\d)(?:\..+)?",
     re.I,
@@ -37,24 +38,13 @@ def place_images(names, skipped):
     Returns:
         `(places, remarks)`: name -> (class, split or None, forged); sentences for the user.
     """
-    homes, files = {name: name.rpartition("/")[0] for name in names}, defaultdict(set)
-    for name, folder in homes.items():
-        files[folder].add(name[len(folder) :])
-    noted = _annotations(files)
-    reason = "in a folder of annotations, beside one of images"
-    skipped |= {name: reason for name, folder in homes.items() if folder in noted}
-    originals, copied = _originals({one: files[one] for one in files if one not in noted})
-    as_if = {
-        name: originals[folder] + name[len(folder) :]
-        for name, folder in homes.items()
-        if folder in originals
-    }
+    skipped |= (noted := _annotations(names))
+    as_if, copied = _originals([name for name in names if name not in noted])
     folders = class_folders({*as_if.values()})
     classes, why, remarks = _place_folders(Counter(folder for folder, _ in folders.values()))
     has_splits = any(split for _, split in classes.values())
     few = len({label for label, _ in classes.values()} - {""}) < 2
-    told = {name: stem_of(name) for name in as_if} if _are_sides(files) else {}
-    told = told or _told_by_files(as_if, KNOWN_FILES)
+    told = _told_by_files(as_if, KNOWN_FILES) or _told_by_sides(as_if)
     if told := told or (few and _told_by_files(as_if, NUMBERED)):
         name, label = min(told.items())
         remarks = [f"File names tell the classes, not folders: '{name}' is of '{label}'."]
@@ -71,15 +61,32 @@ def place_images(names, skipped):
     return places, [*copied, *remarks]
 
 
-def _annotations(folders):
-    """Folders called `masks` or the like, or below one, that lie beside `images`."""
-    steps = [(folder, *step) for folder in folders for step in steps_of(folder)]
-    above = {parent for _, parent, part in steps if IMAGES.fullmatch(part)}
-    return {name for name, parent, part in steps if parent in above and ANNOTATIONS.fullmatch(part)}
+def _annotations(names):
+    """Name -> reason, of masks and the like beside an image or in a folder beside `images`."""
+    stems = {name: name.rpartition(".")[0] for name in names}
+    there = {*stems.values()}
+    steps = {step for folder in {*map(folder_of, names)} for step in steps_of(folder)}
+    above = {parent for parent, part in steps if IMAGES.fullmatch(part)}
+    marked = tuple(
+        f"{parent}/{part}/".lstrip("/")
+        for parent, part in steps
+        if parent in above and ANNOTATIONS.fullmatch(part)
+    )
+    reasons = {}
+    for name, stem in stems.items():
+        if name.startswith(marked):
+            reasons[name] = "in a folder of annotations, beside one of images"
+        elif (of := MASK.fullmatch(stem)) and of[1] in there:
+            reasons[name] = "the mask of the image beside it"
+    return reasons
 
 
-def _originals(files):
-    """`(folder -> itself, or the one whose files it repeats, remarks)`: `A/A/x` beside `A/x`."""
+def _originals(names):
+    """`(name -> itself, or what it repeats, remarks)`: `A/A/x/1.png` beside `A/x/1.png`."""
+    files = defaultdict(set)  # in each folder
+    for name in names:
+        folder = folder_of(name)
+        files[folder].add(name[len(folder) :])
 
     def without_each(folder):
         """Each folder above one, and its path without that."""
@@ -100,10 +107,13 @@ def _originals(files):
     remarks = [
         f"'{above}' repeats what lies beside it: the classes are the same." for above in copies
     ]
-    return {
+    originals = {
         folder: next((short for above, short in without_each(folder) if above in copies), folder)
         for folder in files
-    }, remarks
+    }
+    folders = map(folder_of, names)
+    as_if = [originals[one] + name[len(one) :] for name, one in zip(names, folders, strict=True)]
+    return dict(zip(names, as_if, strict=True)), remarks
 
 
 def _told_by_files(names, pattern):
@@ -116,13 +126,13 @@ def _told_by_files(names, pattern):
     return found if enough else {}
 
 
-def _are_sides(files):
-    """Whether each file of a folder `left` has one of its name in `right`."""
-    sides = {folder.rpartition("/")[2].lower(): folder for folder in files}
-    if len(files) != 2 or sides.keys() != {"left", "right"}:
-        return False
-    left, right = ({*map(stem_of, files[folder])} for folder in sides.values())
-    return left == right
+def _told_by_sides(names):
+    """Name -> class, its own name, where each file of `left` has one of that name in `right`."""
+    sides = defaultdict(set)
+    for name in names:
+        sides[folder_of(name).rpartition("/")[2].lower()].add(stem_of(name))
+    alike = sides.keys() == {"left", "right"} and sides["left"] == sides["right"]
+    return {name: stem_of(name) for name in names} if alike else {}
 
 
 def _place_folders(counts):

@@ -119,6 +119,9 @@ CASES = {  # file > its class, F if forged, @ its split; or - why it is left out
         images/Abyssinian_12.png > Abyssinian | images/great_pyrenees_1.png > great_pyrenees |
         images/great_pyrenees_3.png > great_pyrenees | annotations/list.txt > - not an image |
         annotations/trimaps/Abyssinian_1.png > - in a folder of annotations | ! File names""",
+    "masks beside images": """benign/benign (1).png > benign | malignant/a_mask.png > malignant |
+        benign/benign (1)_mask.png > - the mask of | benign/benign (1)_mask_1.png > - the mask of |
+        COVID/images/COVID-1.png > COVID | COVID/masks/COVID-1.png > - in a folder of annot""",
     "people seen by cameras": """m/bounding_box_train/0002_c1s1_000451_03.png > 0002@train |
         m/bounding_box_train/0002_c2s1_000451_03.png > 0002@train |
         m/bounding_box_test/0003_c1s1_000051_01.png > 0003@test |
