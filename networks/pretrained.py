@@ -54,7 +54,7 @@ def build_lower(input_shape):
     pixels = keras.Input(input_shape, name="pixels")
     colour = keras.ops.repeat(pixels, 3, axis=-1) if input_shape[-1] == 1 else pixels
     maps = layers.Rescaling(1 / 128, -127 / 128)(colour)
-    maps = _convolution(maps, 32, 3, 2, name="_conv_stem")
+    maps = _convolution(maps, 32, 3, 2, name="conv_stem")
     first = 0
     for stage in STAGES[:LOWER_STAGES]:
         maps, first = _stage(maps, first, *stage)
@@ -73,7 +73,7 @@ def build_upper(maps_shape):
     for stage in STAGES[LOWER_STAGES:]:
         last, first = _stage(outputs[-1], first, *stage)
         outputs.append(last)
-    outputs.append(_convolution(outputs[-1], 1280, 1, 1, name="_conv_head"))
+    outputs.append(_convolution(outputs[-1], 1280, 1, 1, name="conv_head"))
     return keras.Model(maps, outputs, name="upper")
 
 
@@ -82,7 +82,7 @@ def build_classifier(input_shape):
     lower = build_lower(input_shape)
     upper = build_upper(lower.output_shape[1:])
     pooled = layers.GlobalAveragePooling2D()(upper(lower.output)[-1])
-    model = keras.Model(lower.input, layers.Dense(1000, name="_fc")(pooled))
+    model = keras.Model(lower.input, layers.Dense(1000, name="fc")(pooled))
     fill([lower, upper, model])
     return model
 
@@ -100,14 +100,14 @@ def fill(models, path=None):
     weights = fold_batch_norm(read_weights(path))
     for model in models:
         for layer in model.layers:
-            if layer.name in weights:
-                layer.set_weights(weights[layer.name])
+            if (name := f"_{layer.name}") in weights:  # TensorFlow takes no layer called _...
+                layer.set_weights(weights[name])
 
 
 def _stage(maps, first, kernel, stride, expansion, filters, blocks):
     """Inverted bottlenecks, numbered from `first`; gives the maps and the next number."""
     for number in range(first, first + blocks):
-        given, name = maps, f"_blocks.{number}."
+        given, name = maps, f"blocks.{number}."
         if expansion > 1:
             maps = _convolution(maps, expansion * maps.shape[-1], 1, 1, f"{name}_expand_conv")
         maps = layers.DepthwiseConv2D(

@@ -152,6 +152,14 @@ def test_a_learned_distance_in_bfloat16_is_exported_in_float32(tmp_path):
     assert export.export(portable, inputs, "onnx", path) < export.LARGEST_DIFFERENCE
 
 
+@pytest.mark.parametrize("form", ["litert", "tf_saved_model"])
+def test_names_of_the_pretrained_network_suit_tensorflow(tmp_path, form):
+    encoder = build_encoder(Config(encoder="efficientnet_lite0", image_size=32))
+    pixels = np.random.default_rng(0).integers(256, size=(2, 32, 32, 3)).astype(np.float32)
+    path = tmp_path / f"encoder{export.FORMATS[form][0]}"
+    assert export.export(encoder, {"pixels": pixels}, form, path) < export.LARGEST_DIFFERENCE
+
+
 def test_wrong_input_is_a_sentence(here, capsys, monkeypatch):
     assert export.main(["nowhere", "--format", "onnx"]) == 2
     assert export.main(["runs/run", "--format", "onnx", "--images", "nowhere"]) == 2
