@@ -7,15 +7,18 @@ from pipeline.tables import split_of
 KIND = re.compile(
     r"(?:(.+)[ _-])?(genuines?|originals?|org|reals?|forg(?:e|ed|ery|eries)?|fakes?)", re.I
 )
-FILES = [  # of known sets of signatures, without suffix: the kind, and whose signature it shows
+FILES = [  # of known sets of signatures: the kind, and whose signature it shows
     r"(?P<kind>original|genuine|forg(?:e|ed|ery|eries)?)[ _-](?P<writer>\d+)[ _-]\d+",  # CEDAR
     r"(?P<kind>original|genuine|real|forg(?:e|ed|ery)?|fake)[ _-]?(?P<writer>)\d+",  # its folder's
     r"[a-z]-s-(?P<writer>\d+)-(?P<kind>[gf])-\d+",  # BHSig260
     r"(?P<kind>cf?)-(?P<writer>\d+)-\d+",  # GPDS
     r"(?P<writer>\d{4})(?P<kind>[vf])\d\d",  # MCYT-75
-    r"(?:nfi-)?(?P<kind>\d{3})\d\d(?P<writer>\d{3})",  # SigComp 2009; the kind is who wrote it
+    r"nfi-(?P<kind>\d{3})\d\d(?P<writer>\d{3})",  # SigComp 2009; the kind is who wrote it
+    r"(?:real|forge)/(?P<kind>\d{3})\d\d(?P<writer>\d{3})",  # the same, renamed
     r"(?P<kind>(?:\d{4})?)(?P<writer>\d{3})_\d\d?",  # SigComp 2011; the kind, if any, is a forger
+    r"\d\d?_(?P<kind>(?:\d{4})?)(?P<writer>\d{3})",  # its test set
 ]
+PARTS = re.compile(r"(?:^|/)(?:reference|questioned)(?:\(\d+\))?(?=/|$)", re.I)  # of its test set
 
 
 def class_folders(names):
@@ -35,6 +38,7 @@ def class_folders(names):
     kinds = _kinds_of_folders(set(own.values()))
     found = {name: kinds[folder] for name, folder in own.items()}
     told = _told_by_files(names)
+    found |= {name: (PARTS.sub("", found[name][0]), False) for name in told}
     places = {(found[name][0], writer) for name, (writer, _) in told.items()}
     several = len(places) > len({folder for folder, _ in places})
     for name, (writer, forged) in told.items():
@@ -48,9 +52,10 @@ def class_folders(names):
 
 def _told_by_files(names):
     """Name -> `(writer, forged)` by the pattern that fits most names, with both kinds in it."""
-    stems = {name: stem_of(name).lower() for name in names}
+    ends = {name: f"{folder_of(name).rpartition('/')[2]}/{stem_of(name)}" for name in names}
     for pattern in FILES:
-        told = {name: re.fullmatch(pattern, stem) for name, stem in stems.items()}
+        whole = re.compile(f"(?:.*/)?{pattern}", re.I)
+        told = {name: whole.fullmatch(end) for name, end in ends.items()}
         told = {name: (match["writer"], _is_forged(**match.groupdict()))
                 for name, match in told.items() if match}  # fmt: skip
         if 2 * len(told) > len(names) and len({forged for _, forged in told.values()}) == 2:
@@ -59,7 +64,7 @@ def _told_by_files(names):
 
 
 def _is_forged(kind, writer):
-    return kind != writer if kind.isdigit() else kind[:1] == "f" or kind == "cf"
+    return kind != writer if kind.isdigit() else kind[:1] in ("f", "F") or kind.lower() == "cf"
 
 
 def _kinds_of_folders(folders):

@@ -9,7 +9,7 @@ from pipeline.files import some
 from pipeline.forgeries import class_folders, folder_of, stem_of, steps_of
 from pipeline.tables import split_of
 
-MOST_PARENTS = 5  # of equal class names: more are families, as alphabets are
+FEW = 5  # parents, or names below them: more names below more parents are as alphabets are
 IMAGES = re.compile(r"(jpe?g)?images?|imgs?|jpe?g", re.I)  # folders that alone are no class
 ANNOTATIONS = re.compile(
     r"annotations?|labels?|trimaps?|(.+[ _-])?masks?|segmentations?|ground[ _-]?truth|gt", re.I
@@ -242,7 +242,7 @@ def class_remarks(class_names):
     times = Counter(name for names in below.values() for name in names)
     shared = sorted(name for name, count in times.items() if count > 1)
     alike = [len(names & {*shared}) * 2 > len(names) for names in below.values()]
-    if 2 <= len(below) <= MOST_PARENTS and sum(alike) >= 2:
+    if len(below) >= 2 and min(len(below), len(times)) <= FEW and sum(alike) >= 2:
         parents = some(sorted(map(repr, below)))
         yield (
             f"Classes of the same names ({some(shared)}) lie in {parents}: they are taken as "

@@ -55,6 +55,10 @@ CASES = {  # file > its class, F if forged, @ its split; or - why it is left out
         ! Images lie in 'cat' (1) and in folders below""",
     "parts of unknown names": """set A/cat/1.png > set A/cat | set B/cat/2.png > set B/cat |
         ! Classes of the same names (cat) lie in 'set A', 'set B'""",
+    "views of people": " | ".join(
+        f"{person}/{view}/1.png > {person}/{view}" for person in "abcdefgh" for view in ("L", "R")
+    )
+    + " | ! Classes of the same names (L, R) lie in 'a', 'b', 'c' and 5 more",
     "names that look alike": """Zoe\u0301/1.png > Zoe\u0301 | zo\u00e9/2.png > zo\u00e9 |
         ! Classes whose names differ only in case""",
     "forgeries beside": """01/a.png > 01 | 01_forg/a.png > 01 F | x/a.png > x |
@@ -79,6 +83,10 @@ CASES = {  # file > its class, F if forged, @ its split; or - why it is left out
     "forgeries SigComp 2011 by writers": """train/001/001_01.PNG > 001@train |
         train/001_forg/0119001_02.png > 001 F@train | test/049/049_01.png > 049@test |
         test/049_forg/0114049_01.PNG > 049 F@test""",
+    "files of eight digits": "a/00000000.png > a | a/00000001.png > a | b/00100001.png > b",
+    "forgeries SigComp 2011, test set": """Dutch/Reference(4)/001/01_001.PNG > 001 |
+        Dutch/Reference(4)/002/01_002.PNG > 002 | Dutch/Questioned(5)/001/05_001.PNG > 001 |
+        Dutch/Questioned(5)/001/02_0119001.PNG > 001 F""",
     "forgeries BHSig260": """Hindi/001/H-S-1-G-01.tif > 001 | Hindi/001/H-S-1-F-01.tif > 001 F |
         Hindi/2/H-S-2-G-01.tif > 2""",
     "forgeries GPDS": """001/c-001-01.jpg > 001 | 001/cf-001-01.jpg > 001 F |
