@@ -12,7 +12,9 @@ from pipeline.tables import split_of
 FEW = 5  # parents, or names below them: more names below more parents are as alphabets are
 IMAGES = re.compile(r"(jpe?g)?images?|imgs?|jpe?g", re.I)  # folders that alone are no class
 ANNOTATIONS = re.compile(
-    r"annotations?|labels?|trimaps?|(.+[ _-])?masks?|segmentations?|ground[ _-]?truth|gt", re.I
+    r"annotations?|labels?|trimaps?|(.+[ _-])?masks?|segmentation(s|class|object)?|"
+    r"ground[ _-]?truth|gt",
+    re.I,
 )
 MASK = re.compile(r"(.+)[ _-]mask(?:[ _-]?\d+)?", re.I)  # without suffix
 KNOWN_FILES = re.compile(  # Market-1501 but for its false boxes, SOCOFing, Yale faces

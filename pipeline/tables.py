@@ -18,7 +18,8 @@ COLUMNS = {  # and what public data sets call them, letters alone; the first tha
     "subject writer breed species diagnosis dx itemid",
     "group": "group",
     "split": "split dataset set subset partition evaluationstatus",
-    "forged": "forged",
+    "forged": "forged isforged forgery isforgery",
+    "genuine": "genuine isgenuine",
 }
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "images_background"), "train"),  # Omniglot's own word
@@ -28,7 +29,7 @@ SPLIT_NAMES = {
 }
 YES, NO = ("1", "1.0", "true", "yes", "y"), ("0", "0.0", "-1", "false", "no", "n", "")
 SPLIT = re.compile(  # train_set, test-data, seg_train, test1
-    rf"(?:.+[ _-])?({'|'.join(SPLIT_NAMES)})(?:[ _-]?(?:data|(?:data)?set|images|\d{{1,4}}))?"
+    rf"(?:.+[ _-])?({'|'.join(SPLIT_NAMES)})(?:[ _-]?(?:data|(?:data)?set|images|mini|\d{{1,4}}))?"
 )
 NO_ROW = re.compile(r"\s*#(?!\S*\.\w)|sep=.?\s*$")  # a comment; how Excel is told the separator
 
@@ -97,6 +98,9 @@ def _lines(source, remarks):
         line = dict.fromkeys(COLUMNS, "") | {column: cells[n] for column, n in at.items()}
         if "label" not in at:
             line["label"] = " + ".join(header[n] for n in others if cells[n].lower() in YES)
+        if "genuine" in at:
+            genuine = is_true(line["genuine"], f"{source}, line {number}: genuine")
+            line["forged"] = "no" if genuine else "yes"
         line["path"] = line["path"].replace("\\", "/")
         yield number, line | {"more": cells[len(header) :]}
 

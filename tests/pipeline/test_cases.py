@@ -291,6 +291,16 @@ TABLES = {  # files; lines of list.csv; file > class
         "class id,filepaths,labels,data set / 0,train/A/1.jpg,A,train / 0,valid/A/2.jpg,A,valid",
         "train/A/1.jpg > A@train | valid/A/2.jpg > A@val",
     ),
+    "forgeries": (
+        "1.jpg 2.jpg 3.jpg",
+        "filename,writer,is_forged / 1.jpg,a,0 / 2.jpg,b,0 / 3.jpg,b,1",
+        "1.jpg > a | 2.jpg > b | 3.jpg > b F",
+    ),
+    "genuine signatures and others": (
+        "1.jpg 2.jpg 3.jpg",
+        "filename,writer,genuine / 1.jpg,a,1 / 2.jpg,b,yes / 3.jpg,b,0",
+        "1.jpg > a | 2.jpg > b | 3.jpg > b F",
+    ),
     "two folders": (
         "part_1/a.jpg part_2/b.jpg",
         "lesion_id,image_id,dx / 1,a,nv / 1,b,bkl",
