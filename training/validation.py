@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+from keras import ops
 from sklearn.metrics import roc_auc_score
 
 from evaluation import few_shot, references, thresholds, verification
@@ -126,6 +127,7 @@ class Validator:
     def _loss(self, embeddings, distances):
         if self.config.sampling == "pairs":
             same = self.same.astype(np.float32)[:, None]
-            return float(self.loss(same, distances.astype(np.float32)[:, None]))
-        losses = [self.loss(self.labels[rows], embeddings[rows]) for rows in self.batches]
-        return float(np.mean([float(loss) for loss in losses]))
+            losses = [self.loss(same, distances.astype(np.float32)[:, None])]
+        else:
+            losses = [self.loss(self.labels[rows], embeddings[rows]) for rows in self.batches]
+        return float(np.mean([float(ops.mean(loss)) for loss in losses]))  # one's own: of each pair
