@@ -25,7 +25,7 @@ def features_of(encoder):
     return keras.Model(encoder.inputs, encoder.get_layer(HEAD).input)
 
 
-def whiten(encoder, pixels, rows, labels, mirrored=False):
+def whiten(encoder, pixels, rows, labels, mirrored=None):
     """Fits the head of an encoder, where it has one, to images: a sample of very many.
 
     Args:
@@ -33,7 +33,7 @@ def whiten(encoder, pixels, rows, labels, mirrored=False):
         pixels: What it takes of each row.
         rows: The training images.
         labels: Class of each row of `pixels`.
-        mirrored: Whether mirror images show the same; few images are fitted to with theirs.
+        mirrored: Function of rows that gives mirror images, with which few images are fitted to.
     """
     if HEAD not in [layer.name for layer in encoder.layers]:
         return
@@ -42,8 +42,7 @@ def whiten(encoder, pixels, rows, labels, mirrored=False):
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))]
     features, labels = embed(model, pixels, rows), labels[rows]
     if mirrored and 2 * len(rows) <= min(2 * FEW_IMAGES, most):
-        images = pixels[rows][:, :, ::-1]
-        features = np.concatenate([features, embed(model, images, np.arange(len(rows)))])
+        features = np.concatenate([features, embed(model, mirrored, rows)])
     fit_head(encoder, features, labels)
 
 

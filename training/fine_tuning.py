@@ -1,5 +1,6 @@
 """Fine-tunes the upper half of a pretrained network on maps of its lower half, computed once."""
 
+import functools
 import hashlib
 import time
 
@@ -110,7 +111,7 @@ class UpperHalf:
     """What `fit.fit_run` trains in place of a `fit.WholeEncoder`, with the same methods.
 
     `encoder` is from maps, `pixels`, to embeddings, and its head is fitted already; `model` is the
-    encoder with the pretrained network as its teacher.
+    encoder with the pretrained network as its teacher: the mean of an image and its mirror image.
     """
 
     def __init__(self, dataset, config):
@@ -122,11 +123,12 @@ class UpperHalf:
         embeddings = unit_length(upper_half(maps, config.embedding_dim, grid))
         self.encoder = keras.Model(maps, embeddings, name="encoder")
         self._copy(self.whole, self.encoder)
-        rows = dataset.splits.train
+        rows, mirrored = dataset.splits.train, config.horizontal_flip and self.pixels.shape[1] > 1
+        views = [functools.partial(self.pixels.views, numbers=at) for at in range(1 + mirrored)]
         if not filled:
-            labels = training_labels(dataset.index)
-            whiten(self.encoder, self.pixels, rows, labels, config.horizontal_flip)
-        known = embed(self.encoder, self.pixels, rows)
+            whiten(self.encoder, views[0], rows, training_labels(dataset.index), *views[1:])
+        known = sum(embed(self.encoder, view, rows) for view in views)
+        known /= np.linalg.norm(known, axis=1, keepdims=True)
         self.batches = MapBatches(dataset.index, self.pixels, rows, config, known)
         teacher = keras.Input((config.embedding_dim,), name="teacher")
         distilled = Distillation(config.distillation)(embeddings, teacher)

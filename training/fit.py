@@ -51,9 +51,9 @@ class WholeEncoder:
         self.batches = batches(dataset.index, dataset.pixels, dataset.splits.train, config)
         fresh = config.weights and not continues and own is None
         if fresh and not load_weights(self.encoder, config):
-            labels = training_labels(dataset.index)
-            rows = dataset.splits.train
-            whiten(self.encoder, dataset.pixels, rows, labels, config.horizontal_flip)
+            labels, rows = training_labels(dataset.index), dataset.splits.train
+            flips = [lambda rows: self.pixels[rows][:, :, ::-1]] * config.horizontal_flip
+            whiten(self.encoder, self.pixels, rows, labels, *flips)
 
     def finished(self):
         """The encoder rebuilt in float32, so that it runs anywhere."""
