@@ -85,37 +85,21 @@ def _annotations(names):
 
 def _originals(names):
     """`(name -> itself, or what it repeats, remarks)`: `A/A/x/1.png` beside `A/x/1.png`."""
-    files = defaultdict(set)  # in each folder
+    files, originals = defaultdict(set), {}
     for name in names:
-        folder = folder_of(name)
-        files[folder].add(name[len(folder) :])
-
-    def without_each(folder):
-        """Each folder above one, and its path without that."""
-        parts = folder.split("/")
-        for at in range(len(parts) - 1):
-            yield "/".join(parts[: at + 1]), "/".join(parts[:at] + parts[at + 1 :])
-
-    count, repeated = Counter(), Counter()
+        files[folder_of(name)].add(stem_of(name))
     for folder, inside in files.items():
-        for above, without in without_each(folder):
-            count[above] += len(inside)
-            repeated[above] += len(inside & files.get(without, set()))
-    copies = [
-        above
-        for above in sorted(count)
-        if 2 * repeated[above] > count[above] and not split_of(above.rpartition("/")[2])
-    ]
-    remarks = [
-        f"'{above}' repeats what lies beside it: the classes are the same." for above in copies
-    ]
-    originals = {
-        folder: next((short for above, short in without_each(folder) if above in copies), folder)
-        for folder in files
+        parts = folder.split("/")
+        for at, part in enumerate(parts[:-1]):
+            shorter = "/".join(parts[:at] + parts[at + 1 :])
+            if 2 * len(inside & files.get(shorter, set())) > len(inside) and not split_of(part):
+                originals[folder] = shorter
+    said = some([f"'{folder}' repeats '{original}'" for folder, original in originals.items()], 1)
+    as_if = {
+        name: originals.get(folder, folder) + name[len(folder) :]
+        for name, folder in zip(names, map(folder_of, names), strict=True)
     }
-    folders = map(folder_of, names)
-    as_if = [originals[one] + name[len(one) :] for name, one in zip(names, folders, strict=True)]
-    return dict(zip(names, as_if, strict=True)), remarks
+    return as_if, [f"{said}: the classes are the same."] * bool(originals)
 
 
 def _told_by_files(names, pattern):

@@ -117,9 +117,9 @@ CASES = {  # file > its class, F if forged, @ its split; or - why it is left out
         train/n014/n014_boxes.txt > - not an image""",
     "a folder in itself": """x/x/train/cat/1.png > cat@train | x/x/test/cat/2.png > cat@test |
         x/train/cat/1.png > cat@train | x/test/cat/2.png > cat@test |
-        x/val/cat/3.png > cat@val | ! 'x/x' repeats what lies beside it""",
+        x/val/cat/3.png > cat@val | ! 'x/x/test/cat' repeats 'x/test/cat' and 1""",
     "a folder beside what it holds": """rose/1.png > rose | ivy/1.png > ivy | ivy/2.png > ivy |
-        flowers/rose/1.png > rose | flowers/ivy/1.png > ivy | ! 'flowers' repeats""",
+        flowers/rose/1.png > rose | flowers/ivy/1.png > ivy | ! 'flowers/ivy' repeats 'ivy'""",
     "classes in file names": """train/cat.0.png > cat@train | train/cat.1.png > cat@train |
         train/dog.0.png > dog@train | train/dog.10.png > dog@train | test1/1.png > - no class in |
         ! File names tell the classes, not folders: 'train/cat.0.png' is of 'cat'""",
