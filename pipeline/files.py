@@ -148,7 +148,8 @@ def _open_zip(path, process, time):  # a forked process must not share the file 
     for number, member in reversed([*enumerate(archive.infolist(), 1)]):
         slashed = _name_in_utf8(member).replace("\\", "/")
         name = posixpath.normpath(f"/{slashed}").lstrip("/")  # without `.`, `..`, leading slashes
-        if name and not slashed.endswith("/") and members.setdefault(name, member) is not member:
+        is_folder = slashed.endswith("/") and not member.file_size
+        if name and not is_folder and members.setdefault(name, member) is not member:
             skipped[f"{member.filename} (member {number})"] = "a later member has the same name"
     return archive, members, skipped
 
