@@ -61,8 +61,7 @@ def read_index(source, pair_label=None):
     Args:
         source: Path of a folder or zip (`class/image`, `family/class/image`,
             `Crop___condition/image`, any of these inside `train/`, `val/`, `test/`, or pair
-            folders), of a CSV with the columns `path,label[,group][,split][,forged]`, or of a list
-            of pairs.
+            folders), of a table `path,label[,group][,split][,forged]`, or of a list of pairs.
         pair_label: What label 1 means in a list of pairs, "same" or "different", where the list
             does not say it.
 
