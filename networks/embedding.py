@@ -95,4 +95,4 @@ def unit_length(embeddings):
     from keras import ops
 
     squared = ops.sum(ops.square(embeddings), axis=-1, keepdims=True)  # (batch, 1)
-    return embeddings * ops.rsqrt(ops.maximum(squared, SMALLEST_SQUARED_DISTANCE))
+    return ops.multiply(embeddings, ops.rsqrt(ops.maximum(squared, SMALLEST_SQUARED_DISTANCE)))

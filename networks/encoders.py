@@ -5,6 +5,7 @@ to (batch, embedding_dim), and `--encoder name` takes it. Ours end alike: featur
 of unit length, concatenated, and one dense layer, the head.
 """
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -113,8 +114,10 @@ def upper_half(maps, embedding_dim, grid=False):
 def _parts(maps):
     """Means of maps within 2 x 2 or 2 x 4 parts of the picture: (batch, 4 or 8 channels)."""
     columns = 4 if maps.shape[2] > WIDE * maps.shape[1] else 2
-    parts = -(-maps.shape[1] // 2), -(-maps.shape[2] // columns)
-    return layers.Flatten()(layers.AveragePooling2D(parts, padding="same")(maps))
+    down, across = -(-maps.shape[1] // 2), -(-maps.shape[2] // columns)
+    corners = itertools.product(range(0, maps.shape[1], down), range(0, maps.shape[2], across))
+    parts = [maps[:, row : row + down, column : column + across] for row, column in corners]
+    return layers.Concatenate()([layers.GlobalAveragePooling2D()(part) for part in parts])
 
 
 def leaf_cnn(pixels, embedding_dim):
@@ -275,7 +278,7 @@ def _centre(pixels, size):
     input_shape = pixels.shape[1:]
     corners = pixels[:, :: input_shape[0] - 1, :: input_shape[1] - 1]
     ground = ops.mean(corners, axis=(1, 2), keepdims=True)
-    drawn = pixels - ground
+    drawn = ops.subtract(pixels, ground)
     ink = ops.sum(ops.abs(drawn), axis=-1)  # (batch, height, width)
     row, down = _mean_and_variance(ops.sum(ink, axis=2))
     column, across = _mean_and_variance(ops.sum(ink, axis=1))

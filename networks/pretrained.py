@@ -100,14 +100,15 @@ def fill(models, path=None):
     weights = fold_batch_norm(read_weights(path))
     for model in models:
         for layer in model.layers:
-            if (name := f"_{layer.name}") in weights:  # TensorFlow takes no layer called _...
+            # TensorFlow takes no layer called _..., PyTorch none with a full stop.
+            if (name := f"_{layer.name.replace('-', '.')}") in weights:
                 layer.set_weights(weights[name])
 
 
 def _stage(maps, first, kernel, stride, expansion, filters, blocks):
     """Inverted bottlenecks, numbered from `first`; gives the maps and the next number."""
     for number in range(first, first + blocks):
-        given, name = maps, f"blocks.{number}."
+        given, name = maps, f"blocks-{number}-"
         if expansion > 1:
             maps = _convolution(maps, expansion * maps.shape[-1], 1, 1, f"{name}_expand_conv")
         maps = layers.DepthwiseConv2D(
