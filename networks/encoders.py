@@ -10,18 +10,16 @@ import sys
 from pathlib import Path
 
 import keras
-import numpy as np
 from keras import initializers, layers, ops, regularizers
 
 from configs import ENCODERS
 from networks import pretrained
+from networks.centring import centre
 from networks.embedding import unit_length
 from networks.pretrained import WeightsError
 
 HEAD, MAPS = "head", "maps"  # the dense layer that `whitening.py` can fit, and what it is given
 WIDE = 1.2  # times its height: a picture from which more columns are told apart
-SPREAD = 0.23  # of centred ink: root mean square distance from the middle, as a share of the side
-MOST_ZOOM = 1.6  # of ink that is centred, in or out
 
 
 def build_encoder(config):
@@ -64,7 +62,7 @@ def drawing(pixels, embedding_dim):
 
     The network sees three quarters of the pixels along each side.
     """
-    return spatial(_centre(pixels, 3 * pixels.shape[1] // 4), embedding_dim)
+    return spatial(centre(pixels, 3 * pixels.shape[1] // 4), embedding_dim)
 
 
 def head(features, embedding_dim):
@@ -266,46 +264,3 @@ def _copy_run(folder, encoder):
                     "embedding_dim."
                 ) from error
     return filled
-
-
-def _centre(pixels, size):
-    """Raw pixels (batch, height, width, channels) to (batch, size, size, channels).
-
-    The ink, all that differs from the corners, comes to the middle and to one spread, its aspect
-    half way to a square. Sampling is two products with matrices of triangles, as the attention of
-    Gregor et al., "DRAW", 2015.
-    """
-    input_shape = pixels.shape[1:]
-    corners = pixels[:, :: input_shape[0] - 1, :: input_shape[1] - 1]
-    ground = ops.mean(corners, axis=(1, 2), keepdims=True)
-    drawn = ops.subtract(pixels, ground)
-    ink = ops.sum(ops.abs(drawn), axis=-1)  # (batch, height, width)
-    row, down = _mean_and_variance(ops.sum(ink, axis=2))
-    column, across = _mean_and_variance(ops.sum(ink, axis=1))
-    step = ops.sqrt(down + across) / (SPREAD * size)  # input pixels an output pixel
-    aspect = ops.power(down / across, 0.125)  # half of the deviations' ratio, to either side
-    to_rows = _sampling(row, step * aspect, input_shape[0], size)
-    to_columns = _sampling(column, step / aspect, input_shape[1], size)
-    planes = ops.transpose(drawn, (0, 3, 1, 2))
-    planes = ops.matmul(to_rows[:, None], planes)
-    planes = ops.matmul(planes, ops.transpose(to_columns, (0, 2, 1))[:, None])
-    return ops.transpose(planes, (0, 2, 3, 1)) + ground
-
-
-def _mean_and_variance(ink):
-    """Of the places along one side, in pixels, weighted by ink (batch, side): each (batch, 1)."""
-    places = np.arange(ink.shape[1], dtype="float32")
-    share = ink / ops.maximum(ops.sum(ink, axis=1, keepdims=True), 1.0)
-    mean = ops.sum(share * places, axis=1, keepdims=True)
-    variance = ops.sum(share * ops.square(mean - places), axis=1, keepdims=True)
-    return mean, variance + 1.0  # a dot, or nothing, has a spread too
-
-
-def _sampling(middle, step, side, size):
-    """Matrices (batch, size, side) that sample one side around a middle, both (batch, 1)."""
-    step = ops.clip(step, side / size / MOST_ZOOM, side / size * MOST_ZOOM)
-    offsets = np.arange(size, dtype="float32") - (size - 1) / 2
-    at = (middle + step * offsets)[:, :, None]
-    width = ops.maximum(step, 1.0)[:, :, None]  # where pixels are merged, all count
-    reach = ops.abs(at - np.arange(side, dtype="float32")) / width
-    return ops.maximum(1.0 - reach, 0.0) / width

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import APPLICATIONS, ENCODERS, SMALLEST_IMAGES, Config
-from networks import encoders
+from networks import centring, encoders
 from networks.encoders import build_encoder
 
 RNG = np.random.default_rng(0)
@@ -78,7 +78,7 @@ def test_centring_samples_where_the_moments_of_the_ink_say():
     row, column = (np.average(places, weights=ink) for places in (rows, columns))
     down = np.average((rows - row) ** 2, weights=ink) + 1
     across = np.average((columns - column) ** 2, weights=ink) + 1
-    step = np.sqrt(down + across) / (encoders.SPREAD * 48)
+    step = np.sqrt(down + across) / (centring.SPREAD * 48)
     steps = step * (across / down) ** 0.125, step * (down / across) ** 0.125
     warp = np.array([[steps[0], 0, column], [0, steps[1], row]])
     warp[:, 2] -= 23.5 * np.array(steps)
@@ -86,7 +86,7 @@ def test_centring_samples_where_the_moments_of_the_ink_say():
     expected = cv2.warpAffine(image.astype(np.float32), warp, (48, 48), flags=flags,
                               borderValue=250)  # fmt: skip
     both = np.stack([image, np.full((64, 64), 90)])[..., None].astype(np.float32)
-    sampled, blank = np.array(encoders._centre(both, 48))[..., 0]
+    sampled, blank = np.array(centring.centre(both, 48))[..., 0]
     # OpenCV rounds places to 1/32 of a pixel.
     np.testing.assert_allclose(sampled, expected, atol=8)
     assert 4 * np.abs(sampled - expected).mean() < 1 and (blank == 90).all()
