@@ -135,7 +135,10 @@ class Recorder(keras.callbacks.Callback):
         self.bar.update()
         if self.asked_to_end:
             self.bar.close()
-            raise Interrupted(f"Interrupted. Continue with: python train.py {self.run.path}")
+            again = f"python train.py {self.run.path}"
+            if self.config.own_parts:
+                again = f"train('{self.run.path}', data, encoder=..., loss=...) in Python"
+            raise Interrupted(f"Interrupted. Continue with: {again}")
 
     def on_epoch_end(self, epoch, logs=None):
         """Writes history and state, then prints the epoch's line."""
