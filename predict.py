@@ -18,12 +18,12 @@ import sys
 from pathlib import Path
 
 from configs import Config
-from evaluation import figures
 from inference.answers import table, text
 from inference.gallery import image_files
 from inference.similarity_model import SimilarityModel
 from pipeline.files import DataError
 from pipeline.reading import decode
+from pipeline.sheets import draw_rows
 from run_directory import RunDirectory, write_atomically
 
 MOST_COMPARED = 1000  # images; every pair of them is half a million
@@ -44,11 +44,12 @@ def ask(options, images, unreadable):
 
 def draw(answers, path):
     """Draws the first answers of compare or search."""
-    pictures = [
-        [(decode(Path(image).read_bytes(), FIGURE)[0], words) for image, words in table(answer)]
-        for answer in answers[:ROWS_DRAWN]
-    ]
-    write_atomically(path, figures.plot_rows(pictures).savefig)
+    rows = []
+    for (query, said), *others in map(table, answers[:ROWS_DRAWN]):
+        shown = [(query, ""), *others]
+        images = [(decode(Path(name).read_bytes(), FIGURE)[0], words) for name, words in shown]
+        rows.append((f"{said}: {query}", "black", images))
+    write_atomically(path, draw_rows(rows).save)
     if len(answers) > ROWS_DRAWN:
         print(f"{path}: the first {ROWS_DRAWN} of {len(answers)}.", file=sys.stderr)
 

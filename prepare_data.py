@@ -24,8 +24,9 @@ from pipeline import download
 from pipeline.files import CONTACT_SHEET
 from pipeline.image_cache import ImageCache, cache_dir, one_at_a_time, open_cache
 from pipeline.image_index import ImageIndex, read_index
-from pipeline.inventory import advice, contact_sheet, inventory
+from pipeline.inventory import advice, inventory
 from pipeline.near_duplicates import near_duplicates
+from pipeline.sheets import contact_sheet
 from pipeline.splits import Splits, make_splits
 
 SEVERAL = 8  # images of a class that a sample has, where the class has them

@@ -165,42 +165,6 @@ def plot_curves(history, name, title, best_epoch):
     return _with_legend(figure, axes)
 
 
-def plot_training_pairs(pixels, left, right, same, class_names, labels):
-    """Some pairs of a training, genuine ones above impostor ones, with their classes.
-
-    `pixels` are a uint8 array (images, height, width, channels), `labels` the class of each image;
-    `left`, `right` and `same` are as in `verification`.
-    """
-    rows = []
-    for kind in (True, False):
-        for pair in np.array_split(np.flatnonzero(same == kind), 2):
-            shown = np.stack([left[pair], right[pair]], axis=1).ravel()
-            rows.append([(pixels[row], short(class_names[labels[row]])) for row in shown])
-    titles = [("genuine: one class", GREEN), ("", GREEN), ("impostor: two classes", RED), ("", RED)]
-    return plot_rows(rows, titles)
-
-
-def plot_rows(rows, titles=()):
-    """Lists of (uint8 array (height, width, channels), caption above it) as rows of images.
-
-    `titles` are the text and colour above each row.
-    """
-    shape = len(rows), max(map(len, rows))
-    size = max(4.5, 1.7 * shape[1]), (2.4 if titles else 2.0) * shape[0]
-    figure = Figure(size, DPI, layout="constrained")
-    lines = figure.subfigures(shape[0], squeeze=False)[:, 0]
-    for (title, color), line in zip(titles, lines, strict=False):
-        line.suptitle(title, color=color, fontweight="bold", x=0.01, ha="left")
-    for line, row in zip(lines, rows, strict=True):
-        for number, axes in enumerate(line.subplots(1, shape[1], squeeze=False)[0]):
-            axes.axis("off")
-            if number < len(row):
-                pixels, caption = row[number]
-                axes.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255)
-                axes.set_title(caption, fontsize=8, loc="left")
-    return figure
-
-
 def short(name, most=22):
     """The end of a name, which tells classes of a family apart."""
     return name if len(name) <= most else "…" + name[1 - most :]

@@ -1,17 +1,15 @@
-"""What lies in a data set, for a person to read: an inventory, a contact sheet, which config."""
+"""What lies in a data set, for a person to read: an inventory, and which config suits it."""
 
 import shlex
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from configs import DRAWN_LEAVES
 from pipeline.files import by_reason, some
 from pipeline.near_duplicates import equal_files
+from pipeline.sheets import printable
 
-SHEET_COLUMNS, SHEET_CLASSES, SHEET_IMAGE = 8, 40, 96  # images a class, classes, pixels
 MOST_NAMED = 10  # entries of a list that are printed
 SAMPLE = 64  # images that tell what kind they are
 SAME_COLOUR = 6  # largest median difference between the channels of grey images
@@ -55,7 +53,7 @@ def inventory(dataset):
     lines += [f"  {reason}" for reason in reasons[:MOST_NAMED]]
     if len(reasons) > MOST_NAMED:
         lines.append(f"  and {len(reasons) - MOST_NAMED} other reasons")
-    return [_printable(line) for line in lines]
+    return [printable(line) for line in lines]
 
 
 def _forgeries(index):
@@ -67,11 +65,6 @@ def _forgeries(index):
         f"forgeries:        {len(forged)} of {imitated} classes, beside {len(genuine)} genuine "
         f"images of {writers}; '{index.names[forged[0]]}' imitates '{index.names[first]}'"
     )
-
-
-def _printable(text):
-    """A line in which no file name can break lines or move the cursor."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def _equal_lines(index, equal):
@@ -98,27 +91,6 @@ def _copy_lines(index, copies, digests):
     for at in np.argsort(~across, kind="stable")[:MOST_NAMED]:
         one, other = (index.names[row] for row in copies[at])
         yield f"  {one} ~ {other}{'  (two classes: is a label wrong?)' if across[at] else ''}"
-
-
-def contact_sheet(dataset):
-    """A picture of the first images of each class of a `Dataset`, a class a line."""
-    import matplotlib  # late: it takes a while
-
-    path = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")  # letters beyond ASCII
-    font = ImageFont.truetype(str(path), 12)
-    index, step = dataset.index, SHEET_IMAGE + 4
-    usable = np.setdiff1d(np.arange(len(index)), list(dataset.splits.left_out))
-    labels = np.unique(index.labels[usable])[:SHEET_CLASSES]
-    sheet = Image.new("RGB", (SHEET_COLUMNS * step + 4, len(labels) * (step + 16) + 4), "white")
-    draw = ImageDraw.Draw(sheet)
-    for line, label in enumerate(labels):
-        rows, top = usable[index.labels[usable] == label], line * (step + 16) + 4
-        title = _printable(f"{index.class_names[label]}  ({len(rows)})")
-        draw.text((4, top - 1), title, "black", font)
-        for column, row in enumerate(rows[:SHEET_COLUMNS]):
-            image = Image.fromarray(dataset.pixels[row].squeeze())
-            sheet.paste(image.resize((SHEET_IMAGE,) * 2), (column * step + 4, top + 14))
-    return sheet
 
 
 def advice(dataset, name):

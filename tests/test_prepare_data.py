@@ -10,7 +10,8 @@ from PIL import Image
 import prepare_data
 from configs import DRAWN_LEAVES, Config, parse_command_line
 from pipeline.files import DataError
-from pipeline.inventory import SHEET_IMAGE, advice, contact_sheet, inventory
+from pipeline.inventory import advice, inventory
+from pipeline.sheets import SIDE, contact_sheet
 from prepare_data import Dataset, create_pairs, load_data, main
 
 
@@ -97,9 +98,9 @@ def test_contact_sheet(channels, red, write_images, prepare):
     folder = write_images(*ten_each(*"abcde"))
     Image.new("RGB", (20, 20), (255, 0, 0)).save(folder / "b/0.png")
     sheet = np.asarray(contact_sheet(prepare(folder, channels=channels)))
-    step = SHEET_IMAGE + 20
+    step = SIDE + 20
     assert len(sheet) == 5 * step + 4
-    picture = sheet[step + 18 :, 4:][:SHEET_IMAGE, :SHEET_IMAGE]  # the first of the second line
+    picture = sheet[step + 20 :, 4:][:SIDE, :SIDE]  # the first of the second line
     assert (picture == red).all()
 
 
@@ -107,7 +108,7 @@ def test_letters_beyond_ascii_are_drawn(write_images, prepare):
     """Each unlike the others, and unlike the box that stands for a letter that is not there."""
     names = ["\u0416", "\u00df", "\u03a9", "\U0010fffe"]
     sheet = np.asarray(contact_sheet(prepare(write_images(*ten_each(*names)))).convert("L"))
-    step = SHEET_IMAGE + 20
+    step = SIDE + 20
     titles = {sheet[line * step + 4 : line * step + 17, 4:16].tobytes() for line in range(4)}
     assert len(titles) == 4 and sheet[4:17].min() < 100
 

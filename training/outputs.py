@@ -7,6 +7,7 @@ import numpy as np
 from evaluation import figures, thresholds, verification
 from networks.embedding import embed
 from pipeline.pairs import PairBatches
+from pipeline.sheets import draw_rows
 from siamese_network_funcs import accuracy, distance_function
 from training.validation import Validator
 
@@ -23,9 +24,17 @@ def write_pairs(run, dataset):
         left, right, same = batches.rows(0)
     except ValueError:  # no pair of one kind: training will say so
         return
-    names = dataset.index.class_names, dataset.index.labels
-    shown = figures.plot_training_pairs(dataset.pixels, left, right, same, *names)
-    run.write("pairs.png", shown.savefig)
+    names, labels, rows = dataset.index.class_names, dataset.index.labels, []
+    for title, color, pairs in (
+        ("genuine: one class", figures.GREEN, same),
+        ("impostor: two classes", figures.RED, ~same),
+    ):
+        for of_row in np.array_split(np.flatnonzero(pairs), 2):
+            shown = np.stack([left[of_row], right[of_row]], axis=1).ravel()
+            images = [(dataset.pixels[row], figures.short(names[labels[row]])) for row in shown]
+            rows.append((title, color, images))
+            title = ""
+    run.write("pairs.png", draw_rows(rows).save)
 
 
 def write_outputs(run, dataset, model, encoder, history, best_epoch):

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from PIL import Image
 
 import evaluate
 from evaluation import figures, summary
@@ -113,13 +112,6 @@ def test_curves_are_those_of_the_metrics(scored):
     assert figures.plot_few_shot("shots", {"known": one_and_three[:1], "unseen": []}) is None
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_training_pairs_are_drawn_with_the_ends_of_their_names(tmp_path, channels):
-    pixels = np.zeros((4, 8, 8, channels), np.uint8)
-    pixels[1] = 255
-    rows = np.array([0, 1, 2, 3]), np.array([1, 0, 3, 2])
-    names = ["a very long family of plants___rust", "b"], np.array([0, 0, 1, 1])
-    figure = figures.plot_training_pairs(pixels, *rows, np.arange(4) < 2, *names)
-    figure.savefig(tmp_path / "pairs.png")
-    assert np.asarray(Image.open(tmp_path / "pairs.png")).std() > 10
-    assert figures.short(names[0][0]).endswith("plants___rust") and figures.short("b") == "b"
+def test_the_end_of_a_long_name_is_shown():
+    assert figures.short("a very long family of plants___rust").endswith("plants___rust")
+    assert figures.short("b") == "b"
