@@ -139,7 +139,7 @@ def trained(folder, said):
 
 def scored(folder, said):
     Image.open(folder / "runs/run/n_way.png").load()
-    assert (folder / "runs/run/report.html").read_text().endswith("</html>")
+    assert (folder / "runs/run/report.html").read_text().endswith("</html>\n")
     return [json.loads((folder / "runs/run/metrics.json").read_text())]
 
 

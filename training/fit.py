@@ -20,6 +20,7 @@ from training.schedule import Schedule
 from training.validation import TrainingFailed, Validator
 
 SAVING_SECONDS = 8.0  # of max_minutes, for models, thresholds and figures at the end
+SAVED_A_SECOND = 10_000_000  # weights of a model, its optimizer state and copies
 BEGINNING = {}, {"epoch": 0, "done": False, "total_steps": None, "history": []}
 
 
@@ -146,7 +147,8 @@ def _limit(config, task, validator, begin):
     seconds = validator.seconds_per_image(task.encoder)
     validated, mined = len(validator.rows), len(getattr(task.batches, "candidates", ()))
     an_epoch, at_end = (validated + mined) * seconds, validated + len(SPLITS) * MOST_SCORED
-    closing = SAVING_SECONDS + an_epoch + at_end * seconds + task.seconds_at_end(at_end)
+    saving = SAVING_SECONDS + task.model.count_params() / SAVED_A_SECOND
+    closing = saving + an_epoch + at_end * seconds + task.seconds_at_end(at_end)
     return begin + 60 * config.max_minutes - min(closing, 30 * config.max_minutes), an_epoch
 
 
