@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -195,19 +196,24 @@ STEPS = [
 ]
 
 
-@functools.cache
-def first_losses(backend):
-    """The losses of the first two steps from given weights, on one backend."""
+def run_with(backend, *command, cwd=ROOT):
+    """What a Python that has a backend prints; skips where there is none."""
     python = sys.executable
     if importlib.util.find_spec(backend) is None:
         python = os.environ.get("SIAMESE_OTHER_PYTHON")  # one that has the other backends
     if not python:
         pytest.skip(f"{backend} is not installed, and SIAMESE_OTHER_PYTHON names no other Python")
     environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run([python, "-c", STEP, json.dumps(STEPS)], cwd=ROOT, env=environment,
-                          capture_output=True, text=True)  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
+    done = subprocess.run([python, *command], cwd=cwd, env=environment, capture_output=True,
+                          text=True)  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout
+
+
+@functools.cache
+def first_losses(backend):
+    """The losses of the first two steps from given weights, on one backend."""
+    return json.loads(run_with(backend, "-c", STEP, json.dumps(STEPS)))
 
 
 @pytest.mark.slow
@@ -218,3 +224,15 @@ def test_first_losses_agree_across_backends(backend):
     for name, losses in expected.items():
         assert losses[0] != losses[1]
         assert found[name] == pytest.approx(losses, rel=1e-4, abs=1e-4), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_another_backend_trains_and_passes_the_tests_of_networks(backend, tiny_run, tmp_path):
+    images = str(tiny_run / "images")
+    command = (str(ROOT / "train.py"), "leaves", "--data_dir", images, *TINY)
+    assert "Same below a distance" in run_with(backend, *command, cwd=tmp_path)
+    evaluated = run_with(backend, str(ROOT / "evaluate.py"), "runs/run", cwd=tmp_path)
+    assert "ROC AUC" in evaluated
+    files = "tests/networks", "tests/test_siamese_network_funcs.py", "tests/training"
+    assert "passed" in run_with(backend, "-m", "pytest", *files)
