@@ -46,7 +46,9 @@ class Feed(keras.utils.PyDataset):
     """The batches of one epoch, `batches[step]`, as Keras's `fit` takes them."""
 
     def __init__(self, batches, steps_per_epoch):
-        super().__init__()
+        # With one, batches go through tf.data's autotuning, whose thread sleeps up to half a minute
+        # before an iterator is freed: between epochs, and at exit.
+        super().__init__(workers=2)
         self.batches, self.steps_per_epoch, self.epoch = batches, steps_per_epoch, 0
 
     def __len__(self):
