@@ -122,14 +122,19 @@ def fit_run(run, dataset, begin, *, encoder=None, loss=None, callbacks=()):
             raise
     trained = _finish(run, dataset, task, recorder, begin)
     run.mark_finished()
+    _print_next(run.path)
+    return trained
+
+
+def _print_next(path):
+    """What can be done with a finished run."""
     print(
         "Next:",
-        f"  python evaluate.py {run.path}",
-        f"  python predict.py compare {run.path} ONE.jpg OTHER.jpg",
-        f"  python export.py {run.path} --format onnx",
+        f"  python evaluate.py {path}",
+        f"  python predict.py compare {path} ONE.jpg OTHER.jpg",
+        f"  python export.py {path} --format onnx",
         sep="\n",
     )
-    return trained
 
 
 def _task(config, dataset, continues, own):
