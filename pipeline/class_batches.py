@@ -73,6 +73,8 @@ class ClassBatches:
         config: A `Config`.
     """
 
+    candidates, neighbours = (), None  # every pair is used: none is mined, as `PairBatches` does
+
     def __init__(self, index, pixels, rows, config):
         self.index, self.pixels, self.config = index, pixels, config
         self.table, self.labels = ClassTable(index, rows), training_labels(index)

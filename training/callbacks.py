@@ -68,8 +68,8 @@ class Validation(keras.callbacks.Callback):
     def __init__(self, validator, task):
         super().__init__()
         self.validator, self.task, self.collapsed_before = validator, task, False
-        self.siamese = isinstance(task.batches, PairBatches)
-        self.distance = distance_function(task.model) if self.siamese else None
+        siamese = isinstance(task.batches, PairBatches)
+        self.distance = distance_function(task.model) if siamese else None
 
     def on_train_batch_end(self, batch, logs=None):
         """Stops a training whose loss is not finite."""
@@ -86,7 +86,7 @@ class Validation(keras.callbacks.Callback):
                 f"{spread:.1%} as far apart as unrelated embeddings"
             )
         self.collapsed_before = spread < COLLAPSED
-        if self.siamese and len(self.task.batches.candidates):
+        if len(self.task.batches.candidates):
             self.task.batches.neighbours = self._neighbours(self.task.batches)
 
     def _neighbours(self, batches):
@@ -168,7 +168,7 @@ class Recorder(keras.callbacks.Callback):
             print(f"Cut at step {self.schedule.cut_at} of {steps}: the time is over.", flush=True)
 
     def _save_state(self, epochs):
-        neighbours = getattr(self.feed.batches, "neighbours", None)
+        neighbours = self.feed.batches.neighbours
         self.run.save_state(
             {
                 "model": [np.array(v) for v in self.model.variables],

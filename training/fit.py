@@ -150,7 +150,7 @@ def _limit(config, task, validator, begin):
     if config.max_minutes is None or not config.epochs:
         return float("inf"), 0.0
     seconds = validator.seconds_per_image(task.encoder)
-    validated, mined = len(validator.rows), len(getattr(task.batches, "candidates", ()))
+    validated, mined = len(validator.rows), len(task.batches.candidates)
     an_epoch, at_end = (validated + mined) * seconds, validated + len(SPLITS) * MOST_SCORED
     saving = SAVING_SECONDS + task.model.count_params() / SAVED_A_SECOND
     closing = saving + an_epoch + at_end * seconds + task.seconds_at_end(at_end)
