@@ -17,8 +17,9 @@ ANNOTATIONS = re.compile(
     re.I,
 )
 MASK = re.compile(r"(.+)[ _-]mask(?:[ _-]?\d+)?", re.I)  # without suffix
-KNOWN_FILES = re.compile(  # Market-1501 but for its false boxes, SOCOFing, Yale faces
-    r"(?!0000)(\d{4})_c\d.*|(\d+__[MF]_[a-z]+_[a-z]+_finger)(?:_[a-z]+)?|(subject\d\d)(?:\..+)?",
+KNOWN_FILES = re.compile(  # Market-1501 but for its false boxes, SOCOFing, Yale, AR, JAFFE faces
+    r"(?!0000)(\d{4})_c\d.*|(\d+__[MF]_[a-z]+_[a-z]+_finger)(?:_[a-z]+)?|(subject\d\d)(?:\..+)?|"
+    r"([mw]-\d{3})-\d\d|([a-z]{2})\.[a-z]{2}\d\.\d+",
     re.I,
 )
 NUMBERED = re.compile(  # cat.12, great_pyrenees_7, leaf (3); a camera's own numbers tell nothing

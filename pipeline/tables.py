@@ -18,7 +18,7 @@ COLUMNS = {  # and what public data sets call them, letters alone; the first tha
     "subject writer breed species diagnosis dx itemid",
     "group": "group",
     "split": "split dataset set subset partition evaluationstatus",
-    "forged": "forged isforged forgery isforgery",
+    "forged": "forged isforged forgery isforgery type kind",
     "genuine": "genuine isgenuine",
 }
 SPLIT_NAMES = {
@@ -28,6 +28,9 @@ SPLIT_NAMES = {
     **dict.fromkeys(("query", "gallery"), "test"),  # of people and clothes
 }
 YES, NO = ("1", "1.0", "true", "yes", "y"), ("0", "0.0", "-1", "false", "no", "n", "")
+FORGED = dict.fromkeys("genuine original real".split(), "no") | dict.fromkeys(
+    "forged forgery fake".split(), "yes"
+)
 SPLIT = re.compile(  # train_set, test-data, seg_train, test1
     rf"(?:.+[ _-])?({'|'.join(SPLIT_NAMES)})(?:[ _-]?(?:data|(?:data)?set|images|mini|\d{{1,4}}))?"
 )
@@ -69,8 +72,9 @@ def _lines(source, remarks):
     if rows and len(rows[0][1]) == 1 and rows[0][1][0].isdecimal():  # how many lines follow
         rows = rows[1:]
     (_, header), *lines = rows or [(1, [])]
-    if len(header) == 2 and header[0].lower().endswith(IMAGE_SUFFIXES):
-        header, lines = ["path", "label"], rows
+    named = [cell.lower().endswith(IMAGE_SUFFIXES) for cell in header]
+    if len(header) == 2 and sum(named) == 1:
+        header, lines = ["path", "label"] if named[0] else ["label", "path"], rows
     plain = [re.sub("[^a-z]", "", name.lower()) for name in header]
     at = {
         column: plain.index(name)
@@ -79,8 +83,15 @@ def _lines(source, remarks):
         if name in plain
     }
     lines = [(number, cells + [""] * (len(header) - len(cells))) for number, cells in lines]
-    if "split" not in plain and not all(split_of(cells[at.get("split", 0)]) for _, cells in lines):
-        at.pop("split", None)
+    if "forged" in at and "label" not in at:  # a `type` that is all there is
+        del at["forged"]
+    known = {*YES, *NO, *FORGED}
+    for column, good in (("split", split_of), ("forged", lambda cell: cell.lower() in known)):
+        if column in at and column not in plain:  # its name alone says little
+            wrong = [cells[at[column]] for _, cells in lines if not good(cells[at[column]])]
+            if wrong:
+                name = header[at.pop(column)]
+                remarks.append(f"The column '{name}' is not read: it holds '{wrong[0]}'.")
     others = [n for n, name in enumerate(header) if name and n not in at.values()]
     one_hot = all(cells[n].lower() in (*YES, *NO) for _, cells in lines for n in others)
     if "label" not in at and len(others) == 1:
@@ -101,6 +112,7 @@ def _lines(source, remarks):
         if "genuine" in at:
             genuine = is_true(line["genuine"], f"{source}, line {number}: genuine")
             line["forged"] = "no" if genuine else "yes"
+        line["forged"] = FORGED.get(line["forged"].lower(), line["forged"])
         line["path"] = line["path"].replace("\\", "/")
         yield number, line | {"more": cells[len(header) :]}
 
@@ -183,7 +195,8 @@ def read_cells(source):
             cells = [cell.strip() for cell in cells]
             while cells and not cells[-1]:  # a separator at the end of a line
                 cells.pop()
-            if cells and not NO_ROW.match(cells[0]):
+            is_row = rows and separator in head and 1 < len(cells) == len(rows[-1][1])
+            if cells and (is_row or not NO_ROW.match(cells[0])):
                 rows.append((lines.line_num, cells))
     except csv.Error as error:
         raise DataError(

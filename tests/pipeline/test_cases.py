@@ -140,6 +140,10 @@ CASES = {  # file > its class, F if forged, @ its split; or - why it is left out
         SOCO/Altered/Easy/1__M_Left_index_finger_CR.BMP > 1__M_Left_index_finger |
         SOCO/Real/2__F_Right_thumb_finger.BMP > 2__F_Right_thumb_finger |
         SOCO/Altered/Easy/2__F_Right_thumb_finger_Obl.BMP > 2__F_Right_thumb_finger | ! File""",
+    "faces of AR": """faces/M-001-01.bmp > M-001 | faces/M-001-14.bmp > M-001 |
+        faces/w-002-01.bmp > w-002 | faces/w-002-02.bmp > w-002 | ! File names tell""",
+    "faces of JAFFE": """j/KA.AN1.39.tiff > KA | j/KA.HA2.30.tiff > KA | j/YM.AN1.61.tiff > YM |
+        j/YM.SU3.60.tiff > YM | ! File names tell""",
     "forgeries beside genuine files": """s/w1/genuine_1.png > w1 | s/w1/forged_1.png > w1 F |
         s/w2/genuine_1.png > w2 | s/w2/forged_2.png > w2 F""",
     "left and right of a pair": """left/01.png > 01 | right/01.jpg > 01 | left/2.png > 2 |
@@ -302,6 +306,26 @@ TABLES = {  # files; lines of list.csv; file > class
         "filename,writer,genuine / 1.jpg,a,1 / 2.jpg,b,yes / 3.jpg,b,0",
         "1.jpg > a | 2.jpg > b | 3.jpg > b F",
     ),
+    "signatures of two types": (
+        "1.jpg 2.jpg 3.jpg",
+        "image,type,writer / 1.jpg,genuine,a / 2.jpg,genuine,b / 3.jpg,Forged,b",
+        "1.jpg > a | 2.jpg > b | 3.jpg > b F",
+    ),
+    "types that are the classes": (
+        "1.jpg 2.jpg",
+        "image,type / 1.jpg,real / 2.jpg,fake",
+        "1.jpg > real | 2.jpg > fake",
+    ),
+    "neither a split nor forgeries": (
+        "1.jpg 2.jpg",
+        "img,partition,kind,species / 1.jpg,0,leaf,oak / 2.jpg,1,leaf,elm",
+        "1.jpg > oak | 2.jpg > elm",
+    ),
+    "the label first, no header": (
+        "a/1.jpg b/2.jpg",
+        "oak a/1.jpg / elm b/2.jpg",
+        "a/1.jpg > oak | b/2.jpg > elm",
+    ),
     "two folders": (
         "part_1/a.jpg part_2/b.jpg",
         "lesion_id,image_id,dx / 1,a,nv / 1,b,bkl",
@@ -344,7 +368,7 @@ def test_tables_of_public_data_sets(case, tmp_path):
     found, expected = outcome(index), dict(line.split(" > ") for line in expected.split(" | "))
     assert found.keys() == expected.keys()
     assert all(found[name].startswith(what) for name, what in expected.items())
-    assert bool(index.remarks) != lines.startswith(("path", "000001"))
+    assert bool(index.remarks) != lines.startswith(("path", "000001", "oak"))
 
 
 def test_a_listed_name_that_may_be_two_files_is_asked_for(tmp_path):
