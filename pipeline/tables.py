@@ -195,8 +195,11 @@ def read_cells(source):
             cells = [cell.strip() for cell in cells]
             while cells and not cells[-1]:  # a separator at the end of a line
                 cells.pop()
-            is_row = rows and separator in head and 1 < len(cells) == len(rows[-1][1])
-            if cells and (is_row or not NO_ROW.match(cells[0])):
+            if cells and NO_ROW.match(cells[0]):
+                widest = max((len(row) for _, row in rows), default=0)
+                if separator not in head or not 1 < len(cells) == widest:
+                    continue
+            if cells:
                 rows.append((lines.line_num, cells))
     except csv.Error as error:
         raise DataError(
