@@ -17,6 +17,7 @@ from pipeline.class_batches import ClassBatches, training_labels
 
 VIEWS = 3  # of each image: as it is, mirrored where that is allowed, and augmented
 MOST_BYTES = 8_000_000_000  # of maps on disk; past them fewer views are kept
+MAPS_SHARE = 0.25  # of a time limit, for computing them; past it fewer views are kept
 BATCH = 64  # images whose maps are computed at once
 TIMED = 32  # images on which the whole network is timed
 
@@ -25,54 +26,59 @@ class LowerMaps:
     """Maps of the lower half, float16 (images, height, width, channels), in several views.
 
     `maps[rows]` are those of the images as they are. Computed once for some rows, and kept in the
-    cache for the next run on the same images. `lower` is the model that makes them.
+    cache, a file a view, for the next run on the same images. `lower` is the model that makes them.
     """
 
     def __init__(self, lower, dataset, config):
         self.rows = np.union1d(dataset.splits.train, dataset.splits.val)
-        shape = lower.output_shape[1:]
-        views = MOST_BYTES // (2 * int(np.prod(shape)) * len(self.rows))
-        self.shape = (len(self.rows), int(np.clip(views, 1, VIEWS)), *shape)
+        self.shape = lower.output_shape[1:]
         folder = dataset.cache.folder.parent / "maps"
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self._key(lower, dataset, config)}.npy"
-        if not path.exists():
-            self._compute(lower, dataset.pixels, config, path)
-        self.maps = np.load(path, mmap_mode="r")
+        key, self.maps, begin = self._key(lower, dataset, config), [], time.monotonic()
+        a_view = 2 * int(np.prod(self.shape)) * len(self.rows)
+        seconds = MAPS_SHARE * 60 * (config.max_minutes or np.inf)
+        for number in range(int(np.clip(MOST_BYTES // a_view, 1, VIEWS))):
+            path = folder / f"{key}-{number}.npy"
+            if not path.exists():
+                if number and (time.monotonic() - begin) * (number + 1) / number > seconds:
+                    break
+                self._compute(lower, dataset.pixels, config, number, path)
+            self.maps.append(np.load(path, mmap_mode="r"))
 
     def _key(self, lower, dataset, config):
         """Of everything that the maps depend on: another augmentation shows in the first views."""
         digest = hashlib.blake2b(dataset.index.stamps[self.rows].tobytes(), digest_size=12)
-        digest.update(f"{dataset.cache.folder.name} {self.shape}".encode())  # how they are decoded
-        for array in (*self._views(dataset.pixels, config, 0), *lower.get_weights()):
+        digest.update(dataset.cache.folder.name.encode())  # how they are decoded
+        views = [self._view(dataset.pixels, config, 0, number) for number in range(VIEWS)]
+        for array in (*views, *lower.get_weights()):
             digest.update(array.tobytes())
         return digest.hexdigest()
 
-    def _views(self, pixels, config, start):
-        """A batch of images in each of their views, uint8 (batch, height, width, channels) each."""
+    def _view(self, pixels, config, start, number):
+        """A batch of images in one of their views, uint8 (batch, height, width, channels)."""
         images = pixels[self.rows[start : start + BATCH]]
-        rng = np.random.default_rng([config.seed, 4, start])
-        views = [images, *[images[:, :, ::-1]] * config.horizontal_flip]
-        views += [augment(images, config, rng) for _ in range(self.shape[1] - len(views))]
-        return views[: self.shape[1]]
+        if number <= config.horizontal_flip:
+            return images[:, :, ::-1] if number else images
+        return augment(images, config, np.random.default_rng([config.seed, 4, start, number]))
 
-    def _compute(self, lower, pixels, config, path):
+    def _compute(self, lower, pixels, config, number, path):
         partial = path.with_suffix(".partial.npy")
-        maps = np.lib.format.open_memmap(partial, "w+", np.float16, self.shape)
-        with tqdm(total=len(self.rows), desc="lower half", unit="image", delay=0.5) as progress:
+        maps = np.lib.format.open_memmap(partial, "w+", np.float16, (len(self.rows), *self.shape))
+        what = {"desc": f"lower half, view {number + 1}", "unit": "image", "delay": 0.5}
+        with tqdm(total=len(self.rows), **what) as progress:
             for start in range(0, len(self.rows), BATCH):
-                for number, images in enumerate(self._views(pixels, config, start)):
-                    maps[start : start + BATCH, number] = lower.predict_on_batch(images)
+                images = self._view(pixels, config, start, number)
+                maps[start : start + BATCH] = lower.predict_on_batch(images)
                 progress.update(len(images))
         maps.flush()
         partial.replace(path)
 
     def __getitem__(self, rows):
-        return self.views(rows, 0)
+        return self.view(rows, 0)
 
-    def views(self, rows, numbers):
-        """Maps of some rows, each in the view of its number."""
-        return self.maps[np.searchsorted(self.rows, rows), numbers]
+    def view(self, rows, number):
+        """Maps of some rows, all in the view of one number."""
+        return self.maps[number][np.searchsorted(self.rows, rows)]
 
 
 class MapBatches(ClassBatches):
@@ -89,7 +95,10 @@ class MapBatches(ClassBatches):
 
     def __getitem__(self, step):
         rows, rng = self.rows(step), np.random.default_rng([self.config.seed, 1, step])
-        maps = self.pixels.views(rows, rng.integers(self.pixels.shape[1], size=len(rows)))
+        numbers = rng.integers(len(self.pixels.maps), size=len(rows))
+        maps = np.empty((len(rows), *self.pixels.shape), np.float16)
+        for number in np.unique(numbers):
+            maps[numbers == number] = self.pixels.view(rows[numbers == number], number)
         teacher = self.teacher[np.searchsorted(self.train_rows, rows)]
         return (maps, teacher), self.labels[rows].astype(np.int32)
 
@@ -118,13 +127,13 @@ class UpperHalf:
         self.dataset, self.whole = dataset, build_encoder(config)
         filled = load_weights(self.whole, config)
         self.pixels = LowerMaps(self.whole.get_layer("lower"), dataset, config)
-        maps = keras.Input(self.pixels.shape[2:], name="lower_maps")
+        maps = keras.Input(self.pixels.shape, name="lower_maps")
         grid = config.encoder == "efficientnet_lite0_grid"
         embeddings = unit_length(upper_half(maps, config.embedding_dim, grid))
         self.encoder = keras.Model(maps, embeddings, name="encoder")
         self._copy(self.whole, self.encoder)
-        rows, mirrored = dataset.splits.train, config.horizontal_flip and self.pixels.shape[1] > 1
-        views = [functools.partial(self.pixels.views, numbers=at) for at in range(1 + mirrored)]
+        rows, mirrored = dataset.splits.train, config.horizontal_flip and len(self.pixels.maps) > 1
+        views = [functools.partial(self.pixels.view, number=at) for at in range(1 + mirrored)]
         if not filled:
             whiten(self.encoder, views[0], rows, training_labels(dataset.index), *views[1:])
         known = sum(embed(self.encoder, view, rows) for view in views)

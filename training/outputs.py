@@ -11,7 +11,7 @@ from pipeline.sheets import draw_rows
 from siamese_network_funcs import accuracy, distance_function
 from training.validation import Validator
 
-MOST_SCORED = 100  # images of each split that the accuracies at the end are taken from
+MOST_SCORED = 64  # training and test images each that the accuracies at the end are taken from
 PAIRS_SHOWN = 8  # of each kind, in pairs.png
 
 
@@ -53,7 +53,9 @@ def write_outputs(run, dataset, model, encoder, history, best_epoch):
     run.write("encoder.keras", encoder.save)
     run.write("model.weights.h5", model.save_weights)
     run.write_text("architecture.json", model.to_json())
-    chosen = Validator(dataset, run.config).choose_thresholds(encoder, distance)
+    validator = Validator(dataset, run.config)
+    embeddings = validator.embed(encoder)
+    chosen = validator.choose_thresholds(embeddings, distance)
     run.write_json("threshold.json", chosen)
     if best_epoch:
         for name in ("accuracy", "loss"):
@@ -67,31 +69,35 @@ def write_outputs(run, dataset, model, encoder, history, best_epoch):
     for warning in chosen["warnings"]:
         print(warning)
     print(f"Same below a distance of {threshold:.3f} ({chosen['chosen_for']}).")
-    _print_accuracies(run.config, dataset, encoder, distance, threshold)
+    _print_accuracies(validator, embeddings, encoder, distance, threshold)
     return threshold
 
 
-def _print_accuracies(config, dataset, encoder, distance, threshold):
+def _print_accuracies(validator, embeddings, encoder, distance, threshold):
     """Prints the accuracy on training, validation and test pairs at two distances.
 
     Beside them stands the best that any distance gives, as published for signatures: it flatters.
+    `embeddings` are those of the validation images.
     """
+    dataset, config = validator.dataset, validator.config
     cuts = config.accuracy_distance, threshold
     print(
         f"Accuracy of pairs at a distance of {cuts[0]:g}, of {threshold:.3f}, at the best of all:"
     )
     for name, rows in dataset.splits.items():
-        if not len(rows):
-            continue
-        rows = dataset.sample(rows, MOST_SCORED, np.random.default_rng(config.seed))
-        try:
-            rng = np.random.default_rng(config.seed)
-            left, right, same = verification.verification_pairs(dataset, rows, rng)
-        except ValueError:
-            print(f"  {name.replace('_', ' ') + ':':<13} no pair of each kind")
-            continue
-        embeddings = embed(encoder, dataset.pixels, rows)
-        distances = verification.pair_distances(embeddings, left, right, distance)
+        left, right, same, of = validator.left, validator.right, validator.same, embeddings
+        if name != "val":
+            if not len(rows):
+                continue
+            rows = dataset.sample(rows, MOST_SCORED, np.random.default_rng(config.seed))
+            try:
+                rng = np.random.default_rng(config.seed)
+                left, right, same = verification.verification_pairs(dataset, rows, rng)
+            except ValueError:
+                print(f"  {name.replace('_', ' ') + ':':<13} no pair of each kind")
+                continue
+            of = embed(encoder, dataset.pixels, rows)
+        distances = verification.pair_distances(of, left, right, distance)
         found = [float(accuracy(same, distances, cut)) for cut in cuts]
         found.append(thresholds.best_threshold(same, distances)[0])
         print(f"  {name.replace('_', ' ') + ':':<13} {'  '.join(f'{one:.1%}' for one in found)}")

@@ -90,9 +90,8 @@ class Validator:
         }
         return metrics, float(distances.mean() / self._scale(embeddings))
 
-    def choose_thresholds(self, encoder, distance=None):
+    def choose_thresholds(self, embeddings, distance=None):
         """What is called the same, none of these, and the enrolled person: `threshold.json`."""
-        embeddings = self.embed(encoder)
         distances = verification.pair_distances(embeddings, self.left, self.right, distance)
         sides = self.classes[np.stack([self.left, self.right])]
         chosen = thresholds.choose_threshold(

@@ -50,8 +50,9 @@ def test_maps_are_kept_until_the_views_look_different(tmp_path, monkeypatch):
         maps = LowerMaps(lower, dataset, config)
         expected = [lower.predict_on_batch(seen[[1, 4]]) for seen in (pixels, pixels[:, :, ::-1])]
         for number, values in enumerate(expected):
-            np.testing.assert_allclose(maps.views([1, 4], number), values, rtol=2e-3, atol=0.1)
-        return len([*tmp_path.glob("maps/*.npy")])
+            np.testing.assert_allclose(maps.view([1, 4], number), values, rtol=2e-3, atol=0.1)
+        assert len(maps.maps) == fine_tuning.VIEWS
+        return len([*tmp_path.glob("maps/*.npy")]) / fine_tuning.VIEWS
 
     assert kept(config) == 1
     assert kept(dataclasses.replace(config, learning_rate=0.1, epochs=3, temperature=0.2)) == 1
@@ -63,3 +64,8 @@ def test_maps_are_kept_until_the_views_look_different(tmp_path, monkeypatch):
     assert kept(config) == 5
     dataset.pixels[:] = pixels = 255 - pixels
     assert kept(config) == 6
+    dataset.pixels[:] = 7
+    for share, views in ((1e-9, 1), (1.0, fine_tuning.VIEWS)):  # a longer limit adds the others
+        monkeypatch.setattr(fine_tuning, "MAPS_SHARE", share)
+        maps = LowerMaps(lower, dataset, dataclasses.replace(config, max_minutes=9.0))
+        assert len(maps.maps) == views
