@@ -73,7 +73,7 @@ class Config:
     affine_probability: Share = 1.0  # of rotation, zoom, shift and shear, each on its own
     horizontal_flip: bool = True  # half of the images, left to right
     brightness: Part = 0.15  # share by which brightness varies
-    rotated_classes: bool = False  # classes turned by 90, 180, 270 degrees count as new
+    rotated_classes: bool = False  # classes turned by right angles, mirrored or not, count as new
 
     # Network and loss
     embedding_dim: Annotated[int, 1, 16384] = 128  # numbers that describe an image

@@ -19,6 +19,7 @@ from networks.embedding import unit_length
 from networks.pretrained import WeightsError
 
 HEAD, MAPS = "head", "maps"  # the dense layer that `whitening.py` can fit, and what it is given
+CLASSES = "classes"  # where the last of the maps is what a network calls each image
 WIDE = 1.2  # times its height: a picture from which more columns are told apart
 
 
@@ -52,7 +53,7 @@ def compact(pixels, embedding_dim):
 def spatial(pixels, embedding_dim):
     """Ours, for what is upright and centred, as faces: its last map keeps where things are."""
     maps = _block(layers.Rescaling(1 / 255)(pixels), 32, strides=2, pooled=False, size=5)
-    for filters in (64, 96, 128):
+    for filters in (64, 128, 256):
         maps = _block(maps, filters)
     return head([layers.Flatten()(maps)], embedding_dim)
 
@@ -89,7 +90,10 @@ def _block(maps, filters, strides=1, pooled=True, size=3):
 
 
 def efficientnet_lite0(pixels, embedding_dim):
-    """Pretrained on ImageNet, its last five maps pooled: 1,984 numbers before the head."""
+    """Pretrained on ImageNet: its last five maps, pooled, and the probabilities of its classes.
+
+    That is 2,984 numbers before the head.
+    """
     return upper_half(pretrained.build_lower(pixels.shape[1:])(pixels), embedding_dim)
 
 
@@ -104,9 +108,14 @@ def efficientnet_lite0_grid(pixels, embedding_dim):
 
 def upper_half(maps, embedding_dim, grid=False):
     """What the two make of the maps of their lower half."""
-    pool = _parts if grid else layers.GlobalAveragePooling2D()
-    maps = pretrained.build_upper(maps.shape[1:])(maps)
-    return head([pool(each) for each in maps], embedding_dim)
+    outputs = pretrained.build_upper(maps.shape[1:], classes=not grid)(maps)
+    if grid:
+        return head([_parts(each) for each in outputs], embedding_dim)
+    *maps, logits = outputs
+    features = [layers.GlobalAveragePooling2D()(each) for each in maps]
+    # Of unit length these are square roots of probabilities, which are compared as they should be.
+    features.append(layers.Softmax(name=CLASSES)(logits / 2))
+    return head(features, embedding_dim)
 
 
 def _parts(maps):

@@ -61,12 +61,12 @@ def build_lower(input_shape):
     return keras.Model(pixels, maps, name="lower")
 
 
-def build_upper(maps_shape):
+def build_upper(maps_shape, classes=False):
     """The last three stages and the last convolution, from the maps of `build_lower`.
 
     Returns:
         A `keras.Model` to five maps, those it was given among them: 80, 112, 192, 320 and 1,280
-        channels.
+        channels; then, where `classes` is True, to ImageNet's 1,000 outputs (logits).
     """
     maps = keras.Input(maps_shape, name="maps")
     outputs, first = [maps], sum(blocks for *_, blocks in STAGES[:LOWER_STAGES])
@@ -74,17 +74,18 @@ def build_upper(maps_shape):
         last, first = _stage(outputs[-1], first, *stage)
         outputs.append(last)
     outputs.append(_convolution(outputs[-1], 1280, 1, 1, name="conv_head"))
+    if classes:
+        pooled = layers.GlobalAveragePooling2D()(outputs[-1])
+        outputs.append(layers.Dense(1000, name="fc")(pooled))
     return keras.Model(maps, outputs, name="upper")
 
 
 def build_classifier(input_shape):
     """The whole network with ImageNet's 1,000 outputs (logits), filled; to check the weights."""
     lower = build_lower(input_shape)
-    upper = build_upper(lower.output_shape[1:])
-    pooled = layers.GlobalAveragePooling2D()(upper(lower.output)[-1])
-    model = keras.Model(lower.input, layers.Dense(1000, name="fc")(pooled))
-    fill([lower, upper, model])
-    return model
+    upper = build_upper(lower.output_shape[1:], classes=True)
+    fill([lower, upper])
+    return keras.Model(lower.input, upper(lower.output)[-1])
 
 
 def fill(models, path=None):

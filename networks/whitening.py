@@ -2,8 +2,8 @@
 
 Features vary within a class, and unevenly: some directions much, others little. Dividing by that
 variation makes directions comparable; of those, the ones in which all images vary most are kept.
-Which maps count most differs: leaves and faces want all, breeds of dogs the last. Classes that
-the fit has not seen tell.
+Which maps count most differs: leaves and faces want all, breeds of dogs what the network calls
+them. Classes that the fit has not seen tell.
 """
 
 import keras
@@ -11,11 +11,12 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from networks.embedding import embed
-from networks.encoders import HEAD, MAPS
+from networks.encoders import CLASSES, HEAD, MAPS
 
 MOST_NUMBERS = 60_000_000  # of features that a head is fitted to; more images change nothing
-RIDGE = 3.0  # times the mean variance is added to each direction's
+RIDGE = 3.0  # times the mean variance, of features that vary, is added to each direction's
 EMPHASES = (0, 2, 4)  # tried: each map weighs 2 to the power of it times the one before
+CLEARLY = 0.9  # what is left of 1 - ROC AUC, at most, where weights count as better
 FOLDS, MOST_TRIED, MOST_OF_A_CLASS = 3, 600, 50  # of classes; images
 FEW_IMAGES = 400  # up to as many are fitted to with their mirror images
 
@@ -55,43 +56,49 @@ def fit_head(encoder, features, labels):
             may follow.
         labels: Their classes, (images,).
     """
-    layer = encoder.get_layer(HEAD)
+    layer, names = encoder.get_layer(HEAD), [each.name for each in encoder.layers]
     weights = np.ones(features.shape[1])
-    if MAPS in [each.name for each in encoder.layers]:
+    if MAPS in names:
         sizes = [each.shape[-1] for each in encoder.get_layer(MAPS).input]
-        weights = choose_weights(features[: len(labels)], labels, sizes, layer.units)
+        some = features[: len(labels)]
+        weights = choose_weights(some, labels, sizes, layer.units, CLASSES in names)
     labels = np.tile(labels, len(features) // len(labels))
     matrix, bias = fit_whitening(features * weights, labels, layer.units)
     layer.set_weights([weights[:, None] * matrix, bias])
 
 
-def choose_weights(features, labels, sizes, num_directions):
+def choose_weights(features, labels, sizes, num_directions, last_is_classes=False):
     """What each feature is multiplied by before whitening, (d,), by cross-validation over classes.
 
     Args:
         features, labels, num_directions: As for `fit_whitening`.
         sizes: How many features each map gives, from the first map to the last.
+        last_is_classes: Whether the last are class probabilities, which may be left out.
 
     Returns:
-        Powers of two, equal within a map; of `EMPHASES` the one by which pairs of images of classes
-        left out of the fit have the highest ROC AUC, if in every fold it is higher than without.
-        Ones where there are too few classes.
+        Powers of two, equal within a map, 0 for what is left out: of those tried the one by which
+        pairs of images of classes left out of the fit have the highest ROC AUC, if in every fold it
+        is clearly higher than that of equal weights, without class probabilities. Else, and where
+        there are too few classes, these.
     """
     rng, depth = np.random.default_rng(0), np.repeat(np.arange(len(sizes)), sizes)
+    tried = [2.0 ** (emphasis * depth) for emphasis in EMPHASES]
+    if last_is_classes:
+        tried.insert(0, 1.0 * (depth < len(sizes) - 1))
     classes, member, counts = np.unique(labels, return_inverse=True, return_counts=True)
     classes = rng.permutation(np.flatnonzero(counts > 1))
     if len(classes) < 2 * FOLDS:
-        return np.ones(len(depth))
+        return tried[0]
     some = [rng.permutation(np.flatnonzero(member == one))[:MOST_OF_A_CLASS] for one in classes]
     fold = np.repeat(np.arange(len(classes)) % FOLDS, list(map(len, some)))[:MOST_TRIED]
     some = np.concatenate(some)[:MOST_TRIED]
-    scores = {}
-    for emphasis in EMPHASES:
-        given = features[some] * 2.0 ** (emphasis * depth), member[some]
+    lost = []
+    for weights in tried:
+        given = features[some] * weights, member[some]
         of_folds = [_score_new(*given, fold == out, num_directions) for out in range(FOLDS)]
-        scores[emphasis] = np.array(of_folds)
-    able = [each for each in EMPHASES if not each or (scores[each] > scores[0]).all()]
-    return 2.0 ** (max(able, key=lambda each: scores[each].mean()) * depth)
+        lost.append(1 - np.array(of_folds))
+    able = [at for at in range(len(tried)) if not at or (lost[at] < CLEARLY * lost[0]).all()]
+    return tried[min(able, key=lambda at: lost[at].mean())]
 
 
 def _score_new(features, labels, out, num_directions):
@@ -118,10 +125,9 @@ def fit_whitening(features, labels, num_directions):
         recognition", 2006.
     """
     features = np.asarray(features, np.float64)
-    mean, size = features.mean(axis=0), features.shape[1]
-    within = _within_classes(features, labels)
+    mean, within = features.mean(axis=0), _within_classes(features, labels)
     variances, directions = _principal(within)
-    ridge = RIDGE * variances.sum() / size + 1e-12
+    ridge = RIDGE * variances.sum() / max(1, within.any(axis=0).sum()) + 1e-12
     gains = 1 / np.sqrt(np.maximum(variances, 0) + ridge) - 1 / np.sqrt(ridge)
     centred = features - mean
     whitened = centred / np.sqrt(ridge) + (centred @ directions.T * gains) @ directions

@@ -57,5 +57,6 @@ def _draw_warps(count, size, config, rng):
 
 
 def turn(images, turns):
-    """Turns each image (batch, size, size, channels) by 0 to 3 right angles, a new array."""
-    return np.stack([np.rot90(image, number) for image, number in zip(images, turns, strict=True)])
+    """Turns each image (batch, size, size, channels) by 0 to 3 right angles; by 4 to 7 mirrored."""
+    pairs = zip(images, turns, strict=True)
+    return np.stack([np.rot90(image[:, ::-1] if by > 3 else image, by) for image, by in pairs])

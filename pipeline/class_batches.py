@@ -94,7 +94,7 @@ class ClassBatches:
         rng = np.random.default_rng([self.config.seed, 1, step])
         images, labels = self.pixels[rows], self.labels[rows]
         if self.config.rotated_classes:
-            turns = rng.integers(4, size=len(self.index.family_names))[self.index.families[rows]]
+            turns = rng.integers(8, size=len(self.index.family_names))[self.index.families[rows]]
             images = turn(images, turns)
             labels = labels + turns * (self.labels.max() + 1)
         return augment(images, self.config, rng), labels.astype(np.int32)

@@ -37,14 +37,26 @@ def test_directions_that_are_not_there_are_zero():
     assert matrix.shape == (4, 7) and not matrix[:, 4:].any() and not bias[4:].any()
 
 
-@pytest.mark.parametrize(("map_that_tells", "emphasis"), [(0, 0), (2, 4)])
-def test_the_map_that_tells_new_classes_apart_weighs_most(map_that_tells, emphasis):
+@pytest.mark.parametrize(
+    ("map_that_tells", "last_is_classes", "expected"),
+    [
+        (0, False, [1, 1, 1]),
+        (2, False, [1, 16, 256]),
+        (0, True, [1, 1, 0]),
+        (2, True, [1, 16, 256]),
+    ],
+)
+def test_the_map_that_tells_new_classes_apart_weighs_most(
+    map_that_tells, last_is_classes, expected
+):
     """One of three maps knows the classes, the others hold noise that is larger."""
+    rng = np.random.default_rng(0)
     labels = np.arange(120) % 12
-    maps = [4 * RNG.normal(size=(120, 5)) for _ in range(3)]
-    maps[map_that_tells] = RNG.normal(size=(12, 5))[labels] + 0.5 * RNG.normal(size=(120, 5))
-    weights = whitening.choose_weights(np.concatenate(maps, axis=1), labels, [5, 5, 5], 4)
-    np.testing.assert_array_equal(weights, np.repeat(2.0 ** (emphasis * np.arange(3)), 5))
+    maps = [4 * rng.normal(size=(120, 5)) for _ in range(3)]
+    maps[map_that_tells] = rng.normal(size=(12, 5))[labels] + 0.5 * rng.normal(size=(120, 5))
+    joined = np.concatenate(maps, axis=1)
+    weights = whitening.choose_weights(joined, labels, [5, 5, 5], 4, last_is_classes)
+    np.testing.assert_array_equal(weights, np.repeat(expected, 5))
 
 
 @pytest.mark.parametrize("name", ["compact", "spatial", "MobileNetV3Small", "residual"])
