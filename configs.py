@@ -83,7 +83,9 @@ class Config:
     margin: Annotated[float, 1e-6, 1e6] = 1.0  # distance beyond which impostors cost nothing
     triplet: Literal["hardest", "1+2", "2+1"] = "hardest"  # positives + negatives; hardest: 1+1
     temperature: Annotated[float, 1e-3, 100.0] = 0.05  # smaller looks at harder pairs
-    distillation: Annotated[float, 0.0, 1e4] = 0.0  # weight of what a pretrained network knew
+    # weight of what a pretrained network knew; where ImageNet's own classes tell the images apart,
+    # nothing is trained with any
+    distillation: Annotated[float, 0.0, 1e4] = 0.0
 
     # Optimisation
     optimizer: Literal["adamw", "adam", "rmsprop", "sgd"] = "adamw"  # Keras's

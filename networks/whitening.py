@@ -67,6 +67,14 @@ def fit_head(encoder, features, labels):
     layer.set_weights([weights[:, None] * matrix, bias])
 
 
+def takes_classes(encoder):
+    """Whether the head of an encoder takes what a pretrained network calls each image."""
+    if CLASSES not in [layer.name for layer in encoder.layers]:
+        return False
+    last = encoder.get_layer(MAPS).input[-1].shape[-1]
+    return bool(encoder.get_layer(HEAD).get_weights()[0][-last:].any())
+
+
 def choose_weights(features, labels, sizes, num_directions, last_is_classes=False):
     """What each feature is multiplied by before whitening, (d,), by cross-validation over classes.
 

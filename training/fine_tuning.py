@@ -11,7 +11,7 @@ from tqdm import tqdm
 from networks.embedding import embed, unit_length
 from networks.encoders import HEAD, build_encoder, load_weights, upper_half
 from networks.losses import relational_distillation
-from networks.whitening import whiten
+from networks.whitening import takes_classes, whiten
 from pipeline.augmentation import augment
 from pipeline.class_batches import ClassBatches, training_labels
 
@@ -121,6 +121,8 @@ class UpperHalf:
 
     `encoder` is from maps, `pixels`, to embeddings, and its head is fitted already; `model` is the
     encoder with the pretrained network as its teacher: the mean of an image and its mirror image.
+    `learns` is False where the head takes what the network calls each image, unless without
+    distillation: 200 steps on 15 breeds of dogs made it forget others, and know the 15 no better.
     """
 
     def __init__(self, dataset, config):
@@ -136,6 +138,7 @@ class UpperHalf:
         views = [functools.partial(self.pixels.view, number=at) for at in range(1 + mirrored)]
         if not filled:
             whiten(self.encoder, views[0], rows, training_labels(dataset.index), *views[1:])
+        self.learns = filled or not config.distillation or not takes_classes(self.encoder)
         known = sum(embed(self.encoder, view, rows) for view in views)
         known /= np.linalg.norm(known, axis=1, keepdims=True)
         self.batches = MapBatches(dataset.index, self.pixels, rows, config, known)

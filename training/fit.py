@@ -43,7 +43,10 @@ class WholeEncoder:
         model: What is trained: the encoder, or the two-input model around it.
         pixels: What it takes of each row.
         batches: What it is trained on.
+        learns: Whether it is trained at all.
     """
+
+    learns = True
 
     def __init__(self, dataset, config, continues=False, own=None):
         self.config, self.pixels, self.own = config, dataset.pixels, own
@@ -103,7 +106,9 @@ def fit_run(run, dataset, begin, *, encoder=None, loss=None, callbacks=()):
         recorder = Recorder(run, schedule, feed, best, history, asked_to_end)
         callbacks = [schedule, Validation(validator, task), recorder, *callbacks]
         try:
-            if not facts["done"] and config.epochs:
+            if not task.learns:
+                print("ImageNet's classes tell these apart: nothing is trained (see distillation).")
+            elif not facts["done"] and config.epochs:
                 compile_model(task.model, config, loss)
                 if arrays:
                     _restore(task.model.optimizer.variables, arrays["optimizer"])

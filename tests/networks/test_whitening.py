@@ -59,6 +59,16 @@ def test_the_map_that_tells_new_classes_apart_weighs_most(
     np.testing.assert_array_equal(weights, np.repeat(expected, 5))
 
 
+def test_class_probabilities_are_taken_where_they_tell_new_classes_apart():
+    encoder = build_encoder(Config(encoder="efficientnet_lite0", image_size=32, embedding_dim=8))
+    labels, features = np.arange(120) % 12, RNG.normal(size=(120, 2984))
+    whitening.fit_head(encoder, features, labels)
+    assert not whitening.takes_classes(encoder)
+    features[:, -1000:] = RNG.normal(size=(12, 1000))[labels]
+    whitening.fit_head(encoder, features, labels)
+    assert whitening.takes_classes(encoder)
+
+
 @pytest.mark.parametrize("name", ["compact", "spatial", "MobileNetV3Small", "residual"])
 def test_any_encoder_is_whitened_saved_and_loaded_with_keras_alone(name, tmp_path):
     own = name == "residual"

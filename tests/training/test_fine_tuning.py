@@ -7,8 +7,9 @@ import keras
 import numpy as np
 import pytest
 
-from configs import Config
+from configs import CONFIGS, Config
 from networks.losses import relational_distillation, supervised_contrastive_loss
+from train import train
 from training import fine_tuning
 from training.fine_tuning import Distillation, LowerMaps
 from training.fit import compile_model
@@ -69,3 +70,15 @@ def test_maps_are_kept_until_the_views_look_different(tmp_path, monkeypatch):
         monkeypatch.setattr(fine_tuning, "MAPS_SHARE", share)
         maps = LowerMaps(lower, dataset, dataclasses.replace(config, max_minutes=9.0))
         assert len(maps.maps) == views
+
+
+def test_breeds_that_imagenet_names_are_not_trained_on(real_data, tmp_path, capsys):
+    few = {"max_classes": 10, "max_images_per_class": 8, "unseen_share": 0.0}
+    few |= {"epochs": 1, "steps_per_epoch": 1, "max_minutes": None}
+    few["data_dir"] = str(real_data / "dogs")
+    here = {"cache_dir": str(tmp_path / "cache"), "runs_dir": str(tmp_path / "runs")}
+    config = dataclasses.replace(CONFIGS["photographs"], **few, **here)
+    assert train(config).history == {}
+    assert "nothing is trained" in capsys.readouterr().out
+    again = train(dataclasses.replace(config, distillation=0.0), verbose=0)
+    assert len(again.history["loss"]) == 1
