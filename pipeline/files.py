@@ -34,7 +34,15 @@ OWN_FOLDERS = {  # by what lies in them
 }
 CONTACT_SHEET = "contact_sheet.png"
 TABLES = (".csv", ".tsv", ".txt")  # that name images beside them
-ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz")
+ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
+MENDED = {  # what else people give, and how it can be read
+    **dict.fromkeys(ARCHIVES[1:], "Unpack it, and give the folder."),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "Save the table as a .csv."),
+    **dict.fromkeys(
+        (".npz", ".npy", ".h5", ".hdf5", ".mat", ".pkl", ".parquet"),
+        "Load it in Python, and give train() images and labels.",
+    ),
+}
 MAX_FILE_BYTES = 200_000_000  # a larger file is no photograph; it is skipped, and said
 TOO_LARGE = f"larger than {MAX_FILE_BYTES // 10**6} MB"
 BROKEN_ZIP = (zipfile.BadZipFile, UnicodeDecodeError, EOFError, struct.error, NotImplementedError)

@@ -160,6 +160,16 @@ def test_what_is_no_data_set(write_images, tmp_path):
             read_index(tmp_path / "notes.zip")
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("a.XLSX", "as a .csv"), ("a.tar.gz", "Unpack it"), ("a.npz", r"give train\(\) images")],
+)
+def test_another_kind_of_file_is_told_how_it_can_be_read(name, advice, tmp_path):
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(DataError, match=f"must be a folder.*{name}.*{advice}"):
+        read_index(tmp_path / name)
+
+
 def test_links(write_images, tmp_path):
     folder = write_images("a/1.png", "b/1.png")
     elsewhere = write_images("1.png", folder="elsewhere")
