@@ -91,8 +91,6 @@ def open_run(start, name, data=None, encoder=None, loss=None):
     Raises:
         ValueError: If data or weights cannot be used, or a run began with other images or parts.
     """
-    from evaluation.held_out import remember_trained
-
     require_backend()
     run = None if isinstance(start, Config) else RunDirectory(start)
     if run and run.is_finished:
@@ -121,6 +119,8 @@ def open_run(start, name, data=None, encoder=None, loss=None):
     run = run or RunDirectory.create(config, name)
     run.write_splits(dataset.index, dataset.splits)
     run.write_json("reading.json", dataset.cache.ranges)
+    from evaluation.held_out import remember_trained
+
     remember_trained(run, dataset)
     print(f"Run directory: {run.path}", flush=True)
     return run, dataset

@@ -29,7 +29,8 @@ TABLES = {  # title -> script and its arguments
 }
 HEAD = """# Benchmarks
 
-Made by `python benchmarks/run_all.py --data PLANTVILLAGE --repeats {repeats}` on {date}:
+Made by `python benchmarks/run_all.py --data DATA --repeats {repeats}`, DATA being 18 x 100
+images of PlantVillage, on {date}:
 {machine}, Python {python}, {versions}. The peers' versions are pinned in
 [requirements.txt](../benchmarks/peers/requirements.txt). Median [smallest, largest].
 [benchmarks/README.md](../benchmarks/README.md) says what each script does.
@@ -42,8 +43,8 @@ def main():
     versions = ", ".join(f"{name} {version}" for name, version in facts.pop("versions").items())
     page = HEAD.format(**facts, **vars(options), versions=versions, date=datetime.date.today())
     for title, command in TABLES.items():
-        words = command.replace("N", str(options.repeats)).split()
-        words = [str(options.data) if word == "DATA" else word for word in words]
+        command = command.replace("N", str(options.repeats))
+        words = command.replace("DATA", str(options.data)).split()
         print(f"{title}: {' '.join(words)}", flush=True)
         begin = time.monotonic()
         done = subprocess.run(

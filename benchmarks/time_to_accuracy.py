@@ -90,9 +90,9 @@ def from_nothing(options, place):
     if "(a) as published" in found:
         goal = statistics.median(best(answer) for answer in found["(a) as published"])
         when = {name: [first(a, goal) for a in answers] for name, answers in found.items()}
-        print(f"\nTo the best AUC of (a), {goal:.3f}:")
+        print(f"\nTo the best AUC of (a), {goal:.3f}:\n")
         for name, seconds in when.items():
-            print(f"  {name}: {common.middle(seconds, 1)} s")
+            print(f"- {name}: {common.middle(seconds, 1)} s")
     return found
 
 

@@ -137,18 +137,21 @@ def _place_groups(rows, groups, shares, group_side, sides, rng):
     own, sizes = np.unique(groups[rows], return_counts=True)
     placed = group_side[own]  # by another class
     placed[placed == "test_unseen"] = "test_known"
-    free = [at for at in rng.permutation(len(own)) if not placed[at]]
+    order = rng.permutation(len(own))
+    free = order[placed[order] == ""]
     rest = sizes[(placed == "") | (placed == "train")].sum()
     for side, share in shares.items():
         there = sizes[placed == side].sum()
         wanted, chosen, taken = max(2, round(share * len(rows))) if share > 0 else 0, [], 0
         for at in free:
-            if there + taken < wanted and rest - taken - sizes[at] >= 2:
+            if there + taken >= wanted:
+                break
+            if rest - taken - sizes[at] >= 2:
                 chosen.append(at)
                 taken += sizes[at]
         if there + taken >= 2:
             placed[chosen], rest = side, rest - taken
-            free = [at for at in free if not placed[at]]
+            free = free[placed[free] == ""]
     placed[free] = "train"
     group_side[own] = placed
     sides[rows] = group_side[groups[rows]]
