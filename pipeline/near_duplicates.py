@@ -112,9 +112,9 @@ def join_groups(groups, links):
 
 def equal_files(digests, skip=()):
     """Lists of rows whose files have equal content, two rows or more in each."""
-    contents, counts = np.unique(digests, return_counts=True)
-    rows_of = {}
-    for row in np.flatnonzero(np.isin(digests, contents[counts > 1])).tolist():
+    ordered, rows_of = np.sort(digests), {}
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    for row in np.flatnonzero(np.isin(digests, repeated)).tolist():
         if row not in skip:
             rows_of.setdefault(int(digests[row]), []).append(row)
     return [rows for rows in rows_of.values() if len(rows) > 1]

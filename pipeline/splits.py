@@ -52,7 +52,7 @@ def make_splits(index, digests, unreadable, config, copies=()):
     # Copies of one file are one thing: a genuine pair of them would teach nothing.
     equal = [(rows[0], row) for rows in equal_files(digests, unreadable) for row in rows[1:]]
     index.groups = join_groups(index.groups, np.array([*equal, *copies], int).reshape(-1, 2))
-    usable = np.setdiff1d(np.arange(len(index)), list(left_out))
+    usable = np.delete(np.arange(len(index)), list(left_out))
     if index.splits is not None:
         sides = _given_sides(index, usable, config, left_out, remarks)
     elif index.pairs is not None:
