@@ -14,7 +14,7 @@ from networks.embedding import embed
 from networks.encoders import CLASSES, HEAD, MAPS
 
 MOST_NUMBERS = 60_000_000  # of features that a head is fitted to; more images change nothing
-RIDGE = 3.0  # times the mean variance, of features that vary, is added to each direction's
+RIDGE = 3.0  # times the mean variance is added to each direction's
 EMPHASES = (0, 2, 4)  # tried: each map weighs 2 to the power of it times the one before
 CLEARLY = 0.9  # what is left of 1 - ROC AUC, at most, where weights count as better
 FOLDS, MOST_TRIED, MOST_OF_A_CLASS = 3, 600, 50  # of classes; images
@@ -63,8 +63,10 @@ def fit_head(encoder, features, labels):
         some = features[: len(labels)]
         weights = choose_weights(some, labels, sizes, layer.units, CLASSES in names)
     labels = np.tile(labels, len(features) // len(labels))
-    matrix, bias = fit_whitening(features * weights, labels, layer.units)
-    layer.set_weights([weights[:, None] * matrix, bias])
+    kernel, taken = np.zeros((len(weights), layer.units), np.float32), weights > 0
+    matrix, bias = fit_whitening(features[:, taken] * weights[taken], labels, layer.units)
+    kernel[taken] = weights[taken, None] * matrix
+    layer.set_weights([kernel, bias])
 
 
 def takes_classes(encoder):
@@ -102,7 +104,7 @@ def choose_weights(features, labels, sizes, num_directions, last_is_classes=Fals
     some = np.concatenate(some)[:MOST_TRIED]
     lost = []
     for weights in tried:
-        given = features[some] * weights, member[some]
+        given = features[some][:, weights > 0] * weights[weights > 0], member[some]
         of_folds = [_score_new(*given, fold == out, num_directions) for out in range(FOLDS)]
         lost.append(1 - np.array(of_folds))
     able = [at for at in range(len(tried)) if not at or (lost[at] < CLEARLY * lost[0]).all()]
@@ -135,7 +137,7 @@ def fit_whitening(features, labels, num_directions):
     features = np.asarray(features, np.float64)
     mean, within = features.mean(axis=0), _within_classes(features, labels)
     variances, directions = _principal(within)
-    ridge = RIDGE * variances.sum() / max(1, within.any(axis=0).sum()) + 1e-12
+    ridge = RIDGE * variances.sum() / features.shape[1] + 1e-12
     gains = 1 / np.sqrt(np.maximum(variances, 0) + ridge) - 1 / np.sqrt(ridge)
     centred = features - mean
     whitened = centred / np.sqrt(ridge) + (centred @ directions.T * gains) @ directions
