@@ -35,16 +35,19 @@ def whiten(encoder, pixels, rows, labels, mirrored=None):
         rows: The training images.
         labels: Class of each row of `pixels`.
         mirrored: Function of rows that gives mirror images, with which few images are fitted to.
+
+    Returns:
+        As `fit_head`; False where there is no head.
     """
     if HEAD not in [layer.name for layer in encoder.layers]:
-        return
+        return False
     model = features_of(encoder)
     most = max(2, MOST_NUMBERS // model.output_shape[-1])
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))]
     features, labels = embed(model, pixels, rows), labels[rows]
     if mirrored and 2 * len(rows) <= min(2 * FEW_IMAGES, most):
         features = np.concatenate([features, embed(model, mirrored, rows)])
-    fit_head(encoder, features, labels)
+    return fit_head(encoder, features, labels)
 
 
 def fit_head(encoder, features, labels):
@@ -55,6 +58,9 @@ def fit_head(encoder, features, labels):
         features: Of training images, (images, d), from `features_of`; those of their mirror images
             may follow.
         labels: Their classes, (images,).
+
+    Returns:
+        Whether the head takes what a pretrained network calls each image.
     """
     layer, names = encoder.get_layer(HEAD), [each.name for each in encoder.layers]
     weights = np.ones(features.shape[1])
@@ -67,14 +73,7 @@ def fit_head(encoder, features, labels):
     matrix, bias = fit_whitening(features[:, taken] * weights[taken], labels, layer.units)
     kernel[taken] = weights[taken, None] * matrix
     layer.set_weights([kernel, bias])
-
-
-def takes_classes(encoder):
-    """Whether the head of an encoder takes what a pretrained network calls each image."""
-    if CLASSES not in [layer.name for layer in encoder.layers]:
-        return False
-    last = encoder.get_layer(MAPS).input[-1].shape[-1]
-    return bool(encoder.get_layer(HEAD).get_weights()[0][-last:].any())
+    return bool(CLASSES in names and taken[-1])
 
 
 def choose_weights(features, labels, sizes, num_directions, last_is_classes=False):

@@ -36,11 +36,11 @@ CONTACT_SHEET = "contact_sheet.png"
 TABLES = (".csv", ".tsv", ".txt")  # that name images beside them
 ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 MENDED = {  # what else people give, and how it can be read
-    **dict.fromkeys(ARCHIVES[1:], "Unpack it, and give the folder."),
-    **dict.fromkeys((".xlsx", ".xls", ".ods"), "Save the table as a .csv."),
+    **dict.fromkeys(ARCHIVES[1:], "Unpack it, and give the folder"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "Save the table as a .csv"),
     **dict.fromkeys(
         (".npz", ".npy", ".h5", ".hdf5", ".mat", ".pkl", ".parquet"),
-        "Load it in Python, and give train() images and labels.",
+        "Load it in Python, and give train() images and labels",
     ),
 }
 MAX_FILE_BYTES = 200_000_000  # a larger file is no photograph; it is skipped, and said
@@ -147,6 +147,8 @@ def some(names, most=3):
 def _open_zip(path, process, time):  # a forked process must not share the file position
     """`(archive, name -> member, member -> reason)`; of two members of a name the last counts."""
     try:
+        if mended := MENDED.get(path.suffix.lower()):  # some of these are zips, too
+            raise zipfile.BadZipFile(mended)
         archive = zipfile.ZipFile(path)
     except BROKEN_ZIP as error:
         raise DataError(

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pipeline.files import MENDED, TABLES, DataError, by_reason, find_images, read_bytes, tables_in
+from pipeline.files import TABLES, DataError, by_reason, find_images, read_bytes, tables_in
 from pipeline.layout import class_remarks, place_images
 from pipeline.pair_lists import are_pair_folders, folder_pairs, is_pair_list, pair_rows, read_pairs
 from pipeline.tables import read_text, table_rows
@@ -76,11 +76,6 @@ def read_index(source, pair_label=None):
         raise DataError(
             f"data_dir does not exist. Received: '{source}'. "
             "Expected a folder with one sub-folder of images per class, a .zip of one, or a .csv."
-        )
-    if source.is_file() and source.suffix.lower() in MENDED:
-        raise DataError(
-            f"data_dir must be a folder, a .zip or a .csv. Received: '{source}'. "
-            f"{MENDED[source.suffix.lower()]}"
         )
     if source.suffix.lower() in TABLES:
         if is_pair_list(source):

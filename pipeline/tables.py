@@ -18,7 +18,7 @@ COLUMNS = {  # and what public data sets call them, letters alone; the first tha
     "subject writer breed species diagnosis dx itemid",
     "group": "group",
     "split": "split dataset set subset partition evaluationstatus",
-    "forged": "forged isforged forgery isforgery type kind",
+    "forged": "forged isforged forgery isforgery",
     "genuine": "genuine isgenuine",
 }
 SPLIT_NAMES = {
@@ -83,15 +83,14 @@ def _lines(source, remarks):
         if name in plain
     }
     lines = [(number, cells + [""] * (len(header) - len(cells))) for number, cells in lines]
-    if "forged" in at and "label" not in at:  # a `type` that is all there is
-        del at["forged"]
-    known = {*YES, *NO, *FORGED}
-    for column, good in (("split", split_of), ("forged", lambda cell: cell.lower() in known)):
-        if column in at and column not in plain:  # its name alone says little
-            wrong = [cells[at[column]] for _, cells in lines if not good(cells[at[column]])]
-            if wrong:
-                name = header[at.pop(column)]
-                remarks.append(f"The column '{name}' is not read: it holds '{wrong[0]}'.")
+    if "split" in at and "split" not in plain:  # its name alone says little
+        wrong = [cells[at["split"]] for _, cells in lines if not split_of(cells[at["split"]])]
+        if wrong:
+            name = header[at.pop("split")]
+            remarks.append(f"The column '{name}' is not read: it holds '{wrong[0]}'.")
+    for n in [n for n, name in enumerate(plain) if name in ("type", "kind")]:
+        if "label" in at and all(cells[n].lower() in FORGED for _, cells in lines):
+            at.setdefault("forged", n)
     others = [n for n, name in enumerate(header) if name and n not in at.values()]
     one_hot = all(cells[n].lower() in (*YES, *NO) for _, cells in lines for n in others)
     if "label" not in at and len(others) == 1:

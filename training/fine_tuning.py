@@ -11,7 +11,7 @@ from tqdm import tqdm
 from networks.embedding import embed, unit_length
 from networks.encoders import HEAD, build_encoder, load_weights, upper_half
 from networks.losses import relational_distillation
-from networks.whitening import takes_classes, whiten
+from networks.whitening import whiten
 from pipeline.augmentation import augment
 from pipeline.class_batches import ClassBatches, training_labels
 
@@ -136,9 +136,9 @@ class UpperHalf:
         self._copy(self.whole, self.encoder)
         rows, mirrored = dataset.splits.train, config.horizontal_flip and len(self.pixels.maps) > 1
         views = [functools.partial(self.pixels.view, number=at) for at in range(1 + mirrored)]
-        if not filled:
-            whiten(self.encoder, views[0], rows, training_labels(dataset.index), *views[1:])
-        self.learns = filled or not config.distillation or not takes_classes(self.encoder)
+        labels = training_labels(dataset.index)
+        named = not filled and whiten(self.encoder, views[0], rows, labels, *views[1:])
+        self.learns = not (named and config.distillation)
         known = sum(embed(self.encoder, view, rows) for view in views)
         known /= np.linalg.norm(known, axis=1, keepdims=True)
         self.batches = MapBatches(dataset.index, self.pixels, rows, config, known)

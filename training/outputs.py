@@ -55,7 +55,8 @@ def write_outputs(run, dataset, model, encoder, history, best_epoch):
     run.write_text("architecture.json", model.to_json())
     validator = Validator(dataset, run.config)
     embeddings = validator.embed(encoder)
-    chosen = validator.choose_thresholds(embeddings, distance)
+    distances = verification.pair_distances(embeddings, validator.left, validator.right, distance)
+    chosen = validator.choose_thresholds(embeddings, distances, distance)
     run.write_json("threshold.json", chosen)
     if best_epoch:
         for name in ("accuracy", "loss"):
@@ -69,15 +70,15 @@ def write_outputs(run, dataset, model, encoder, history, best_epoch):
     for warning in chosen["warnings"]:
         print(warning)
     print(f"Same below a distance of {threshold:.3f} ({chosen['chosen_for']}).")
-    _print_accuracies(validator, embeddings, encoder, distance, threshold)
+    _print_accuracies(validator, distances, encoder, distance, threshold)
     return threshold
 
 
-def _print_accuracies(validator, embeddings, encoder, distance, threshold):
+def _print_accuracies(validator, val_distances, encoder, distance, threshold):
     """Prints the accuracy on training, validation and test pairs at two distances.
 
     Beside them stands the best that any distance gives, as published for signatures: it flatters.
-    `embeddings` are those of the validation images.
+    `val_distances` are those of the validation pairs.
     """
     dataset, config = validator.dataset, validator.config
     cuts = config.accuracy_distance, threshold
@@ -85,10 +86,9 @@ def _print_accuracies(validator, embeddings, encoder, distance, threshold):
         f"Accuracy of pairs at a distance of {cuts[0]:g}, of {threshold:.3f}, at the best of all:"
     )
     for name, rows in dataset.splits.items():
-        left, right, same, of = validator.left, validator.right, validator.same, embeddings
-        if name != "val":
-            if not len(rows):
-                continue
+        if name == "val":
+            same, distances = validator.same, val_distances
+        elif len(rows):
             rows = dataset.sample(rows, MOST_SCORED, np.random.default_rng(config.seed))
             try:
                 rng = np.random.default_rng(config.seed)
@@ -96,8 +96,10 @@ def _print_accuracies(validator, embeddings, encoder, distance, threshold):
             except ValueError:
                 print(f"  {name.replace('_', ' ') + ':':<13} no pair of each kind")
                 continue
-            of = embed(encoder, dataset.pixels, rows)
-        distances = verification.pair_distances(of, left, right, distance)
+            embeddings = embed(encoder, dataset.pixels, rows)
+            distances = verification.pair_distances(embeddings, left, right, distance)
+        else:
+            continue
         found = [float(accuracy(same, distances, cut)) for cut in cuts]
         found.append(thresholds.best_threshold(same, distances)[0])
         print(f"  {name.replace('_', ' ') + ':':<13} {'  '.join(f'{one:.1%}' for one in found)}")

@@ -90,9 +90,11 @@ class Validator:
         }
         return metrics, float(distances.mean() / self._scale(embeddings))
 
-    def choose_thresholds(self, embeddings, distance=None):
-        """What is called the same, none of these, and the enrolled person: `threshold.json`."""
-        distances = verification.pair_distances(embeddings, self.left, self.right, distance)
+    def choose_thresholds(self, embeddings, distances, distance=None):
+        """What is called the same, none of these, and the enrolled person: `threshold.json`.
+
+        `embeddings` are those of the validation images, `distances` those of the pairs.
+        """
         sides = self.classes[np.stack([self.left, self.right])]
         chosen = thresholds.choose_threshold(
             self.same, distances, self.config.false_accept_rate, sides

@@ -62,11 +62,11 @@ def test_the_map_that_tells_new_classes_apart_weighs_most(
 def test_class_probabilities_are_taken_where_they_tell_new_classes_apart():
     encoder = build_encoder(Config(encoder="efficientnet_lite0", image_size=32, embedding_dim=8))
     labels, features = np.arange(120) % 12, RNG.normal(size=(120, 2984))
-    whitening.fit_head(encoder, features, labels)
-    assert not whitening.takes_classes(encoder)
+    assert not whitening.fit_head(encoder, features, labels)
+    assert not encoder.get_layer("head").get_weights()[0][-1000:].any()
     features[:, -1000:] = RNG.normal(size=(12, 1000))[labels]
-    whitening.fit_head(encoder, features, labels)
-    assert whitening.takes_classes(encoder)
+    assert whitening.fit_head(encoder, features, labels)
+    assert encoder.get_layer("head").get_weights()[0][-1000:].any()
 
 
 @pytest.mark.parametrize("name", ["compact", "spatial", "MobileNetV3Small", "residual"])

@@ -326,6 +326,11 @@ TABLES = {  # files; lines of list.csv; file > class
         "oak a/1.jpg / elm b/2.jpg",
         "a/1.jpg > oak | b/2.jpg > elm",
     ),
+    "forgeries, and a column a class": (
+        "1.jpg 2.jpg 3.jpg",
+        "image,forged,oak,elm / 1.jpg,0,1,0 / 2.jpg,0,0,1 / 3.jpg,1,0,1",
+        "1.jpg > oak | 2.jpg > elm | 3.jpg > elm F",
+    ),
     "two folders": (
         "part_1/a.jpg part_2/b.jpg",
         "lesion_id,image_id,dx / 1,a,nv / 1,b,bkl",

@@ -124,6 +124,7 @@ def test_csv(write_images):
         ("path,label,split\n1.png,a,exam\n", "Received: 'exam'"),
         ("path,label,split\n1.png,a,train\n2.png,a,\n", "every line a split, or none"),
         ("path,label,forged\n1.png,a,maybe\n", "line 2: forged must be 1 or 0.*'maybe'"),
+        ("path,label,is_forged\n1.png,a,maybe\n", "line 2: forged must be 1 or 0.*'maybe'"),
     ],
 )
 def test_csv_that_does_not_load(text, message, write_images):
