@@ -7,7 +7,12 @@ from evaluation.thresholds import equal_error_rate
 
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # target false-accept rates
 NUMBERS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # of references
-RULES = {"nearest": np.min, "mean": np.mean}  # of the distances to the references
+RULES = {  # a score (n,) from distances to the references, (n, k), and among these, (k, k)
+    "nearest": lambda to, among: to.min(axis=1),
+    "mean": lambda to, among: to.mean(axis=1),
+    # The energy distance (Szekely & Rizzo 2013), halved: who writes loosely may be further away.
+    "energy": lambda to, among: to.mean(axis=1) - among.mean() / 2,
+}
 IMPOSTORS = {"random": "images of other classes", "skilled": "forgeries"}
 DRAWS = 5  # of the references of a class, for a table
 KINDS = ("genuine", "random", "skilled")  # of the class, of another one, forgeries of the class
@@ -55,10 +60,10 @@ def unknown_threshold(table, num_references, false_accept_rate=0.01):
 
 
 def reference_thresholds(distances, labels, forged, rng):
-    """The better rule for enrolled classes and its table, from validation images.
+    """The best of `RULES` for enrolled classes and its table, from validation images.
 
-    A false accept is a forgery where there are any, else an image of another class. The better rule
-    has the lower equal error rate with the most references there can be.
+    A false accept is a forgery where there are any, else an image of another class. The best rule
+    has the lowest equal error rate with the most references there can be.
 
     Args:
         distances: Of all images to each other, (n, n).
@@ -67,7 +72,7 @@ def reference_thresholds(distances, labels, forged, rng):
         rng: Draws the references.
 
     Returns:
-        The table, with `rule`, `impostors` in words, `measured` (equal error rates of both rules
+        The table, with `rule`, `impostors` in words, `measured` (equal error rates of all rules
         with most references) and `equal_error_rates` by number; None where no class has two images.
     """
     counts = np.bincount(labels[~forged])
@@ -105,18 +110,20 @@ def reference_distances(distances, labels, forged, count, rng, draws=1):
     `distances` are of all images to each other, `(n, n)`; of each class genuine images are drawn
     as references `draws` times. Returns a dict: rule -> kind of image -> array of distances.
     """
-    found = {kind: [np.empty((0, count))] for kind in KINDS}
+    found = {rule: {kind: [np.empty(0)] for kind in KINDS} for rule in RULES}
     for label in np.repeat(np.unique(labels), draws):
         own = rng.permutation(np.flatnonzero((labels == label) & ~forged))
-        if len(own) > count:
+        chosen, rest = own[:count], own[count:]
+        if len(rest):
             skilled = np.flatnonzero((labels == label) & forged)
             random = np.flatnonzero((labels != label) & ~forged)
-            for kind, rows in zip(KINDS, (own[count:], random, skilled), strict=True):
-                found[kind].append(distances[np.ix_(rows, own[:count])])
-    found = {kind: np.concatenate(blocks) for kind, blocks in found.items()}
+            among = distances[np.ix_(chosen, chosen)]
+            for kind, rows in zip(KINDS, (rest, random, skilled), strict=True):
+                for rule, score in RULES.items():
+                    found[rule][kind].append(score(distances[np.ix_(rows, chosen)], among))
     return {
-        rule: {kind: score(blocks, axis=1) for kind, blocks in found.items()}
-        for rule, score in RULES.items()
+        rule: {kind: np.concatenate(scores) for kind, scores in of.items()}
+        for rule, of in found.items()
     }
 
 

@@ -20,6 +20,7 @@ from pipeline.reading import BadImage, decode, say_why
 from run_directory import RunDirectory
 
 CANDIDATES = 5  # classes that identify names
+MOST_AMONG = 1000  # references that are compared with each other
 CHANNELS = (1, 3, 4)  # grey, RGB, RGB with transparency
 
 
@@ -171,8 +172,8 @@ class SimilarityModel:
     def verify(self, images, references, false_accept_rate=None, unreadable=None):
         """Whether questioned images are of the one class that all references are of.
 
-        The score is the distance to the nearest reference or the mean one: what told validation
-        images better, forgeries where there were any.
+        The score is one of `evaluation.references.RULES`: what told validation images best,
+        forgeries where there were any.
 
         Args:
             references: Folder with the genuine images of one person or thing, without folders in
@@ -182,9 +183,9 @@ class SimilarityModel:
                 validated on any, else images of other classes.
 
         Returns:
-            List of dicts: `query`, `accepted`, `distance` by the `rule` "nearest" or "mean", the
-            `threshold` below which it is accepted, `false_accept_rate`, of which `impostors`, and
-            the number of `references`.
+            List of dicts: `query`, `accepted`, `distance` by the `rule` "nearest", "mean" or
+            "energy", the `threshold` below which it is accepted, `false_accept_rate`, of which
+            `impostors`, and the number of `references`.
         """
         if false_accept_rate is not None:
             _check_rate(false_accept_rate)
@@ -200,7 +201,8 @@ class SimilarityModel:
         stated |= {"impostors": table["impostors"], "references": len(known.names)}
         names, embeddings = self._embedded(images, unreadable)
         distances = all_distances(embeddings, known.embeddings, self.metric)
-        scores = RULES[table["rule"]](distances, axis=1)
+        some = known.embeddings[:: 1 + len(known.names) // MOST_AMONG]
+        scores = RULES[table["rule"]](distances, all_distances(some, some, self.metric))
         return [
             {"query": name, "accepted": bool(score < threshold), "distance": float(score), **stated}
             for name, score in zip(names, scores, strict=True)

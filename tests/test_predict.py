@@ -162,7 +162,7 @@ def test_identify_takes_the_nearest_reference_or_none(here, capsys):
     assert "none of these" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("rule", ["nearest", "mean"])
+@pytest.mark.parametrize("rule", ["nearest", "mean", "energy"])
 def test_verify_accepts_by_the_rule_of_the_run(rule, here, capsys, model, monkeypatch):
     genuine = [f"images/class0/{number}.png" for number in range(5)]
     (here / "person").mkdir(exist_ok=True)
@@ -174,8 +174,11 @@ def test_verify_accepts_by_the_rule_of_the_run(rule, here, capsys, model, monkey
     answers, _ = ask(capsys, "verify", *queries, "--references", "person",
                      "--false_accept_rate", "0.1")  # fmt: skip
     for answer, embedding in zip(answers, embed_plainly(queries), strict=True):
-        distances = np.linalg.norm(embed_plainly(genuine) - embedding, axis=1)
-        expected = {"nearest": distances.min(), "mean": distances.mean()}[rule]
+        known = embed_plainly(genuine)
+        distances = np.linalg.norm(known - embedding, axis=1)
+        among = np.linalg.norm(known[:, None] - known, axis=2).mean()
+        expected = {"nearest": distances.min(), "mean": distances.mean()}
+        expected = (expected | {"energy": distances.mean() - among / 2})[rule]
         assert answer["rule"] == rule and answer["distance"] == pytest.approx(expected, abs=1e-4)
         assert answer["threshold"] == pytest.approx(unknown_threshold(table, 5, 0.1))
         assert answer["accepted"] == (answer["distance"] < answer["threshold"])

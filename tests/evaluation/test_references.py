@@ -1,5 +1,6 @@
 """Scores against several references: by a plain loop, and what the tables promise."""
 
+import itertools
 import zipfile
 
 import numpy as np
@@ -38,9 +39,10 @@ def test_scores_are_those_of_a_loop(writers):
             kind = "genuine" if row in own else "skilled" if labels[row] == writer else "random"
             if kind != "random" or not forged[row]:
                 to = [np.linalg.norm(embeddings[row] - embeddings[one]) for one in own[:5]]
-                expected[kind].append((min(to), sum(to) / 5))
+                among = [distances[a, b] for a, b in itertools.product(own[:5], repeat=2)]
+                expected[kind].append((min(to), sum(to) / 5, sum(to) / 5 - sum(among) / 50))
     for kind, values in expected.items():
-        for at, rule in enumerate(("nearest", "mean")):
+        for at, rule in enumerate(("nearest", "mean", "energy")):
             wanted = [value[at] for value in values]
             np.testing.assert_allclose(np.sort(scores[rule][kind]), np.sort(wanted))
 
@@ -79,6 +81,19 @@ def test_the_rule_that_errs_less_is_kept():
     even = np.repeat(np.arange(20), 8)
     apart = np.float64(even[:, None] != even)
     assert reference_thresholds(apart, even, np.zeros(160, bool), rng)["thresholds"]
+
+
+def test_who_writes_loosely_is_not_rejected_for_it():
+    """Writers differ in how much their images vary, and forgers are as far beyond each of them."""
+    rng = np.random.default_rng(2)
+    labels, forged = np.repeat(np.arange(40), 12), np.tile(np.arange(12) >= 8, 40)
+    spread, centres = rng.uniform(0.1, 1, (40, 1)), 10 * rng.normal(size=(40, 16))
+    embeddings = centres[labels] + spread[labels] * rng.normal(size=(480, 16))
+    embeddings += forged[:, None] * spread[labels] * 1.5
+    table = reference_thresholds(all_distances(embeddings, embeddings), labels, forged, rng)
+    errors = {rule: of["skilled"] for rule, of in table["measured"].items()}
+    assert table["rule"] == "energy"
+    assert errors["energy"] < 0.9 * min(errors["nearest"], errors["mean"])
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2], [0, 0, 0]])
