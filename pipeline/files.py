@@ -37,7 +37,7 @@ TABLES = (".csv", ".tsv", ".txt")  # that name images beside them
 ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 MENDED = {  # what else people give, and how it can be read
     **dict.fromkeys(ARCHIVES[1:], "Unpack it, and give the folder"),
-    **dict.fromkeys((".xlsx", ".xls", ".ods"), "Save the table as a .csv"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods", ".json", ".jsonl"), "Save the table as a .csv"),
     **dict.fromkeys(
         (".npz", ".npy", ".h5", ".hdf5", ".mat", ".pkl", ".parquet"),
         "Load it in Python, and give train() images and labels",

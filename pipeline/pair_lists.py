@@ -9,13 +9,19 @@ import numpy as np
 from pipeline.files import IMAGE_SUFFIXES, DataError, by_reason, file_stamp
 from pipeline.layout import place_images
 from pipeline.near_duplicates import join_groups
-from pipeline.tables import find_listed, is_true, read_cells
+from pipeline.tables import COLUMNS, find_listed, is_true, read_cells
 
-SAYS_SAME = ("same", "genuine")  # columns in which 1 means that both images show one class
+# Columns in which 1 means that both images show one class, and labels that say it themselves.
+SAYS_SAME = ("same", "is_same", "genuine", "is_genuine", "match", "is_match", "is_duplicate")
+SAID = {
+    **dict.fromkeys(("same", "genuine", "match"), True),
+    **dict.fromkeys(("different", "forged", "forgery", "impostor", "mismatch"), False),
+}
 LABELS = (*SAYS_SAME, "label", "target", "class", "y")  # in a list of more columns
 LFW_NAME = "{0}/{0}_{1:04d}.jpg"
+SIDES = re.compile(r"(.*?)[ _-]?(?:1|2|a|b|left|right)")  # img1 and img2, id_a and id_b
 PAIR_FOLDERS = {"similar_all_images", "dissimilar_all_images"}
-TRIPLES = {"anchor", "positive", "negative"}  # folders whose first images go together, and so on
+TRIPLES = {"anchor", "positive", "negative"}  # columns; folders whose first images go together
 PAIR_NAME = re.compile(r".*/(similar|dissimilar)_(\d+)_(first|second)\.\w+")
 
 
@@ -24,7 +30,9 @@ def is_pair_list(source):
     rows = read_cells(source)[:2]
     if not rows or {"path", "label"} <= {cell.lower() for cell in rows[0][1]}:
         return False
-    return bool(_lfw_pairs(rows)) or any(len(_paths(cells)) == 2 for _, cells in rows)
+    header = [cell.lower() for cell in rows[0][1]]
+    named = _sides(header) or {*header} >= TRIPLES
+    return bool(_lfw_pairs(rows) or named) or any(len(_paths(cells)) == 2 for _, cells in rows)
 
 
 def read_pairs(source, pair_label, skipped):
@@ -146,12 +154,29 @@ def _paths(cells):
     return [at for at, cell in enumerate(cells) if cell.lower().endswith(IMAGE_SUFFIXES)]
 
 
+def _sides(header):
+    """Which two columns of a header name the images of a pair; none where they do not tell."""
+    stems, paths = defaultdict(list), {"", *COLUMNS["path"].split()}
+    for at, name in enumerate(header):
+        if match := SIDES.fullmatch(name):
+            stems[re.sub("[^a-z]", "", match[1])].append(at)
+    return next((at for stem, at in stems.items() if stem in paths and len(at) == 2), [])
+
+
 def _labelled_pairs(source, rows, pair_label):
     """`(left, right, same, fold)` of lines of two paths and a label, with or without a header."""
     header = [] if _paths(rows[0][1]) else [cell.lower() for cell in rows[0][1]]
-    rows = rows[bool(header) :]
-    left, right = _paths(rows[0][1])
-    others = [at for at in range(len(rows[0][1])) if at not in (left, right)]
+    rows, width = rows[bool(header) :], len(rows[0][1])
+    for number, cells in rows:
+        if len(cells) < width:
+            raise DataError(f"{source}, line {number}: expected {width} cells. Received: {cells}.")
+    rows = [(number, [cell.replace("\\", "/") for cell in cells]) for number, cells in rows]
+    if {*header} >= TRIPLES:
+        anchor, *others = (header.index(name) for name in ("anchor", "positive", "negative"))
+        said = zip(others, (True, False), strict=True)
+        return [(cells[anchor], cells[at], same, None) for at, same in said for _, cells in rows]
+    left, right = _sides(header) or _paths(rows[0][1])
+    others = [at for at in range(width) if at not in (left, right)]
     named = [at for at in others if header and header[at] in LABELS]
     if len(named or others) != 1:
         raise DataError(
@@ -159,15 +184,13 @@ def _labelled_pairs(source, rows, pair_label):
             f"there are more. Received: {header or rows[0][1]}."
         )
     (label,), fold = named or others, header.index("fold") if "fold" in header else None
+    words = all(cells[label].lower() in SAID for _, cells in rows)
     pairs = []
     for number, cells in rows:
-        if len(cells) < len(rows[0][1]):
-            raise DataError(f"{source}, line {number}: expected {len(rows[0][1])} cells. "
-                            f"Received: {cells}.")  # fmt: skip
-        names = (cells[at].replace("\\", "/") for at in (left, right))
-        said = is_true(cells[label], f"{source}, line {number}: label")
-        pairs.append((*names, said, None if fold is None else cells[fold]))
-    says = "same" if header and header[label] in SAYS_SAME else None
+        what = f"{source}, line {number}: label"
+        said = SAID[cells[label].lower()] if words else is_true(cells[label], what)
+        pairs.append((cells[left], cells[right], said, None if fold is None else cells[fold]))
+    says = "same" if words or (header and header[label] in SAYS_SAME) else None
     means = _meaning(source, pairs, says, pair_label)
     return [(left, right, said == (means == "same"), fold) for left, right, said, fold in pairs]
 
@@ -175,7 +198,7 @@ def _labelled_pairs(source, rows, pair_label):
 def _meaning(source, pairs, says, pair_label):
     """What label 1 means: as the column says, or as the user does; never guessed."""
     if says and pair_label not in (None, says):
-        raise DataError(f"{source}: a column says that 1 means the same. Received: "
+        raise DataError(f"{source}: its labels say what they mean. Received: "
                         f"pair_label='{pair_label}'. Leave it out.")  # fmt: skip
     if says or pair_label:
         return says or pair_label

@@ -14,8 +14,9 @@ from pipeline.files import IMAGE_SUFFIXES, DataError, existing, file_stamp, list
 COLUMNS = {  # and what public data sets call them, letters alone; the first that is there counts
     "path": "path filepath filepaths imagepath imgpath filename imagename imgname image img file "
     "imageid imgid idcode id",
-    "label": "label labels class classname classid target category individualid identity person "
-    "subject writer breed species diagnosis dx itemid",
+    "label": "label labels class classname classid target category individualid individual "
+    "identity person subject writer breed species diagnosis dx itemid labelgroup landmarkid "
+    "hotelid productid",
     "group": "group",
     "split": "split dataset set subset partition evaluationstatus",
     "forged": "forged isforged forgery isforgery",

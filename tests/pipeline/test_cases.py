@@ -316,6 +316,11 @@ TABLES = {  # files; lines of list.csv; file > class
         "image,type / 1.jpg,real / 2.jpg,fake",
         "1.jpg > real | 2.jpg > fake",
     ),
+    "the individual, not the species": (
+        "1.jpg 2.jpg",
+        "filename,species,individual / 1.jpg,whale,w1 / 2.jpg,whale,w2",
+        "1.jpg > w1 | 2.jpg > w2",
+    ),
     "neither a split nor forgeries": (
         "1.jpg 2.jpg",
         "img,partition,kind,species / 1.jpg,0,leaf,oak / 2.jpg,1,leaf,elm",
