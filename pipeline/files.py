@@ -137,6 +137,22 @@ def tables_in(skipped):
     return said if tables else ""
 
 
+def tables_of(source, names, skipped):
+    """A remark on each table among the other files that names most of some images."""
+    stems = {PurePosixPath(name).stem for name in names}
+    for table in sorted(name for name in skipped if name.lower().endswith(TABLES)):
+        try:
+            words = re.split(r"[\s,;|/\\\"]+", read_bytes(source, table).decode("utf-8", "ignore"))
+        except (OSError, DataError):
+            continue
+        there = stems & {PurePosixPath(word).stem for word in words}
+        if 2 * len(there) > len(stems):
+            yield (
+                f"'{table}' names {len(there)} of the images. If it says what they show, give "
+                "it as data_dir, unpacked: folders count here."
+            )
+
+
 def some(names, most=3):
     """The first few of a list of names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

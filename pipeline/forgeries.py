@@ -17,6 +17,9 @@ FILES = [  # of known sets of signatures: the kind, and whose signature it shows
     r"(?:real|forge)/(?P<kind>\d{3})\d\d(?P<writer>\d{3})",  # the same, renamed
     r"(?P<kind>(?:\d{4})?)(?P<writer>\d{3})_\d\d?",  # SigComp 2011; the kind, if any, is a forger
     r"\d\d?_(?P<kind>(?:\d{4})?)(?P<writer>\d{3})",  # its test set
+    r"(?P<kind>genuine|original|real|forg(?:e|ed|ery|eries)?|fake)/(?P<writer>\d+)[ _-]\d+",
+    r"(?P<writer>\d+)[ _-](?P<kind>genuine|original|real|forg(?:e|ed|ery)?|fake)[ _-]?\d+",
+    r"(?P<kind>[gf])[ _-]?(?P<writer>)\d+",
 ]
 PARTS = re.compile(r"(?:^|/)(?:reference|questioned)(?:\(\d+\))?(?=/|$)", re.I)  # of its test set
 
@@ -51,7 +54,10 @@ def class_folders(names):
 
 
 def _told_by_files(names):
-    """Name -> `(writer, forged)` by the pattern that fits most names, with both kinds in it."""
+    """Name -> `(writer, forged)` by the pattern that fits most names, with both kinds in it.
+
+    What it does not fit may be of another set, and is told by the pattern that fits most of it.
+    """
     ends = {name: f"{folder_of(name).rpartition('/')[2]}/{stem_of(name)}" for name in names}
     for pattern in FILES:
         whole = re.compile(f"(?:.*/)?{pattern}", re.I)
@@ -59,7 +65,7 @@ def _told_by_files(names):
         told = {name: (match["writer"], _is_forged(**match.groupdict()))
                 for name, match in told.items() if match}  # fmt: skip
         if 2 * len(told) > len(names) and len({forged for _, forged in told.values()}) == 2:
-            return told
+            return told | _told_by_files([name for name in names if name not in told])
     return {}
 
 

@@ -6,7 +6,16 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pipeline.files import TABLES, DataError, by_reason, find_images, read_bytes, tables_in
+from pipeline.files import (
+    TABLES,
+    DataError,
+    by_reason,
+    find_images,
+    read_bytes,
+    tables_in,
+    tables_of,
+)
+from pipeline.forgeries import class_folders
 from pipeline.layout import class_remarks, place_images
 from pipeline.pair_lists import are_pair_folders, folder_pairs, is_pair_list, pair_rows, read_pairs
 from pipeline.tables import read_text, table_rows
@@ -71,7 +80,7 @@ def read_index(source, pair_label=None):
     Raises:
         DataError: If the source does not exist or holds no images in a known layout.
     """
-    source, skipped = Path(source), {}
+    source, skipped, remarks = Path(source), {}, []
     if not source.exists():
         raise DataError(
             f"data_dir does not exist. Received: '{source}'. "
@@ -79,15 +88,17 @@ def read_index(source, pair_label=None):
         )
     if source.suffix.lower() in TABLES:
         if is_pair_list(source):
-            return _pair_index(source, *read_pairs(source, pair_label, skipped), skipped)
-        encoding = read_text(source)[1]
-        remarks = [f"{source.name} is no UTF-8: it was read as {encoding}."]
-        remarks = remarks if encoding != "utf-8" else []
-        return _assemble(source, table_rows(source, skipped, remarks), skipped, remarks)
+            given = read_pairs(source, pair_label, skipped, remarks)
+            return _pair_index(source, *given, skipped, remarks)
+        if (encoding := read_text(source)[1]) != "utf-8":
+            remarks.append(f"{source.name} is no UTF-8: it was read as {encoding}.")
+        rows = _with_forgeries([*table_rows(source, skipped, remarks)])
+        return _assemble(source, rows, skipped, remarks)
     images = dict(sorted(find_images(source, skipped).items()))
     if are_pair_folders(images):
-        return _pair_index(source, folder_pairs(images, skipped), images, skipped)
+        return _pair_index(source, folder_pairs(images, skipped), images, skipped, remarks)
     places, remarks = place_images(images, skipped)
+    remarks += tables_of(source, places, skipped)
     leaves = _leaves(source, skipped)
     rows = (
         (name, images[name], label, leaves and _leaf(name, label, leaves), split, forged)
@@ -121,10 +132,26 @@ def _leaf(name, label, leaves):
     return next((leaf for leaf in found if leaf and leaf.startswith(label)), found[0])
 
 
-def _pair_index(source, given, stamps, skipped):
+def _with_forgeries(rows):
+    """Rows of a table that names none, with forgeries as their folders or labels tell."""
+    by_path = class_folders([name for name, *_ in rows])
+    by_label = class_folders({f"{label}/1.png" for _, _, label, *_ in rows})
+    found = []
+    for name, stamp, label, group, split, forged in rows:
+        of, imitates = by_label[f"{label}/1.png"]
+        found.append((name, stamp, of, group, split, forged or imitates or by_path[name][1]))
+    genuine = {label for _, _, label, *_, forged in found if not forged}
+    told = any(forged for *_, forged in rows) or any(row[2] not in genuine for row in found)
+    return rows if told else found
+
+
+def _pair_index(source, given, stamps, skipped, remarks):
     """The index of given pairs, (left, right) -> (same, fold); stamps by name."""
-    rows, known = pair_rows(given, stamps)
-    index = _assemble(source, rows, skipped)
+    rows, known = pair_rows(given, stamps, skipped)
+    index = _assemble(source, rows, skipped, remarks)
+    if not known:  # then the names of classes say nothing
+        index.remarks, index.family_names = remarks, [""]
+        index.class_families = np.zeros_like(index.class_families)
     place = {name: row for row, name in enumerate(index.names.tolist())}
     found = [(pair, said) for pair, said in given.items() if place.keys() >= {*pair}]
     index.pairs = np.array([(*map(place.get, pair), same) for pair, (same, _) in found], int)

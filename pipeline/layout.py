@@ -1,5 +1,6 @@
 """What folders are named after: classes and splits. Names alone; no file is read."""
 
+import itertools
 import os
 import re
 import unicodedata
@@ -9,6 +10,7 @@ from pipeline.files import some
 from pipeline.forgeries import class_folders, folder_of, stem_of, steps_of
 from pipeline.tables import split_of
 
+LOOKED_AT = 20_000  # names that tell whether folders hold several things
 FEW = 5  # parents, or names below them: more names below more parents are as alphabets are
 IMAGES = re.compile(r"(jpe?g)?images?|imgs?|jpe?g", re.I)  # folders that alone are no class
 ANNOTATIONS = re.compile(
@@ -16,7 +18,7 @@ ANNOTATIONS = re.compile(
     r"ground[ _-]?truth|gt",
     re.I,
 )
-MASK = re.compile(r"(.+)[ _-]mask(?:[ _-]?\d+)?", re.I)  # without suffix
+MASK = re.compile(r"(.+)[ _-](?:mask|label|seg|gt)(?:[ _-]?\d+)?", re.I)  # without suffix
 KNOWN_FILES = re.compile(  # Market-1501 but for its false boxes, SOCOFing, Yale, AR, JAFFE faces
     r"(?!0000)(\d{4})_c\d.*|(\d+__[MF]_[a-z]+_[a-z]+_finger)(?:_[a-z]+)?|(subject\d\d)(?:\..+)?|"
     r"([mw]-\d{3})-\d\d|([a-z]{2})\.[a-z]{2}\d\.\d+",
@@ -51,6 +53,8 @@ def place_images(names, skipped):
     if told := told or (few and _told_by_files(as_if, NUMBERED)):
         name, label = min(told.items())
         remarks = [f"File names tell the classes, not folders: '{name}' is of '{label}'."]
+    else:
+        remarks = [*remarks, *_several_in_a_folder(as_if, folders)]
     places = {}
     for name in as_if:
         folder, forged = folders[as_if[name]]
@@ -113,12 +117,31 @@ def _told_by_files(names, pattern):
     return found if enough else {}
 
 
+def _several_in_a_folder(names, folders):
+    """A remark where most folders hold several things, as far as the names of files tell."""
+    things, some_names = defaultdict(Counter), [*itertools.islice(names, LOOKED_AT)]
+    for name in some_names:
+        if match := NUMBERED.fullmatch(stem_of(name)):
+            things[folder_of(name)][match[1]] += not folders[names[name]][1]
+    several = {
+        folder: [thing for thing, count in of.items() if count > 1] for folder, of in things.items()
+    }
+    several = {folder: found for folder, found in several.items() if len(found) > 1}
+    if 2 * len(several) > len({*map(folder_of, some_names)}):
+        folder, found = min(several.items())
+        yield (
+            f"Files in '{folder}' are named after several things ({some(found)}). If these are the "
+            "classes, or each is one thing in several pictures, give a table of path,label,group."
+        )
+
+
 def _told_by_sides(names):
     """Name -> class, its own name, where each file of `left` has one of that name in `right`."""
     sides = defaultdict(set)
     for name in names:
         sides[folder_of(name).rpartition("/")[2].lower()].add(stem_of(name))
     alike = sides.keys() == {"left", "right"} and sides["left"] == sides["right"]
+    alike = alike and len({*map(folder_of, names)}) == 2
     return {name: stem_of(name) for name in names} if alike else {}
 
 
@@ -229,7 +252,8 @@ def class_remarks(class_names):
     times = Counter(name for names in below.values() for name in names)
     shared = sorted(name for name, count in times.items() if count > 1)
     alike = [len(names & {*shared}) * 2 > len(names) for names in below.values()]
-    if len(below) >= 2 and min(len(below), len(times)) <= FEW and sum(alike) >= 2:
+    few = min(len(below), len(times)) <= FEW or len(below) > 2 * len(times)
+    if len(below) >= 2 and few and sum(alike) >= 2:
         parents = some(sorted(map(repr, below)))
         yield (
             f"Classes of the same names ({some(shared)}) lie in {parents}: they are taken as "

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from pipeline.files import IMAGE_SUFFIXES, DataError, by_reason, file_stamp
+from pipeline.files import IMAGE_SUFFIXES, DataError, by_reason, file_stamp, some
 from pipeline.layout import place_images
 from pipeline.near_duplicates import join_groups
 from pipeline.tables import COLUMNS, find_listed, is_true, read_cells
@@ -14,12 +14,15 @@ from pipeline.tables import COLUMNS, find_listed, is_true, read_cells
 # Columns in which 1 means that both images show one class, and labels that say it themselves.
 SAYS_SAME = ("same", "is_same", "genuine", "is_genuine", "match", "is_match", "is_duplicate")
 SAID = {
-    **dict.fromkeys(("same", "genuine", "match"), True),
-    **dict.fromkeys(("different", "forged", "forgery", "impostor", "mismatch"), False),
+    **dict.fromkeys("same genuine match matched similar".split(), True),
+    **dict.fromkeys("different diff dissimilar mismatch nonmatch unmatched".split(), False),
+    **dict.fromkeys("impostor imposter forged forgery skilled random".split(), False),
 }
+NUMBERS = ("fold", "split", "id", "index", "")  # columns that are no label
+FEW = 0.05  # of the genuine pairs: if more contradict the folders, these are no classes
 LABELS = (*SAYS_SAME, "label", "target", "class", "y")  # in a list of more columns
 LFW_NAME = "{0}/{0}_{1:04d}.jpg"
-SIDES = re.compile(r"(.*?)[ _-]?(?:1|2|a|b|left|right)")  # img1 and img2, id_a and id_b
+SIDES = re.compile(r"([a-z].*?)[ _-]?(?:1|2|a|b|left|right)|left|right")  # img1 and img2, id_a...
 PAIR_FOLDERS = {"similar_all_images", "dissimilar_all_images"}
 TRIPLES = {"anchor", "positive", "negative"}  # columns; folders whose first images go together
 PAIR_NAME = re.compile(r".*/(similar|dissimilar)_(\d+)_(first|second)\.\w+")
@@ -35,13 +38,14 @@ def is_pair_list(source):
     return bool(_lfw_pairs(rows) or named) or any(len(_paths(cells)) == 2 for _, cells in rows)
 
 
-def read_pairs(source, pair_label, skipped):
+def read_pairs(source, pair_label, skipped, remarks):
     """The pairs of a list whose files exist; one listed twice or in both orders counts once.
 
     Args:
         source: Path of the list. Its paths are relative to it, or to a folder beside it.
         pair_label: What label 1 means, "same" or "different", where no column says it.
         skipped: Dict that gains what is left out -> reason.
+        remarks: List that gains sentences for the user.
 
     Returns:
         `(pairs, stamps)`: dict of `(left, right)`, names relative to the folder of the list ->
@@ -51,7 +55,7 @@ def read_pairs(source, pair_label, skipped):
         DataError: If the list cannot be read, or nobody says what label 1 means.
     """
     rows = read_cells(source)
-    pairs = _lfw_pairs(rows) or _labelled_pairs(source, rows, pair_label)
+    pairs = _lfw_pairs(rows) or _labelled_pairs(source, rows, pair_label, remarks)
     names = find_listed(source, (name for left, right, *_ in pairs for name in (left, right)))
     stamps = {name: file_stamp(source.parent, name, skipped) for name in {*names.values()}}
     stamps = {name: stamp for name, stamp in stamps.items() if stamp}
@@ -120,23 +124,37 @@ def _by_folder(images):
     return folders
 
 
-def pair_rows(pairs, stamps):
+def pair_rows(pairs, stamps, skipped):
     """Rows of the images of some pairs, whose classes are their folders as far as the pairs agree.
 
     A `train/` or `test/` above the folders is no part of them. Where pairs do not agree, classes
     are what genuine pairs join. Groups are folders where each genuine pair lies in one, and some
-    impostor pair does not.
+    impostor pair does not. A few genuine pairs that contradict the folders are left out.
+
+    Args:
+        pairs: As from `read_pairs`; loses what is left out.
+        stamps: By name.
+        skipped: Dict that gains what is left out -> reason.
 
     Returns:
         `(rows, known)`: `(name, stamp, class, group, None, forged)` of each image, and whether
         classes are folders.
+
+    Raises:
+        DataError: If most pairs of an image and its forgery are said to show the same.
     """
     names = sorted({name for pair in pairs for name in pair})
     folders = {name: (name.rpartition("/")[0], None, False) for name in names}
     folders |= place_images(names, {})[0]
+    _check_forgeries(pairs, folders)
     own = {name: name if forged else folder for name, (folder, _, forged) in folders.items()}
     genuine = [pair for pair, (same, _) in pairs.items() if same]
     alike = {pair for pair in pairs if own[pair[0]] == own[pair[1]]}
+    wrong = [pair for pair in genuine if pair not in alike]
+    if 0 < len(wrong) <= FEW * len(genuine):
+        reason = "said to show the same, of two folders or one of them forged"
+        skipped |= {", ".join(pair): reason for pair in wrong if pairs.pop(pair)}
+        genuine = [pair for pair in genuine if pair in alike]
     grouped = len(alike) < len(pairs) and alike.issuperset(genuine)
     known, place = grouped and len(alike) == len(genuine), {name: n for n, name in enumerate(names)}
     links = np.array([[*map(place.get, pair)] for pair in genuine], int).reshape(-1, 2)
@@ -149,6 +167,21 @@ def pair_rows(pairs, stamps):
     return rows, known
 
 
+def _check_forgeries(pairs, folders):
+    """A DataError where most pairs of an image and its forgery are said to show the same."""
+    said = {
+        pair: same
+        for pair, (same, _) in pairs.items()
+        if len({folders[name][0] for name in pair}) < len({folders[name][2] for name in pair})
+    }
+    if 2 * sum(said.values()) > len(said):
+        shown = next(" and ".join(map(repr, pair)) for pair, same in said.items() if same)
+        raise DataError(
+            f"{sum(said.values())} of {len(said)} pairs of an image and its forgery, as {shown}, "
+            "are said to show the same. Does label 1 mean the contrary? Then change --pair_label."
+        )
+
+
 def _paths(cells):
     """Which cells of a line name images."""
     return [at for at, cell in enumerate(cells) if cell.lower().endswith(IMAGE_SUFFIXES)]
@@ -156,14 +189,21 @@ def _paths(cells):
 
 def _sides(header):
     """Which two columns of a header name the images of a pair; none where they do not tell."""
-    stems, paths = defaultdict(list), {"", *COLUMNS["path"].split()}
+    stems, paths = defaultdict(list), {*COLUMNS["path"].split()}
+    if not paths & {*map(_letters, header)}:  # beside a path, left and right may be classes
+        paths.add("")
     for at, name in enumerate(header):
         if match := SIDES.fullmatch(name):
-            stems[re.sub("[^a-z]", "", match[1])].append(at)
-    return next((at for stem, at in stems.items() if stem in paths and len(at) == 2), [])
+            stems[_letters(match[1] or "")].append(at)
+    found = next((at for stem, at in stems.items() if stem in paths and len(at) == 2), [])
+    return found if not any(map(str.isdecimal, header)) else []
 
 
-def _labelled_pairs(source, rows, pair_label):
+def _letters(text):
+    return re.sub("[^a-z]", "", text.lower())
+
+
+def _labelled_pairs(source, rows, pair_label, remarks):
     """`(left, right, same, fold)` of lines of two paths and a label, with or without a header."""
     header = [] if _paths(rows[0][1]) else [cell.lower() for cell in rows[0][1]]
     rows, width = rows[bool(header) :], len(rows[0][1])
@@ -177,6 +217,7 @@ def _labelled_pairs(source, rows, pair_label):
         return [(cells[anchor], cells[at], same, None) for at, same in said for _, cells in rows]
     left, right = _sides(header) or _paths(rows[0][1])
     others = [at for at in range(width) if at not in (left, right)]
+    others = [at for at in others if not header or header[at] not in NUMBERS] or others
     named = [at for at in others if header and header[at] in LABELS]
     if len(named or others) != 1:
         raise DataError(
@@ -184,12 +225,19 @@ def _labelled_pairs(source, rows, pair_label):
             f"there are more. Received: {header or rows[0][1]}."
         )
     (label,), fold = named or others, header.index("fold") if "fold" in header else None
-    words = all(cells[label].lower() in SAID for _, cells in rows)
+    words = any(_letters(cells[label]) in SAID for _, cells in rows)
     pairs = []
     for number, cells in rows:
         what = f"{source}, line {number}: label"
-        said = SAID[cells[label].lower()] if words else is_true(cells[label], what)
+        if words and _letters(cells[label]) not in SAID:
+            raise DataError(f"{what} must be one of {', '.join(SAID)}, as others are. "
+                            f"Received: '{cells[label]}'.")  # fmt: skip
+        said = SAID[_letters(cells[label])] if words else is_true(cells[label], what)
         pairs.append((cells[left], cells[right], said, None if fold is None else cells[fold]))
+    unread = [header[at] for at in others if header and at != label]
+    unread += ["split (give a list of each)"] * ("split" in header)
+    if unread:
+        remarks.append(f"Columns that are not read: {some(unread)}.")
     says = "same" if words or (header and header[label] in SAYS_SAME) else None
     means = _meaning(source, pairs, says, pair_label)
     return [(left, right, said == (means == "same"), fold) for left, right, said, fold in pairs]
@@ -224,7 +272,7 @@ def _lfw_pairs(rows):
     rows = rows[len(sizes) == len(first) or first[0].lower() == "name" :]
     for at, (_, cells) in enumerate(rows):
         numbers = [cell.isdecimal() for cell in cells]
-        if numbers not in ([False, True, True], [False, True, False, True]):
+        if numbers not in ([False, True, True], [False, True, False, True]) or _paths(cells):
             return []
         name, first, *others = cells
         other, second = (name, *others) if len(cells) == 3 else others

@@ -13,6 +13,7 @@ FORMATS = ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # in bytes 8 to 12
 BIT_DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # that cameras, scanners and programs write
 DECLARED = {"PGM": (0.0, 65535.0)}  # the file says its largest number, and Pillow scales by it
+PHOTOMETRIC, BITS, COMPRESSION, PLANES = 262, 258, 259, 284  # tags of a TIFF
 EXIF_ORIENTATION, FLIPS = 0x0112, Image.Transpose
 TURNS = {2: FLIPS.FLIP_LEFT_RIGHT, 3: FLIPS.ROTATE_180, 4: FLIPS.FLIP_TOP_BOTTOM}
 TURNS |= {5: FLIPS.TRANSPOSE, 6: FLIPS.ROTATE_270, 7: FLIPS.TRANSVERSE, 8: FLIPS.ROTATE_90}
@@ -110,8 +111,13 @@ def _numbers(image):
     """`(mode, array)` of an image of more than 8 bits, else `(mode, None)`."""
     if image.mode == "I" and image.format == "PPM":
         return "PGM", np.asarray(image)
+    tags = image.tag_v2 if image.format == "TIFF" else {}
     if image.mode.startswith(("I", "F")):
-        return image.mode[:4], np.asarray(image)  # I;16 in any byte order
+        values = np.asarray(image)  # I;16 in any byte order
+        white_is_zero = tags.get(PHOTOMETRIC) == 0 and image.mode.startswith("I;16")
+        return image.mode[:4], 65535 - values if white_is_zero else values
+    if tags.get(PLANES) == 2 and max(tags.get(BITS, (8,))) > 8 and tags.get(COMPRESSION) == 1:
+        raise BadImage("a TIFF of 16 bits in separate planes: save it with interleaved channels")
     words = image.tile[0].args if image.format in ("PNG", "TIFF") else ""
     words = words if isinstance(words, str) else words[0]
     if words[:-1] in ("RGB;16", "RGBA;16"):
@@ -162,6 +168,7 @@ def _ink(grey):
     with np.errstate(divide="ignore", invalid="ignore"):
         between = (dark[-1] * (below / below[-1]) - dark) ** 2 / (below * (below[-1] - below))
     ink = pixels <= np.argmax(np.nan_to_num(between, posinf=0))
+    ink = ink if ink.mean() <= 0.5 else ~ink  # white on black
     if not ink.any() or ink.all():  # one colour
         return Image.new("L", grey.size, "white")
     (top, bottom), (left, right) = (np.flatnonzero(ink.any(axis))[[0, -1]] for axis in (1, 0))

@@ -13,11 +13,11 @@ from pipeline.files import IMAGE_SUFFIXES, DataError, existing, file_stamp, list
 
 COLUMNS = {  # and what public data sets call them, letters alone; the first that is there counts
     "path": "path filepath filepaths imagepath imgpath filename imagename imgname image img file "
-    "imageid imgid idcode id",
+    "imageid imgid idcode imagefile fname isicid id name",
     "label": "label labels class classname classid target category individualid individual "
     "identity person subject writer breed species diagnosis dx itemid labelgroup landmarkid "
     "hotelid productid",
-    "group": "group",
+    "group": "group groupid lesionid patientid patient",
     "split": "split dataset set subset partition evaluationstatus",
     "forged": "forged isforged forgery isforgery",
     "genuine": "genuine isgenuine",
@@ -29,9 +29,10 @@ SPLIT_NAMES = {
     **dict.fromkeys(("query", "gallery"), "test"),  # of people and clothes
 }
 YES, NO = ("1", "1.0", "true", "yes", "y"), ("0", "0.0", "-1", "false", "no", "n", "")
-FORGED = dict.fromkeys("genuine original real".split(), "no") | dict.fromkeys(
-    "forged forgery fake".split(), "yes"
+FORGED = dict.fromkeys("genuine original real g".split(), "no") | dict.fromkeys(
+    "forged forgery fake skilled f".split(), "yes"
 )
+NO_LABEL = ("", "nan", "na", "n/a", "null")
 SPLIT = re.compile(  # train_set, test-data, seg_train, test1
     rf"(?:.+[ _-])?({'|'.join(SPLIT_NAMES)})(?:[ _-]?(?:data|(?:data)?set|images|mini|\d{{1,4}}))?"
 )
@@ -52,7 +53,7 @@ def table_rows(source, skipped, remarks):
             )
         if line["more"]:
             skipped[name] = f"more cells than columns: are quotes missing about '{label}'?"
-        elif label.lower() in ("", "nan"):
+        elif label.lower() in NO_LABEL:
             skipped[name] = "no label in its line"
         elif name not in rows:
             forged = is_true(line["forged"], f"{source}, line {number}: forged")
@@ -76,6 +77,12 @@ def _lines(source, remarks):
     named = [cell.lower().endswith(IMAGE_SUFFIXES) for cell in header]
     if len(header) == 2 and sum(named) == 1:
         header, lines = ["path", "label"] if named[0] else ["label", "path"], rows
+        numbers = {cells[header.index("label")] for _, cells in lines if len(cells) == 2}
+        if len(lines) > 2 and len(numbers) == len(lines) and all(map(str.isdecimal, numbers)):
+            raise DataError(
+                f"{source}: each line has a number of its own beside its path, so there are no "
+                "classes. Is it a list of files? Then give the folder."
+            )
     plain = [re.sub("[^a-z]", "", name.lower()) for name in header]
     at = {
         column: plain.index(name)
@@ -84,15 +91,14 @@ def _lines(source, remarks):
         if name in plain
     }
     lines = [(number, cells + [""] * (len(header) - len(cells))) for number, cells in lines]
+    dropped = None
     if "split" in at and "split" not in plain:  # its name alone says little
         wrong = [cells[at["split"]] for _, cells in lines if not split_of(cells[at["split"]])]
         if wrong:
-            name = header[at.pop("split")]
-            remarks.append(f"The column '{name}' is not read: it holds '{wrong[0]}'.")
-    for n in [n for n, name in enumerate(plain) if name in ("type", "kind")]:
-        if "label" in at and all(cells[n].lower() in FORGED for _, cells in lines):
-            at.setdefault("forged", n)
-    others = [n for n, name in enumerate(header) if name and n not in at.values()]
+            dropped = at.pop("split")
+            remarks.append(f"The column '{header[dropped]}' is not read: it holds '{wrong[0]}'.")
+    at |= _forged_column(plain, lines, at)
+    others = [n for n, name in enumerate(header) if name and n not in (*at.values(), dropped)]
     one_hot = all(cells[n].lower() in (*YES, *NO) for _, cells in lines for n in others)
     if "label" not in at and len(others) == 1:
         at["label"] = others[0]
@@ -105,16 +111,33 @@ def _lines(source, remarks):
     if not {"path", "label"} <= {*plain}:
         classes = [header[at["label"]]] if "label" in at else [header[n] for n in others]
         remarks.append(f"'{header[at['path']]}' names the images, {some(classes)} their classes.")
+    unread = [header[n] for n in others if n not in at.values()]
+    if unread and "label" in at:
+        remarks.append(f"Columns that are not read: {some(unread)}.")
     for number, cells in lines:
         line = dict.fromkeys(COLUMNS, "") | {column: cells[n] for column, n in at.items()}
         if "label" not in at:
             line["label"] = " + ".join(header[n] for n in others if cells[n].lower() in YES)
         if "genuine" in at:
-            genuine = is_true(line["genuine"], f"{source}, line {number}: genuine")
+            genuine = is_true(line["genuine"] or "nothing", f"{source}, line {number}: genuine")
             line["forged"] = "no" if genuine else "yes"
         line["forged"] = FORGED.get(line["forged"].lower(), line["forged"])
         line["path"] = line["path"].replace("\\", "/")
         yield number, line | {"more": cells[len(header) :]}
+
+
+def _forged_column(plain, lines, at):
+    """`{"forged": n, "label": m}`, where a column of words as genuine and forged says which are.
+
+    Such a column is the label where no other may be one.
+    """
+    kinds = {n: {FORGED.get(cells[n].lower()) for _, cells in lines} for n in range(len(plain))}
+    kinds = [n for n, found in kinds.items() if found == {"yes", "no"}]
+    known = [plain.index(name) for name in COLUMNS["label"].split() if name in plain]
+    known = [n for n in known if n not in kinds]
+    if kinds and known and "forged" not in at and "genuine" not in at:
+        return {"forged": kinds[0], "label": known[0]}
+    return {}
 
 
 def find_listed(source, names):
@@ -137,11 +160,10 @@ def find_listed(source, names):
         sizes = {len(end) for end in ends.values()} - {0}
         for (file, parts), size in itertools.product(files.items(), sizes):
             fits[parts[-size:]].append((parts[:-size], file))
-        below = defaultdict(dict)  # folder -> listed name -> file in it
+        below = defaultdict(dict)  # folder -> listed name -> files in it
         for name, end in ends.items():
             for folder, file in fits.get(end, ()):
-                if file.endswith(PurePosixPath(name).suffix) or name not in below[folder]:
-                    below[folder][name] = file
+                below[folder].setdefault(name, []).append(file)
         if len(set().union(*below.values())) > (len(names) / 2 if cut else 0):
             return found | _nearest(source, below)
     return found
@@ -159,11 +181,16 @@ def _nearest(source, below):
     for other in others:
         both = sorted(below[other].keys() & below[best].keys())
         if both and len(below[other]) == len(below[best]):
-            raise DataError(
-                f"{source}: '{both[0]}' may be '{below[other][both[0]]}' or '{found[both[0]]}'. "
-                "Give paths relative to the folder of the list, or move one of the two away."
-            )
+            found[both[0]] = [*below[other][both[0]], *found[both[0]]]
         found |= {} if both else below[other]
+    for name, files in found.items():
+        exact = [file for file in files if file.endswith(PurePosixPath(name).suffix or "/")]
+        found[name], *twins = exact or files
+        if twins:
+            raise DataError(
+                f"{source}: '{name}' may be '{found[name]}' or '{twins[0]}'. Give paths relative "
+                "to the folder of the list, or move one of the two away."
+            )
     return found
 
 

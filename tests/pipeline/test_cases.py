@@ -146,6 +146,26 @@ CASES = {  # file > its class, F if forged, @ its split; or - why it is left out
         j/YM.SU3.60.tiff > YM | ! File names tell""",
     "forgeries beside genuine files": """s/w1/genuine_1.png > w1 | s/w1/forged_1.png > w1 F |
         s/w2/genuine_1.png > w2 | s/w2/forged_2.png > w2 F""",
+    "forgeries of several sets": """C/C/1/original_1_1.png > C/C/1 |
+        C/C/1/forgeries_1_1.png > C/C/1 F | H/H/7/H-S-7-G-01.tif > H/H/7 |
+        H/H/7/H-S-7-F-01.tif > H/H/7 F | H/H/8/H-S-8-F-01.tif > H/H/8 F |
+        H/H/8/H-S-8-G-01.tif > H/H/8""",
+    "forgeries of numbered writers": """real/001_01.png > 001 | real/002_01.png > 002 |
+        forge/001_01.png > 001 F | forge/002_02.png > 002 F""",
+    "forgeries in words": "1/1_real_1.png > 1 | 1/1_forged_1.png > 1 F | 2/2_real_1.png > 2",
+    "forgeries in letters": "01/G_01.png > 01 | 01/F_01.png > 01 F | 02/G_02.png > 02",
+    "fingers in parts": """DB1/101_1.tif > DB1 | DB1/101_2.tif > DB1 | DB1/102_1.tif > DB1 |
+        DB1/102_2.tif > DB1 | DB2/103_1.tif > DB2 | DB2/103_2.tif > DB2 | DB2/104_1.tif > DB2 |
+        DB2/104_2.tif > DB2 | ! Files in 'DB1' are named after several things (101, 102)""",
+    "left and right of people": """1/left/1.png > 1/left | 1/right/1.png > 1/right |
+        2/left/1.png > 2/left | 2/right/1.png > 2/right | ! Classes of the same names (left""",
+    "clips of people": " | ".join(
+        f"{person}/{clip}/1.png > {person}/{clip}"
+        for person in "abcdefghijklm"
+        for clip in "123456"
+    )
+    + " | ! Classes of the same names (1, 2, 3 and 3 more)",
+    "labels beside images": """k1/P0.jpg > k1 | k1/P0_label.bmp > - the mask of | k2/P.jpg > k2""",
     "left and right of a pair": """left/01.png > 01 | right/01.jpg > 01 | left/2.png > 2 |
         right/2.png > 2 | ! File names tell""",
     "left and right": "left/01.png > left | right/01.png > right | left/2.png > left",
@@ -311,6 +331,31 @@ TABLES = {  # files; lines of list.csv; file > class
         "image,type,writer / 1.jpg,genuine,a / 2.jpg,genuine,b / 3.jpg,Forged,b",
         "1.jpg > a | 2.jpg > b | 3.jpg > b F",
     ),
+    "forgeries in a column of labels": (
+        "1.jpg 2.jpg 3.jpg",
+        "image,writer,label / 1.jpg,a,genuine / 2.jpg,b,genuine / 3.jpg,b,skilled",
+        "1.jpg > a | 2.jpg > b | 3.jpg > b F",
+    ),
+    "forgeries by their folders": (
+        "a/1.jpg b/2.jpg b_forg/3.jpg",
+        "path,label / a/1.jpg,a / b/2.jpg,b / b_forg/3.jpg,b",
+        "a/1.jpg > a | b/2.jpg > b | b_forg/3.jpg > b F",
+    ),
+    "forgeries by their labels": (
+        "1.jpg 2.jpg 3.jpg",
+        "image,label / 1.jpg,a / 2.jpg,b / 3.jpg,b_forged",
+        "1.jpg > a | 2.jpg > b | 3.jpg > b F",
+    ),
+    "two classes called left and right": (
+        "1.jpg 2.jpg",
+        "image,left,right / 1.jpg,1,0 / 2.jpg,0,1",
+        "1.jpg > left | 2.jpg > right",
+    ),
+    "a column called name, numbers": (
+        "t/0.jpg t/1.jpg",
+        "name,class,group / 0.jpg,0,1 / 1.jpg,5,3",
+        "t/0.jpg > 0 | t/1.jpg > 5",
+    ),
     "types that are the classes": (
         "1.jpg 2.jpg",
         "image,type / 1.jpg,real / 2.jpg,fake",
@@ -358,7 +403,7 @@ TABLES = {  # files; lines of list.csv; file > class
     ),
     "cells without quotes, or without a class": (
         "a.jpg b.jpg c.jpg d.jpg",
-        "path|label / ./a.jpg|x / b.jpg|y|z / c.jpg|nan / d.jpg|y",
+        "path|label / ./a.jpg|x / b.jpg|y|z / c.jpg|N/A / d.jpg|y",
         "a.jpg > x | b.jpg > - more cells than columns | c.jpg > - no label | d.jpg > y",
     ),
     "comments, a count, the word of Excel": (
@@ -389,6 +434,37 @@ def test_a_listed_name_that_may_be_two_files_is_asked_for(tmp_path):
     (tmp_path / "list.csv").rename(tmp_path / "list_of_test.csv")
     (tmp_path / "b").rename(tmp_path / "test")
     assert outcome(read_index(tmp_path / "list_of_test.csv")) == {"test/1.jpg": "x"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("id,label / 1,x / 2,y", "'1' may be 'im/1.jpg' or 'im/1.png'"),
+        ("1 im/1.jpg / 2 im/1.png / 3 im/2.jpg", "number of its own.* give the folder"),
+        ("image_id,partition / 1.jpg,0 / 2.jpg,7", "needs a header with the columns path and"),
+        ("image,writer,genuine / 1.jpg,a,1 / 2.jpg,b,", "line 3: genuine must be 1 or 0"),
+        ("1.jpg\tn01\t0\t32\t44\t62 / 2.jpg\tn02\t1\t32\t4\t2", "needs a header"),
+        ("im/1.jpg 3 1 / im/2.jpg 4 1", "needs a header with the columns path and label"),
+    ],
+)
+def test_tables_that_do_not_say_enough(lines, message, tmp_path):
+    write_folder(
+        tmp_path, {f"im/{name}": image_bytes(name) for name in ("1.jpg", "1.png", "2.jpg")}
+    )
+    (tmp_path / "list.csv").write_text(lines.replace(" / ", "\n"))
+    with pytest.raises(DataError, match=message):
+        read_index(tmp_path / "list.csv")
+
+
+def test_a_table_beside_the_images_is_named(tmp_path):
+    """Folders may be no more than parts; lesions are groups once the table is given."""
+    write_folder(
+        tmp_path, {name: image_bytes(name) for name in ("p1/1.jpg", "p1/2.jpg", "p2/3.jpg")}
+    )
+    (tmp_path / "set.csv").write_text("lesion_id,image_id,dx\nH1,1,nv\nH1,2,nv\nH2,3,mel\n")
+    assert "'set.csv' names 3 of the images" in read_index(tmp_path).remarks[0]
+    index = read_index(tmp_path / "set.csv")
+    assert index.class_names == ["mel", "nv"] and index.groups.tolist() == [0, 0, 1]
 
 
 PARTS = st.sampled_from(

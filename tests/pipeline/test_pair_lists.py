@@ -102,6 +102,7 @@ def test_what_counts_once_and_what_is_left_out(write_images):
         (["a/1.png,a/2.png,maybe"], "line 1: label must be 1 or 0.*'maybe'"),
         (["a/1.png,a/2.png,1", "a/1.png,b/1.png"], "line 2: expected 3 cells"),
         (["left,right,x,z", "a/1.png,a/2.png,1,1"], "two columns of paths and one label"),
+        (["left,right,y", "a/1.png,a/2.png,same", "a/1.png,b/1.png,?"], "one of same.*'[?]'"),
         (
             ["left,right,same", "no.png,none.png,1"],
             "none of its 1 pairs can be used .2 x No such file",
@@ -111,6 +112,27 @@ def test_what_counts_once_and_what_is_left_out(write_images):
 def test_lists_that_do_not_load(lines, message, write_images):
     with pytest.raises(DataError, match=message):
         read_index(write_list(write_images(*FILES), lines), "same")
+
+
+def test_other_columns_are_named(write_images):
+    lines = ["fold,kin,img1,img2,split", "x,1,a/1.png,a/2.png,train", "y,0,a/1.png,b/1.png,test"]
+    index = read_index(write_list(write_images(*FILES), lines), "same")
+    assert index.remarks == ["Columns that are not read: split (give a list of each)."]
+    assert given(index) == {("a/1.png", "a/2.png", 1), ("a/1.png", "b/1.png", 0)}
+
+
+def test_one_wrong_label_among_many_is_left_out(write_images):
+    source = signatures(write_images)
+    source.write_text(
+        source.read_text().replace("j/0.png,j_forg/2.png,1", "j/0.png,j_forg/2.png,0")
+    )
+    index = read_index(source, "different")
+    assert index.class_names == [*"abcdefghij"] and index.forged.sum() == 30
+    reason = index.skipped["test/j/0.png, test/j_forg/2.png"]
+    assert reason == "said to show the same, of two folders or one of them forged"
+    assert index.pairs[:, 2].sum() == 30 and len(index.pairs) == 60
+    with pytest.raises(DataError, match="29 of 30 pairs of an image and its forgery.*contrary"):
+        read_index(source, "same")
 
 
 def signatures(write_images, writers="abcdefghij"):

@@ -90,6 +90,12 @@ def deep_tiff(values, pack):
     return (start + packed).ljust(130, b"\0") + struct.pack(">3H", 16, 16, 16) + pixels
 
 
+def white_is_zero(values):
+    """A grey TIFF of 16 bits that counts from white, as x-ray programs write them."""
+    data = encoded((65535 - values).astype("u2"), "TIFF")
+    return data.replace(struct.pack("<HHII", 262, 3, 1, 1), struct.pack("<HHII", 262, 3, 1, 0))
+
+
 DEEP = [(257, 0, "u2"), (16, 0, "u2"), (257, 0, "i4"), (1, 0, "i4"), (100, -9000, "i4")]
 DEEP += [(1, 0, "u2"), (1, 0, "f4"), (257, 0, "f4"), (1 / 255, 0, "f4"), (1 / 127.5, -1, "f4")]
 
@@ -100,6 +106,7 @@ DEEP += [(1, 0, "u2"), (1, 0, "f4"), (257, 0, "f4"), (1 / 255, 0, "f4"), (1 / 12
         *(encoded((LEVELS * step + low).astype(kind), "TIFF") for step, low, kind in DEEP),
         *(encoded((LEVELS * step).astype("u2")) for step in (257, 16)),  # 16 and 12 bits
         pgm16(LEVELS * 257),
+        white_is_zero(LEVELS * 257),
         deep_png(LEVELS * 257),
         deep_png(LEVELS * 16),
         deep_rgba_png(LEVELS * 16),
@@ -203,6 +210,12 @@ def test_padding_keeps_the_shape(orientation):
     np.testing.assert_array_equal(stretched, np.asarray(reference))
 
 
+def test_planes_of_16_bits_are_refused():
+    planes = [struct.pack(">HHIHH", 284, 3, 1, number, 0) for number in (1, 2)]
+    with pytest.raises(BadImage, match="16 bits in separate planes"):
+        decode(deep_tiff(LEVELS * 257, 1).replace(*planes), Config())
+
+
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
 def test_ink_does_not_depend_on_paper_and_pen(form):
     def drawing(paper, pen, left):
@@ -211,8 +224,9 @@ def test_ink_does_not_depend_on_paper_and_pen(form):
         return encoded(picture, form, **({"quality": 95} if form == "JPEG" else {}))
 
     config = Config(image_size="50x80", channels=1, ink=True, fit="pad")
-    one, other = (decode(drawing(*of), config)[0] for of in ((250, 10, 30), (180, 120, 222)))
-    assert np.abs(one.astype(int) - other).mean() < 1
+    drawn = (250, 10, 30), (180, 120, 222), (5, 240, 100)  # the last is white on black
+    one, other, inverted = (decode(drawing(*of), config)[0].astype(int) for of in drawn)
+    assert np.abs(one - other).mean() < 1 and np.abs(one - inverted).mean() < 1
     rows = np.flatnonzero((one[..., 0] < 128).any(axis=1))
     assert rows[0] <= 1 and rows[-1] >= 48 and one[..., 0].max() == 255  # cut to the ink
     assert (one[:, 0] == 255).all()  # padded with white
