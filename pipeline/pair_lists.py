@@ -19,7 +19,7 @@ SAID = {
     **dict.fromkeys("impostor imposter forged forgery skilled random".split(), False),
 }
 NUMBERS = ("fold", "split", "id", "index", "")  # columns that are no label
-FEW = 0.05  # of the genuine pairs: if more contradict the folders, these are no classes
+FEW = 0.05  # of the pairs: if more contradict the folders, these are no classes
 LABELS = (*SAYS_SAME, "label", "target", "class", "y")  # in a list of more columns
 LFW_NAME = "{0}/{0}_{1:04d}.jpg"
 SIDES = re.compile(r"([a-z].*?)[ _-]?(?:1|2|a|b|left|right)|left|right")  # img1 and img2, id_a...
@@ -129,7 +129,7 @@ def pair_rows(pairs, stamps, skipped):
 
     A `train/` or `test/` above the folders is no part of them. Where pairs do not agree, classes
     are what genuine pairs join. Groups are folders where each genuine pair lies in one, and some
-    impostor pair does not. A few genuine pairs that contradict the folders are left out.
+    impostor pair does not. A few pairs that contradict the folders are left out.
 
     Args:
         pairs: As from `read_pairs`; loses what is left out.
@@ -148,13 +148,14 @@ def pair_rows(pairs, stamps, skipped):
     folders |= place_images(names, {})[0]
     _check_forgeries(pairs, folders)
     own = {name: name if forged else folder for name, (folder, _, forged) in folders.items()}
-    genuine = [pair for pair, (same, _) in pairs.items() if same]
     alike = {pair for pair in pairs if own[pair[0]] == own[pair[1]]}
-    wrong = [pair for pair in genuine if pair not in alike]
-    if 0 < len(wrong) <= FEW * len(genuine):
-        reason = "said to show the same, of two folders or one of them forged"
-        skipped |= {", ".join(pair): reason for pair in wrong if pairs.pop(pair)}
-        genuine = [pair for pair in genuine if pair in alike]
+    contrary = {pair for pair, (same, _) in pairs.items() if same != (pair in alike)}
+    agreed = {same for pair, (same, _) in pairs.items() if pair not in contrary}
+    if 0 < len(contrary) <= FEW * len(pairs) and len(agreed) == 2:
+        reason = "its label contradicts the folders of its images, which those of others do not"
+        skipped |= {", ".join(pair): reason for pair in contrary if pairs.pop(pair)}
+        alike -= contrary
+    genuine = [pair for pair, (same, _) in pairs.items() if same]
     grouped = len(alike) < len(pairs) and alike.issuperset(genuine)
     known, place = grouped and len(alike) == len(genuine), {name: n for n, name in enumerate(names)}
     links = np.array([[*map(place.get, pair)] for pair in genuine], int).reshape(-1, 2)
