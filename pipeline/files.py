@@ -34,6 +34,7 @@ OWN_FOLDERS = {  # by what lies in them
 }
 CONTACT_SHEET = "contact_sheet.png"
 TABLES = (".csv", ".tsv", ".txt")  # that name images beside them
+MOST_TABLES = 20  # that are looked into, in a folder of images
 ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 MENDED = {  # what else people give, and how it can be read
     **dict.fromkeys(ARCHIVES[1:], "Unpack it, and give the folder"),
@@ -139,8 +140,9 @@ def tables_in(skipped):
 
 def tables_of(source, names, skipped):
     """A remark on each table among the other files that names most of some images."""
-    stems = {PurePosixPath(name).stem for name in names}
-    for table in sorted(name for name in skipped if name.lower().endswith(TABLES)):
+    tables = sorted(name for name in skipped if name.lower().endswith(TABLES))
+    stems = {PurePosixPath(name).stem for name in names} if tables else ()
+    for table in [name for name in tables if PurePosixPath(name).stem not in stems][:MOST_TABLES]:
         try:
             words = re.split(r"[\s,;|/\\\"]+", read_bytes(source, table).decode("utf-8", "ignore"))
         except (OSError, DataError):

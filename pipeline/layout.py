@@ -118,16 +118,20 @@ def _told_by_files(names, pattern):
 
 
 def _several_in_a_folder(names, folders):
-    """A remark where most folders hold several things, as far as the names of files tell."""
-    things, some_names = defaultdict(Counter), [*itertools.islice(names, LOOKED_AT)]
-    for name in some_names:
-        if match := NUMBERED.fullmatch(stem_of(name)):
-            things[folder_of(name)][match[1]] += not folders[names[name]][1]
+    """A remark where most folders hold several things, as far as the names of files tell.
+
+    `names` and `folders` are as in `place_images`: name -> itself or what it repeats -> its class.
+    """
+    things = defaultdict(Counter)
+    for name in itertools.islice(names, LOOKED_AT):
+        match, (folder, forged) = NUMBERED.fullmatch(stem_of(name)), folders[names[name]]
+        things[folder][match[1] if match and not forged else name] += 1
     several = {
-        folder: [thing for thing, count in of.items() if count > 1] for folder, of in things.items()
+        folder: found
+        for folder, of in things.items()
+        if len(found := [thing for thing, count in of.items() if count > 1]) > 1
     }
-    several = {folder: found for folder, found in several.items() if len(found) > 1}
-    if 2 * len(several) > len({*map(folder_of, some_names)}):
+    if 2 * len(several) > len(things):
         folder, found = min(several.items())
         yield (
             f"Files in '{folder}' are named after several things ({some(found)}). If these are the "

@@ -13,7 +13,7 @@ from pipeline.files import IMAGE_SUFFIXES, DataError, existing, file_stamp, list
 
 COLUMNS = {  # and what public data sets call them, letters alone; the first that is there counts
     "path": "path filepath filepaths imagepath imgpath filename imagename imgname image img file "
-    "imageid imgid idcode imagefile fname isicid id name",
+    "imageid imgid idcode imagefile images paths files fname isicid id name",
     "label": "label labels class classname classid target category individualid individual "
     "identity person subject writer breed species diagnosis dx itemid labelgroup landmarkid "
     "hotelid productid",
