@@ -129,14 +129,16 @@ def _lines(source, remarks):
 def _forged_column(plain, lines, at):
     """`{"forged": n, "label": m}`, where a column of words as genuine and forged says which are.
 
-    Such a column is the label where no other may be one.
+    It is the label itself where no other column is one that has both kinds.
     """
-    kinds = {n: {FORGED.get(cells[n].lower()) for _, cells in lines} for n in range(len(plain))}
-    kinds = [n for n, found in kinds.items() if found == {"yes", "no"}]
     known = [plain.index(name) for name in COLUMNS["label"].split() if name in plain]
-    known = [n for n in known if n not in kinds]
-    if kinds and known and "forged" not in at and "genuine" not in at:
-        return {"forged": kinds[0], "label": known[0]}
+    for kind in range(len(plain) * (not at.keys() & {"forged", "genuine"})):
+        of = {"yes": set(), "no": set(), None: set()}
+        label = next((n for n in known if n != kind), kind)
+        for _, cells in lines:
+            of[FORGED.get(cells[kind].lower())].add(cells[label])
+        if of["yes"] & of["no"] and not of[None]:
+            return {"forged": kind, "label": label}
     return {}
 
 

@@ -336,6 +336,11 @@ TABLES = {  # files; lines of list.csv; file > class
         "image,writer,label / 1.jpg,a,genuine / 2.jpg,b,genuine / 3.jpg,b,skilled",
         "1.jpg > a | 2.jpg > b | 3.jpg > b F",
     ),
+    "real and fake in two columns": (
+        "1.jpg 2.jpg",
+        "path,label,label_str / 1.jpg,1,real / 2.jpg,0,fake",
+        "1.jpg > 1 | 2.jpg > 0",
+    ),
     "forgeries by their folders": (
         "a/1.jpg b/2.jpg b_forg/3.jpg",
         "path,label / a/1.jpg,a / b/2.jpg,b / b_forg/3.jpg,b",
@@ -423,7 +428,7 @@ def test_tables_of_public_data_sets(case, tmp_path):
     found, expected = outcome(index), dict(line.split(" > ") for line in expected.split(" | "))
     assert found.keys() == expected.keys()
     assert all(found[name].startswith(what) for name, what in expected.items())
-    assert bool(index.remarks) != lines.startswith(("path", "000001", "oak"))
+    assert bool(index.remarks) != lines.startswith(("path,label /", "path|", "000001", "oak"))
 
 
 def test_a_listed_name_that_may_be_two_files_is_asked_for(tmp_path):
