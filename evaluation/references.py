@@ -14,6 +14,7 @@ RULES = {  # a score (n,) from distances to the references, (n, k), and among th
     "energy": lambda to, among: to.mean(axis=1) - among.mean() / 2,
 }
 IMPOSTORS = {"random": "images of other classes", "skilled": "forgeries"}
+NO_DISTANCE = 1e-9  # whose logarithm can be taken
 DRAWS = 5  # of the references of a class, for a table
 KINDS = ("genuine", "random", "skilled")  # of the class, of another one, forgeries of the class
 
@@ -55,8 +56,10 @@ def unknown_threshold(table, num_references, false_accept_rate=0.01):
     numbers, place = np.log(table["references"]), np.log(num_references)
     if place <= numbers[-1] or len(row) < 2:
         return float(np.interp(place, numbers, row))
-    slope = (row[-1] - row[-2]) / (numbers[-1] - numbers[-2])  # beyond what validation could show
-    return float(max(0.0, row[-1] + slope * (place - numbers[-1])))
+    # Beyond what validation could show: near points are as many as a power of the distance.
+    last, before = np.log(np.maximum(row, NO_DISTANCE))[[-1, -2]]
+    slope = (last - before) / (numbers[-1] - numbers[-2])
+    return float(np.exp(last + slope * (place - numbers[-1])))
 
 
 def reference_thresholds(distances, labels, forged, rng):

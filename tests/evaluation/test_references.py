@@ -67,6 +67,16 @@ def test_the_table_keeps_its_rate_on_other_writers(writers):
         assert rejected.mean() == pytest.approx(rate, abs=0.07)
 
 
+def test_many_more_references_than_validation_had():
+    """In a plane the nearest of n points is as far as one over the root of n."""
+    rng = np.random.default_rng(0)
+    points = rng.random((300, 2))
+    table = unknown_thresholds([row[row > 0] for row in all_distances(points, points)])
+    assert table["references"][-1] == 200
+    few, many = (unknown_threshold(table, number, 0.5) for number in (200, 20_000))
+    assert few / 20 < many < few / 5
+
+
 def test_the_rule_that_errs_less_is_kept():
     """One reference in five is far off: the mean suffers from it, the nearest does not."""
     rng = np.random.default_rng(1)
