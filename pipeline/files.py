@@ -131,16 +131,21 @@ def by_reason(skipped, most_named):
 
 def tables_in(skipped):
     """What to do where a table among the other files may say what the images show."""
-    tables = [name for name in sorted(skipped) if name.lower().endswith(TABLES)]
-    tables = [name for name in tables if not re.search("readme|licen[cs]e", name, re.I)]
-    tables.sort(key=lambda name: name.lower().endswith(".txt"))  # the others first
+    tables = _tables(skipped)
     said = f" If a table ({some(tables)}) says what they show, give that as data_dir, unpacked."
     return said if tables else ""
 
 
+def _tables(names):
+    """Which files may be tables, those of text alone last."""
+    tables = [name for name in sorted(names) if name.lower().endswith(TABLES)]
+    tables = [name for name in tables if not re.search("readme|licen[cs]e", name, re.I)]
+    return sorted(tables, key=lambda name: name.lower().endswith(".txt"))
+
+
 def tables_of(source, names, skipped):
     """A remark on each table among the other files that names most of some images."""
-    tables = sorted(name for name in skipped if name.lower().endswith(TABLES))
+    tables = _tables(skipped)
     stems = {PurePosixPath(name).stem for name in names} if tables else ()
     for table in [name for name in tables if PurePosixPath(name).stem not in stems][:MOST_TABLES]:
         try:
