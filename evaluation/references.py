@@ -122,8 +122,9 @@ def reference_distances(distances, labels, forged, count, rng, draws=1):
             random = np.flatnonzero((labels != label) & ~forged)
             among = distances[np.ix_(chosen, chosen)]
             for kind, rows in zip(KINDS, (rest, random, skilled), strict=True):
+                to = distances[np.ix_(rows, chosen)]
                 for rule, score in RULES.items():
-                    found[rule][kind].append(score(distances[np.ix_(rows, chosen)], among))
+                    found[rule][kind].append(score(to, among))
     return {
         rule: {kind: np.concatenate(scores) for kind, scores in of.items()}
         for rule, of in found.items()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from evaluation.references import RULES, enrolled_threshold, unknown_threshold
 from evaluation.thresholds import probability
-from evaluation.verification import all_distances
+from evaluation.verification import all_distances, most_compared
 from inference.gallery import Gallery
 from networks.embedding import embed, start_keras
 from pipeline.files import DataError, read_bytes
@@ -201,7 +201,8 @@ class SimilarityModel:
         stated |= {"impostors": table["impostors"], "references": len(known.names)}
         names, embeddings = self._embedded(images, unreadable)
         distances = all_distances(embeddings, known.embeddings, self.metric)
-        some = known.embeddings[:: 1 + len(known.names) // MOST_AMONG]
+        most = most_compared(MOST_AMONG, self.metric)
+        some = known.embeddings[:: -(-len(known.names) // most)]
         scores = RULES[table["rule"]](distances, all_distances(some, some, self.metric))
         return [
             {"query": name, "accepted": bool(score < threshold), "distance": float(score), **stated}

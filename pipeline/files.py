@@ -152,7 +152,7 @@ def tables_of(source, names, skipped):
             words = re.split(r"[\s,;|/\\\"]+", read_bytes(source, table).decode("utf-8", "ignore"))
         except (OSError, DataError):
             continue
-        there = stems & {PurePosixPath(word).stem for word in words}
+        there = stems & {word.rpartition(".")[0] or word for word in words}
         if 2 * len(there) > len(stems):
             yield (
                 f"'{table}' names {len(there)} of the images. If it says what they show, give "

@@ -133,16 +133,17 @@ def _leaf(name, label, leaves):
 
 
 def _with_forgeries(rows):
-    """Rows of a table that names none, with forgeries as their folders or labels tell."""
+    """Rows of a table; where it names no forgeries, with those that folders or labels tell."""
+    if any(forged for *_, forged in rows):
+        return rows
     by_path = class_folders([name for name, *_ in rows])
     by_label = class_folders({f"{label}/1.png" for _, _, label, *_ in rows})
     found = []
-    for name, stamp, label, group, split, forged in rows:
+    for name, stamp, label, group, split, _ in rows:
         of, imitates = by_label[f"{label}/1.png"]
-        found.append((name, stamp, of, group, split, forged or imitates or by_path[name][1]))
+        found.append((name, stamp, of, group, split, imitates or by_path[name][1]))
     genuine = {label for _, _, label, *_, forged in found if not forged}
-    told = any(forged for *_, forged in rows) or any(row[2] not in genuine for row in found)
-    return rows if told else found
+    return found if all(label in genuine for _, _, label, *_ in found) else rows
 
 
 def _pair_index(source, given, stamps, skipped, remarks):

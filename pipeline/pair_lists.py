@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.files import IMAGE_SUFFIXES, DataError, by_reason, file_stamp, some
 from pipeline.layout import place_images
 from pipeline.near_duplicates import join_groups
-from pipeline.tables import COLUMNS, find_listed, is_true, read_cells
+from pipeline.tables import COLUMNS, find_listed, is_true, letters, read_cells
 
 # Columns in which 1 means that both images show one class, and labels that say it themselves.
 SAYS_SAME = ("same", "is_same", "genuine", "is_genuine", "match", "is_match", "is_duplicate")
@@ -153,7 +153,9 @@ def pair_rows(pairs, stamps, skipped):
     agreed = {same for pair, (same, _) in pairs.items() if pair not in contrary}
     if 0 < len(contrary) <= FEW * len(pairs) and len(agreed) == 2:
         reason = "its label contradicts the folders of its images, which those of others do not"
-        skipped |= {", ".join(pair): reason for pair in contrary if pairs.pop(pair)}
+        for pair in contrary:
+            skipped[", ".join(pair)] = reason
+            del pairs[pair]
         alike -= contrary
     genuine = [pair for pair, (same, _) in pairs.items() if same]
     grouped = len(alike) < len(pairs) and alike.issuperset(genuine)
@@ -170,7 +172,7 @@ def pair_rows(pairs, stamps, skipped):
 
 def _check_forgeries(pairs, folders):
     """A DataError where most pairs of an image and its forgery are said to show the same."""
-    said = {
+    said = {  # of pairs of one class and two kinds
         pair: same
         for pair, (same, _) in pairs.items()
         if len({folders[name][0] for name in pair}) < len({folders[name][2] for name in pair})
@@ -191,17 +193,13 @@ def _paths(cells):
 def _sides(header):
     """Which two columns of a header name the images of a pair; none where they do not tell."""
     stems, paths = defaultdict(list), {*COLUMNS["path"].split()}
-    if not paths & {*map(_letters, header)}:  # beside a path, left and right may be classes
+    if not paths & {*map(letters, header)}:  # beside a path, left and right may be classes
         paths.add("")
     for at, name in enumerate(header):
         if match := SIDES.fullmatch(name):
-            stems[_letters(match[1] or "")].append(at)
+            stems[letters(match[1] or "")].append(at)
     found = next((at for stem, at in stems.items() if stem in paths and len(at) == 2), [])
     return found if not any(map(str.isdecimal, header)) else []
-
-
-def _letters(text):
-    return re.sub("[^a-z]", "", text.lower())
 
 
 def _labelled_pairs(source, rows, pair_label, remarks):
@@ -226,14 +224,10 @@ def _labelled_pairs(source, rows, pair_label, remarks):
             f"there are more. Received: {header or rows[0][1]}."
         )
     (label,), fold = named or others, header.index("fold") if "fold" in header else None
-    words = any(_letters(cells[label]) in SAID for _, cells in rows)
-    pairs = []
+    words = any(letters(cells[label]) in SAID for _, cells in rows)
+    read, pairs = _said if words else is_true, []
     for number, cells in rows:
-        what = f"{source}, line {number}: label"
-        if words and _letters(cells[label]) not in SAID:
-            raise DataError(f"{what} must be one of {', '.join(SAID)}, as others are. "
-                            f"Received: '{cells[label]}'.")  # fmt: skip
-        said = SAID[_letters(cells[label])] if words else is_true(cells[label], what)
+        said = read(cells[label], f"{source}, line {number}: label")
         pairs.append((cells[left], cells[right], said, None if fold is None else cells[fold]))
     unread = [header[at] for at in others if header and at != label]
     unread += ["split (give a list of each)"] * ("split" in header)
@@ -242,6 +236,15 @@ def _labelled_pairs(source, rows, pair_label, remarks):
     says = "same" if words or (header and header[label] in SAYS_SAME) else None
     means = _meaning(source, pairs, says, pair_label)
     return [(left, right, said == (means == "same"), fold) for left, right, said, fold in pairs]
+
+
+def _said(cell, what):
+    """As `tables.is_true`, of words."""
+    if letters(cell) not in SAID:
+        raise DataError(
+            f"{what} must be one of {', '.join(SAID)}, as others are. Received: '{cell}'."
+        )
+    return SAID[letters(cell)]
 
 
 def _meaning(source, pairs, says, pair_label):

@@ -56,7 +56,7 @@ def table_rows(source, skipped, remarks):
         elif label.lower() in NO_LABEL:
             skipped[name] = "no label in its line"
         elif name not in rows:
-            forged = is_true(line["forged"], f"{source}, line {number}: forged")
+            forged = is_true(line["forged"] or "no", f"{source}, line {number}: forged")
             rows[name] = label, line["group"] or name, split_of(split), forged
         elif rows[name][0] != label:  # the same label again, to balance classes, is one image
             skipped[name] = f"named with two labels, '{rows[name][0]}' and '{label}'"
@@ -83,7 +83,7 @@ def _lines(source, remarks):
                 f"{source}: each line has a number of its own beside its path, so there are no "
                 "classes. Is it a list of files? Then give the folder."
             )
-    plain = [re.sub("[^a-z]", "", name.lower()) for name in header]
+    plain = [letters(name) for name in header]
     at = {
         column: plain.index(name)
         for column, names in COLUMNS.items()
@@ -119,7 +119,7 @@ def _lines(source, remarks):
         if "label" not in at:
             line["label"] = " + ".join(header[n] for n in others if cells[n].lower() in YES)
         if "genuine" in at:
-            genuine = is_true(line["genuine"] or "nothing", f"{source}, line {number}: genuine")
+            genuine = is_true(line["genuine"], f"{source}, line {number}: genuine")
             line["forged"] = "no" if genuine else "yes"
         line["forged"] = FORGED.get(line["forged"].lower(), line["forged"])
         line["path"] = line["path"].replace("\\", "/")
@@ -203,9 +203,14 @@ def _parts(name):
     return *folders, stem if dot + suffix in IMAGE_SUFFIXES else file
 
 
+def letters(text):
+    """The letters of a name alone, in lower case."""
+    return re.sub("[^a-z]", "", text.lower())
+
+
 def is_true(cell, what):
-    """Whether a cell says 1, true, yes or y; an empty one says no. `what` it is, for the error."""
-    if cell.lower() not in (*YES, *NO):
+    """Whether a cell says 1, true, yes or y; an empty one is an error. `what` it is, for that."""
+    if not cell or cell.lower() not in (*YES, *NO):
         raise DataError(f"{what} must be 1 or 0, true or false, yes or no. Received: '{cell}'.")
     return cell.lower() in YES
 
