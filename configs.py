@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+import signal
 import sys
 import typing
 from pathlib import Path
@@ -25,9 +26,7 @@ Count = Annotated[int, 1, 1_000_000]
 class Config:
     """Every choice of one run. Edit the file, or give `--field value` on the command line.
 
-    Raises:
-        ValueError: If a field is out of its range or two fields contradict each other. The
-            message names field, value and allowed range.
+    A ValueError names a field that is out of its range, or two that contradict each other.
     """
 
     # First options
@@ -207,11 +206,7 @@ SMALLEST_IMAGES = {  # pixels; below, a network's last map would be empty
 
 
 def parse_image_size(value):
-    """`(height, width)` from 112, "112" or "155x220".
-
-    Raises:
-        ValueError: If it is neither, or out of 8 to 1024 pixels.
-    """
+    """`(height, width)` from 112, "112" or "155x220", of 8 to 1024 pixels; else a ValueError."""
     sides = [int(side) if side.isdecimal() else 0 for side in str(value).lower().split("x")]
     if len(sides) > 2 or not all(8 <= side <= 1024 for side in sides):
         raise ValueError(
@@ -348,9 +343,7 @@ CONFIGS = {  # a line for each of: data, batches, augmentation, network and loss
 def read_config(path):
     """Reads a `config.json`; prints a line for every field that it lacks: today's default is used.
 
-    Raises:
-        ValueError: If the file is not a JSON object, names a field that does not exist, or a
-            value is out of range.
+    A ValueError if it is no JSON object, or holds an unknown field or a value out of range.
     """
     try:
         values = dict(**json.loads(Path(path).read_text()))
@@ -370,13 +363,8 @@ def read_config(path):
 def parse_command_line(args, program):
     """`(config, name)` of `[name or config.json] [--field value]`; a file's name is its folder's.
 
-    Args:
-        args: List of strings, `sys.argv[1:]`.
-        program: Name shown in the help.
-
-    Raises:
-        ValueError: If the name is unknown or the file unreadable. A wrong `--field` exits with
-            status 2 and a message, as command lines do.
+    A ValueError if the name is unknown or the file unreadable; a wrong `--field` exits with status
+    2 and a message, as command lines do. `program` is the name shown in the help.
     """
     is_named = bool(args) and not args[0].startswith("-")
     name = args[0] if is_named else "leaves"
@@ -417,4 +405,6 @@ def main():
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # not on Windows
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head -1` ends it quietly
     sys.exit(main())

@@ -46,10 +46,9 @@ class Dataset:
         return self.cache.pixels
 
     def given_pairs(self, rows):
-        """The given pairs among some sorted rows.
+        """The given pairs among some sorted rows: `(left, right, same)`, positions and booleans.
 
-        Returns:
-            `(left, right, same)`, positions in `rows` and booleans; None where classes are given.
+        None where classes are given.
         """
         if self.index.pairs is None:
             return None
@@ -68,21 +67,16 @@ class Dataset:
             return rows[np.union1d(left[some], right[some])]
         labels = self.index.labels[rows]
         classes = rng.permutation(np.unique(labels))[: max(2, most // SEVERAL)]
-        of_each = [
-            rng.permutation(rows[labels == each])[: most // len(classes)] for each in classes
-        ]
-        return np.sort(np.concatenate(of_each))
+        count = most // len(classes)
+        some = [rng.permutation(rows[labels == each])[:count] for each in classes]
+        return np.sort(np.concatenate(some))
 
 
 def load_data(config, report=print):
-    """Reads, decodes (once) and splits the images of a config: a `Dataset`.
+    """Reads, decodes (once) and splits the images of a `Config`: a `Dataset`.
 
-    Args:
-        config: A `Config`.
-        report: Called with each line for the user.
-
-    Raises:
-        DataError: If the data cannot be used; the message says why and how to mend it.
+    `report` is called with each line for the user. A DataError if the data cannot be used says
+    why and how to mend it.
     """
     cache_dir(config)  # is told before anything is drawn
     if config.data_dir == DRAWN_LEAVES and not Path(DRAWN_LEAVES).exists():
@@ -93,8 +87,8 @@ def load_data(config, report=print):
                 runpy.run_path(str(script))["draw_leaves"](DRAWN_LEAVES, report=report)
     index = read_index(config.data_dir, config.pair_label)
     if index.pairs is None and (config.max_classes or config.max_images_per_class):
-        limits = config.max_classes, config.max_images_per_class
-        index = index.limited(*limits, np.random.default_rng([config.seed, 5]))
+        rng = np.random.default_rng([config.seed, 5])
+        index = index.limited(config.max_classes, config.max_images_per_class, rng)
     cache = open_cache(index, config)
     splits = make_splits(index, cache.digests, cache.unreadable, config, near_duplicates(cache))
     return Dataset(index, cache, splits)
@@ -139,7 +133,7 @@ def create_pairs(images, labels, rng=None):
 
 
 def keep_data(images, labels, folder):
-    """Writes images and labels where `load_data` reads them, under a name of their content.
+    """Writes images and labels into a folder, under a name of their content: a config's `data_dir`.
 
     Args:
         images: uint8 array (images, height, width[, 1 or 3]), kept as a zip of PNGs; or a list of
@@ -147,20 +141,31 @@ def keep_data(images, labels, folder):
         labels: Class of each image.
         folder: Where it is written.
 
-    Returns:
-        The path: the `data_dir` of a config.
-
     Raises:
         ValueError: If the images are no such array, or labels are missing.
     """
     labels = [str(label) for label in labels]
     if len(images) != len(labels):
         raise ValueError(f"Received: {len(images)} images, {len(labels)} labels. Expected as many.")
-    if not isinstance(images, np.ndarray):
-        text = io.StringIO()
-        paths = [str(Path(path).resolve()) for path in images]
-        csv.writer(text).writerows([("path", "label"), *zip(paths, labels, strict=True)])
-        return _keep(text.getvalue().encode(), folder, ".csv")
+    array = isinstance(images, np.ndarray)
+    data = _zip_of(images, labels) if array else _table_of(images, labels)
+    name = hashlib.blake2b(data, digest_size=6).hexdigest()
+    path = Path(folder, f"given-{name}{'.zip' if array else '.csv'}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():  # a file written anew would be decoded anew
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(data)
+        partial.replace(path)
+    return path
+
+
+def _table_of(paths, labels):
+    text, paths = io.StringIO(), [str(Path(path).resolve()) for path in paths]
+    csv.writer(text).writerows([("path", "label"), *zip(paths, labels, strict=True)])
+    return text.getvalue().encode()
+
+
+def _zip_of(images, labels):
     if images.dtype != np.uint8 or images.ndim < 3 or images.shape[3:] not in ((), (1,), (3,)):
         raise ValueError(
             "Expected uint8 images (images, height, width, 1 or 3), 0 to 255. "
@@ -175,17 +180,7 @@ def keep_data(images, labels, folder):
             Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image).save(png, "PNG")
             name = zipfile.ZipInfo(f"{label}/{number:06d}.png")  # dated 1980: same bytes each time
             archive.writestr(name, png.getvalue())
-    return _keep(packed.getvalue(), folder, ".zip")
-
-
-def _keep(data, folder, suffix):
-    path = Path(folder) / f"given-{hashlib.blake2b(data, digest_size=6).hexdigest()}{suffix}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(data)
-        partial.replace(path)
-    return path
+    return packed.getvalue()
 
 
 def main(args=None):

@@ -30,8 +30,7 @@ class RunError(ValueError):
 def write_atomically(path, write):
     """Has a file written beside by `write(path)`, flushes it, and renames it into place.
 
-    Raises:
-        RunError: If it cannot be written: the disk is full, the folder is gone.
+    A RunError if it cannot be written: the disk is full, the folder is gone.
     """
     path = Path(path)
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")  # the same suffix
@@ -42,20 +41,15 @@ def write_atomically(path, write):
         os.replace(partial, path)
     except OSError as error:
         why = error.strerror or str(error).splitlines()[0]
-        raise RunError(
-            f"'{path}' cannot be written: {why}. What was there before is whole."
-        ) from error
+        said = f"'{path}' cannot be written: {why}. What was there before is whole."
+        raise RunError(said) from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
 class RunDirectory:
-    """One run's folder.
-
-    Raises:
-        RunError: If the path is no run directory: it holds no `config.json`.
-    """
+    """One run's folder; a RunError if the path is none: it holds no `config.json`."""
 
     def __init__(self, path):
         self.path = Path(path)
@@ -66,8 +60,7 @@ class RunDirectory:
     def create(cls, config, name):
         """A new one with `config.json` and `environment.json`, named by time and config's name.
 
-        Raises:
-            RunError: If `config.run_name` is taken.
+        A RunError if `config.run_name` is taken.
         """
         stem = config.run_name or f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{name}"
         path = Path(config.runs_dir) / stem
@@ -116,11 +109,7 @@ class RunDirectory:
         self.write_text(name, json.dumps(values, indent=2) + "\n")
 
     def read_json(self, name):
-        """Reads a JSON file of the run.
-
-        Raises:
-            RunError: If it is not there, or is no JSON.
-        """
+        """Reads a JSON file of the run; a RunError if it is not there, or is no JSON."""
         path = self._existing(name)
         try:
             return json.loads(path.read_text())
@@ -130,8 +119,7 @@ class RunDirectory:
     def write_splits(self, index, splits):
         """Writes `splits.json`: the names of the images on each side, and of their classes.
 
-        Raises:
-            RunError: If the run began with others: images held out would be trained on.
+        A RunError if the run began with others: images held out would be trained on.
         """
         values = {"source": str(index.source)}
         for kind, rows in (("known", splits.train), ("unseen", splits.test_unseen)):
@@ -157,10 +145,8 @@ class RunDirectory:
 
     def read_history(self):
         """The lines of `history.csv` as dicts of text; none where nothing was trained."""
-        if not (self / "history.csv").exists():
-            return []
-        with open(self / "history.csv", newline="") as file:
-            return list(csv.DictReader(file))
+        path = self / "history.csv"
+        return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
 
     def save_state(self, arrays, facts):
         """Saves what continuing needs: a dict of lists of arrays, and one that JSON can hold."""
@@ -169,11 +155,7 @@ class RunDirectory:
         self.write(STATE, lambda path: np.savez(path, **flat))
 
     def load_state(self):
-        """`(arrays, facts)` as `save_state` saved them, or None before it did.
-
-        Raises:
-            RunError: If the file is damaged.
-        """
+        """`(arrays, facts)` as `save_state` saved them, or None before it did."""
         if not (self / STATE).exists():
             return None
         arrays = {}
@@ -184,9 +166,8 @@ class RunDirectory:
                         arrays.setdefault(key.rpartition("-")[0], []).append(file[key])
                 return arrays, json.loads(str(file["facts"]))
         except Exception as error:  # zip, zlib, NumPy, JSON: each has its own
-            raise RunError(
-                f"'{self / STATE}' is damaged: {error}. Remove it to train from the beginning."
-            ) from error
+            said = f"'{self / STATE}' is damaged: {error}. Remove it to train from the beginning."
+            raise RunError(said) from error
 
     def mark_finished(self):
         """Drops the state: there is nothing to continue."""
@@ -262,6 +243,5 @@ def silence(verbose):
 def require_package(package, purpose):
     """Raises a RunError where an optional package is not installed."""
     if importlib.util.find_spec(package) is None:
-        raise RunError(
-            f"{purpose} needs the package {package}: pip install -r requirements-extra.txt"
-        )
+        mend = "pip install -r requirements-extra.txt"
+        raise RunError(f"{purpose} needs the package {package}: {mend}")

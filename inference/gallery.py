@@ -1,4 +1,4 @@
-"""The embeddings of a folder of images: computed once, kept, refreshed, searched. No Keras here."""
+"""The embeddings of a folder of images: computed once, kept, refreshed. No Keras here."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.verification import all_distances
 from pipeline.files import DataError, find_images
 from run_directory import write_atomically
 
@@ -35,7 +34,7 @@ class Gallery:
     def __init__(self, folder, store, embed):
         self.folder, self.unreadable, self._store = folder, {}, Path(store)
         names = {stamp: name for name, stamp in image_files(folder).items()}
-        rows = self._embed_missing(names, embed)
+        rows = self._embed_missing(names, embed, self._read())
         places = {stamp: place for place, stamp in enumerate(rows["stamp"].tolist())}
         kept = [stamp for stamp in names if stamp in places]
         if not kept:
@@ -49,18 +48,8 @@ class Gallery:
         """Path of one of its images, as text."""
         return os.path.join(self.folder, self.names[row])
 
-    def search(self, embedding, top, distance=None):
-        """`(rows, distances)` of the `top` images nearest to an embedding (embedding_dim,).
-
-        Every image is compared. `distance` is None for Euclidean or a learned one.
-        """
-        distances = all_distances(embedding[None], self.embeddings, distance)[0]
-        nearest = np.argsort(distances, kind="stable")[:top]
-        return nearest, distances[nearest]
-
-    def _embed_missing(self, names, embed):
+    def _embed_missing(self, names, embed, rows):
         """The rows of the store, stamp and embedding each, and of the images that it lacks."""
-        rows = self._read()
         there = {*rows["stamp"].tolist()}
         missing = [stamp for stamp in names if stamp not in there]
         settings = {"desc": f"embedding {self.folder}", "unit": "image", "delay": 0.5}

@@ -31,6 +31,7 @@ class SimilarityModel:
     3) of any size. `images` are a list of them, an array with one more axis in front, or one
     image. Where a method takes `unreadable`, that is a dict for path -> reason, and such images
     are left out; without it, an unreadable image raises `BadImage` with path and reason.
+    `references` and `gallery` are a folder, or what `open` gives of one.
 
     Args:
         run: A finished run: its path, its `RunDirectory`, or what `train.train` returned. What it
@@ -57,10 +58,8 @@ class SimilarityModel:
 
     def pixels(self, image):
         """What the encoder sees of an image, uint8 of `config.image_shape`; ValueError, OSError."""
-        if isinstance(image, np.ndarray):
-            data = _as_png(image)
-        else:
-            data = read_bytes(Path(image).parent, Path(image).name)
+        array = isinstance(image, np.ndarray)
+        data = _as_png(image) if array else read_bytes(Path(image).parent, Path(image).name)
         return decode(data, self.config, self.run.ranges)[0]
 
     def embed(self, images, unreadable=None):
@@ -81,9 +80,8 @@ class SimilarityModel:
                 return np.zeros(self.config.image_shape, np.uint8)
 
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            embeddings = embed(
-                self.encoder, lambda rows: np.stack([*pool.map(read, rows)]), np.arange(len(images))
-            )
+            rows = np.arange(len(images))
+            embeddings = embed(self.encoder, lambda some: np.stack([*pool.map(read, some)]), rows)
         embeddings[[*bad]] = np.nan
         return embeddings
 
@@ -99,7 +97,7 @@ class SimilarityModel:
         return self.compare([a, b])[0]["distance"]
 
     def probability(self, a, b):
-        """Probability that two images are of one class, where both answers were as likely."""
+        """Probability that two images are of one class, as `compare` says it."""
         return self.compare([a, b])[0]["probability"]
 
     def compare(self, images, unreadable=None):
@@ -125,11 +123,7 @@ class SimilarityModel:
         ]
 
     def open(self, folder):
-        """The embedded images of a folder, a `gallery.Gallery`; one that is open is given back.
-
-        They are kept in the run; what came, went or changed since is noticed. Without any image
-        there it is a `DataError`.
-        """
+        """The embedded images of a folder, a `Gallery` kept in the run; or one that is open."""
         if isinstance(folder, Gallery):
             return folder
         # Embeddings of another encoder are of no use.
@@ -141,8 +135,7 @@ class SimilarityModel:
         """Which of some classes is on each image, or none of them (see `unknown_threshold`).
 
         Args:
-            references: Folder with a sub-folder of images per class, or an image per class; or
-                what `open` gives of one.
+            references: With a sub-folder of images per class, or an image per class.
             false_accept_rate: Share of images of unknown classes that may be taken for these.
 
         Returns:
@@ -152,7 +145,9 @@ class SimilarityModel:
         """
         _check_rate(false_accept_rate)
         known = self.open(references)
-        classes, labels = np.unique(_classes(known.names), return_inverse=True)
+        paths = map(PurePosixPath, known.names)  # class/image, or an image by the class's name
+        names = [str(path.parent) if len(path.parts) > 1 else path.stem for path in paths]
+        classes, labels = np.unique(names, return_inverse=True)
         threshold = unknown_threshold(self._decision["unknown"], len(labels), false_accept_rate)
         answers = []
         for name, embedding in zip(*self._embedded(images, unreadable), strict=True):
@@ -176,8 +171,7 @@ class SimilarityModel:
         forgeries where there were any.
 
         Args:
-            references: Folder with the genuine images of one person or thing, without folders in
-                it; or what `open` gives of one.
+            references: The genuine images of one person or thing, without folders among them.
             false_accept_rate: Share of impostors that may be accepted with so many references;
                 None: as many as genuine images are rejected. Impostors are forgeries if the run
                 validated on any, else images of other classes.
@@ -210,7 +204,7 @@ class SimilarityModel:
         ]
 
     def search(self, images, gallery, top=10, unreadable=None):
-        """The most similar images of a folder, or of what `open` gives of one.
+        """The most similar images of a folder; every one is compared.
 
         Returns:
             List of dicts: `query`, and `results`, the `top` of them as dicts of `path` and
@@ -220,9 +214,10 @@ class SimilarityModel:
             raise ValueError(f"top must be 1 or more. Received: {top}.")
         known, answers = self.open(gallery), []
         for name, embedding in zip(*self._embedded(images, unreadable), strict=True):
-            found = zip(*known.search(embedding, top, self.metric), strict=True)
-            results = [{"path": known.path(row), "distance": float(d)} for row, d in found]
-            answers.append({"query": name, "results": results})
+            distances = all_distances(embedding[None], known.embeddings, self.metric)[0]
+            nearest = np.argsort(distances, kind="stable")[:top]
+            found = [{"path": known.path(at), "distance": float(distances[at])} for at in nearest]
+            answers.append({"query": name, "results": found})
         return answers
 
 
@@ -231,20 +226,15 @@ def _check_rate(rate):
         raise ValueError(f"false_accept_rate must lie between 0 and 1. Received: {rate}.")
 
 
-def _classes(names):
-    """Class of each reference: the folder it lies in, or its own name beside the folders."""
-    paths = map(PurePosixPath, names)
-    return [str(path.parent) if len(path.parts) > 1 else path.stem for path in paths]
-
-
 def as_list(images):
     """Images as a list, one image as a list of one; a `BadImage` for an array that is neither."""
-    if not isinstance(images, np.ndarray):
-        return [images] if isinstance(images, str | os.PathLike) else list(images)
-    if _is_image(images.shape):
+    if isinstance(images, str | os.PathLike):
         return [images]
-    if _channels_first(images.shape) or not _is_image(images.shape[1:]):
-        raise _wrong_array(images)
+    if isinstance(images, np.ndarray):
+        if _is_image(images.shape):
+            return [images]
+        if _channels_first(images.shape) or not _is_image(images.shape[1:]):
+            raise _wrong_array(images)
     return list(images)
 
 

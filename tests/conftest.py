@@ -28,12 +28,12 @@ def noise_about_colors(num_classes, per_class, deviation=40):
     return (colors + noise).clip(0, 255).astype(np.uint8), labels
 
 
-def write_classes(folder, images, labels):
+def write_classes(folder, images, labels, name="class"):
     """Writes images as `class0/0.png` and so on, numbered within their class; gives the folder."""
     for label in np.unique(labels):
-        (folder / f"class{label}").mkdir(parents=True)
+        (folder / f"{name}{label}").mkdir(parents=True)
         for number, image in enumerate(images[labels == label]):
-            Image.fromarray(image).save(folder / f"class{label}" / f"{number}.png")
+            Image.fromarray(image).save(folder / f"{name}{label}" / f"{number}.png")
     return folder
 
 
@@ -136,13 +136,10 @@ def write_colors():
     """`write_colors(folder)` writes classes of 16 x 16 pixels, noise about a colour each."""
 
     def write(folder, num_classes=8, per_class=14, name="class", seed=0):
-        rng = np.random.default_rng(seed)
-        for label in range(num_classes):
-            color = 75 + 100 * np.array([label & 1, label >> 1 & 1, label >> 2])
-            (folder / f"{name}{label}").mkdir(parents=True)
-            for number in range(per_class):
-                pixels = (color + rng.normal(0, 40, (16, 16, 3))).clip(0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / f"{name}{label}/{number}.png")
+        labels = np.repeat(np.arange(num_classes), per_class)
+        colors = 75 + 100 * (labels[:, None, None, None] >> np.arange(3) & 1)
+        noise = np.random.default_rng(seed).normal(0, 40, (len(labels), 16, 16, 3))
+        write_classes(folder, (colors + noise).clip(0, 255).astype(np.uint8), labels, name)
 
     return write
 

@@ -36,10 +36,20 @@ def bad_values():
 
 
 @pytest.mark.parametrize(("name", "value"), bad_values())
-def test_a_bad_value_is_refused_naming_field_and_value(name, value):
+def test_a_bad_value_is_refused_naming_field_and_value(name, value, tmp_path, capsys):
+    """In code, in a config.json and on the command line."""
     with pytest.raises(ValueError, match=f"{name} must be .*Received: ") as caught:
         Config(**{name: value})
     assert repr(value) in str(caught.value)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(Config().to_json()) | {name: value}))
+    with pytest.raises(ValueError, match=f"{name} must be .*Received: "):
+        parse_command_line([str(path)], "train.py")
+    if value not in ("1", "False", 5):  # on a command line all is text, and these are right
+        with pytest.raises(SystemExit, match="2"):
+            parse_command_line([f"--{name}", str(value)], "train.py")
+        said = " ".join("".join(capsys.readouterr()).replace("\u2502", " ").split())
+        assert (name in said or name.replace("_", "-") in said) and str(value) in said
 
 
 @pytest.mark.parametrize("end", [0, 1])
@@ -128,7 +138,23 @@ def test_help_names_every_option_the_first_ones_on_top(capsys, monkeypatch):
     assert all(name in said for name in (*CONFIGS, *configs.ENCODERS, *LOSSES["classes"]))
 
 
-def test_configs_alone_is_light():
-    code = "import sys, configs; print({'keras', 'tensorflow', 'numpy', 'tyro'} & set(sys.modules))"
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("import configs", {"keras", "tensorflow", "numpy", "tyro"}),
+        (
+            "import train; assert train.main(['--data_dir', 'nowhere']) == 2",
+            {"keras", "tensorflow"},
+        ),
+    ],
+)
+def test_a_config_and_what_is_wrong_come_before_the_heavy_imports(code, heavy):
+    code = f"{code}; import sys; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_reader_that_leaves_ends_it_quietly():
+    process = subprocess.Popen([sys.executable, "configs.py"], stdout=-1, stderr=-1, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() != 0

@@ -25,8 +25,6 @@ from conftest import noise_about_colors, write_classes
 from PIL import Image
 
 from configs import Config
-from inference.gallery import Gallery
-from pipeline.files import DataError
 from prepare_data import load_data
 from run_directory import STATE, RunDirectory, RunError
 
@@ -309,26 +307,6 @@ def test_where_nothing_can_be_written_the_cache_goes_elsewhere(read_only, tmp_pa
     assert list((tmp_path / "home/.cache/siamese_networks").glob("*/pixels"))
 
 
-def test_a_gallery_that_vanished_is_read_once_it_is_back(workplace):
-    """What was noted as unreadable meanwhile is tried again."""
-    folder, away, asked = workplace / "images", workplace / "away", []
-
-    def embed(paths, unreadable):
-        if not asked and folder.exists():
-            folder.rename(away)
-        asked.append(len(paths))
-        unreadable |= {path: "gone" for path in paths if not Path(path).exists()}
-        return np.ones((len(paths), 4), np.float32)
-
-    with pytest.raises(DataError, match="No image.*can be read.*gone"):
-        Gallery(folder, workplace / "store.npy", embed)
-    away.rename(folder)
-    for _ in range(2):
-        opened = Gallery(folder, workplace / "store.npy", embed)
-        assert opened.unreadable == {} and len(opened.names) == 60
-    assert asked == [60, 60]
-
-
 # Two at once
 
 
@@ -374,36 +352,3 @@ def test_a_run_does_not_go_on_with_other_images(workplace):
     with pytest.raises(RunError, match="are not those that .* began with"):
         run.write_splits(data.index, data.splits)
     assert run.read_json("splits.json") == before
-
-
-# Bad configs
-
-
-def test_every_bad_field_is_a_sentence_before_tensorflow(tmp_path):
-    """Out of range, and of a wrong type, on the command line and in a config.json."""
-    script = f"""
-import contextlib, io, json, sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
-import train
-from test_configs import Config, bad_values
-for name, value in bad_values():
-    with open("config.json", "w") as file:
-        json.dump(json.loads(Config().to_json()) | {{name: value}}, file)
-    for args in ([f"--{{name}}", str(value)], ["config.json"]):
-        if args[0] != "config.json" and value in ("1", "False", 5):
-            continue  # on a command line all is text, and this is right
-        said = io.StringIO()
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            try:
-                status = train.main([*args])
-            except SystemExit as error:
-                status = error.code
-        text = " ".join(said.getvalue().replace("│", " ").split())
-        named = name in text or name.replace("_", "-") in text
-        assert status == 2 and named and str(value) in text, (name, value, args, text)
-assert not {{"tensorflow", "keras"}} & set(sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True,
-                          text=True)  # fmt: skip
-    assert done.returncode == 0, done.stderr[-1500:]
-    assert os.listdir(tmp_path) == ["config.json"]
