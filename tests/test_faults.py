@@ -100,15 +100,11 @@ def run(folder, command, kill_at=0, seconds=600):
 
 def arrays_in(path):
     """All arrays of an HDF5 file by name."""
-    found = {}
-
-    def take(name, item):
-        if isinstance(item, h5py.Dataset):
-            found[name] = np.array(item)
-
+    names = []
     with h5py.File(path) as file:
-        file.visititems(take)
-    return found
+        file.visit(names.append)
+        items = {name: file[name] for name in names}
+        return {name: item[()] for name, item in items.items() if isinstance(item, h5py.Dataset)}
 
 
 def history(folder):
@@ -203,15 +199,26 @@ def test_killed_anywhere_it_continues_and_ends_the_same(name, workplace, tmp_pat
 
 
 @pytest.fixture
-def disk(tmp_path):
+def mount():
+    """`mount(folder, *options)` does so until the test ends."""
+    mounted = []
+
+    def do(folder, *options):
+        if subprocess.run(["mount", *options, folder], capture_output=True).returncode:
+            pytest.skip("nothing can be mounted here: that needs root")
+        mounted.append(folder)
+        return folder
+
+    yield do
+    for folder in mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path, mount):
     """The images, on a disk of 64 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder]
-    if subprocess.run(mounted, capture_output=True).returncode:
-        pytest.skip("no tmpfs can be mounted here: that needs root")
-    yield draw_images(folder)
-    subprocess.run(["umount", "-l", folder], check=True)
+    (tmp_path / "disk").mkdir()
+    return draw_images(mount(tmp_path / "disk", "-t", "tmpfs", "-o", "size=64m", "tmpfs"))
 
 
 def fill(folder):
@@ -287,21 +294,14 @@ def test_folders_that_vanish(workplace):
     assert_told(run(workplace, SCORED), "is not finished")
 
 
-@pytest.fixture
-def read_only(workplace):
-    """The images, which nobody may write to."""
-    bound = ["mount", "--bind", workplace, workplace]
-    if subprocess.run(bound, capture_output=True).returncode:
-        pytest.skip("nothing can be mounted here: that needs root")
+def test_where_nothing_can_be_written_the_cache_goes_elsewhere(
+    workplace, mount, tmp_path, monkeypatch
+):
+    mount(workplace, "--bind", workplace)
     subprocess.run(["mount", "-o", "remount,ro,bind", workplace], check=True)
-    yield workplace
-    subprocess.run(["umount", "-l", workplace], check=True)
-
-
-def test_where_nothing_can_be_written_the_cache_goes_elsewhere(read_only, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     command = [sys.executable, ROOT / "prepare_data.py", "images", "--out", tmp_path / "sheet.png"]
-    done = subprocess.run(command, cwd=read_only, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "'data/cache' is not for writing (Read-only file system): decoded" in done.stderr
     assert list((tmp_path / "home/.cache/siamese_networks").glob("*/pixels"))
