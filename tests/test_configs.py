@@ -52,18 +52,6 @@ def test_a_bad_value_is_refused_naming_field_and_value(name, value, tmp_path, ca
         assert (name in said or name.replace("_", "-") in said) and str(value) in said
 
 
-@pytest.mark.parametrize("end", [0, 1])
-@pytest.mark.parametrize("name", sorted(RANGES))
-def test_the_ends_of_a_range_are_allowed(name, end):
-    value = RANGES[name][end]
-    if name == "test_share":
-        value = min(value, 0.8 - RANGES["val_share"][0])  # the two shares limit each other
-    room = {"test_share": 0.0, "val_share": 0.01, name: value}
-    if name == "distillation":
-        room |= {"encoder": "efficientnet_lite0", "weights": "imagenet", "sampling": "classes"}
-    assert getattr(Config(**room), name) == value
-
-
 @pytest.mark.parametrize(
     ("fields", "told"),
     [

@@ -43,14 +43,6 @@ def test_layout_and_format(drawn):
     assert lines[-1] == "   80 of 80 images"
 
 
-def test_no_two_images_are_alike(drawn):
-    files = sorted(drawn[0].rglob("*.jpg"))
-    pixels = np.stack([np.asarray(Image.open(path).resize((16, 16)), "float32") for path in files])
-    pixels = pixels.reshape(len(pixels), -1)
-    apart = np.sqrt(((pixels[:, None] - pixels) ** 2).mean(-1)) + 255 * np.eye(len(pixels))
-    assert apart.min() > 8  # grey levels; a copy with other camera noise alone is about 1 away
-
-
 def test_pixels_of_the_corners_do_not_tell_the_class():
     corners, labels = [], np.repeat(np.arange(len(draw_leaves.CLASSES)), 12)
     for number, label in enumerate(labels):

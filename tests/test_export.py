@@ -19,7 +19,7 @@ from configs import Config
 from inference.similarity_model import SimilarityModel
 from siamese_network_funcs import build_encoder, build_siamese_network
 
-FORMATS = ["onnx", "litert", "tf_saved_model"]
+PATHS = ["images/class0/0.png", "images/class5/1.png", "images/class7/2.png"]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def place(tiny_run, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, open(folder / "said", "w") as said:
         patch.chdir(folder)
         with contextlib.redirect_stdout(said):
-            assert export.main(["runs/run", "--format", *FORMATS, "--out", "out"]) == 0
+            assert export.main(["runs/run", "--format", *export.FORMATS, "--out", "out"]) == 0
     return folder
 
 
@@ -40,27 +40,13 @@ def here(place, monkeypatch):
     return place
 
 
-def images():
-    paths = ["images/class0/0.png", "images/class5/1.png", "images/class7/2.png"]
-    return paths, np.stack([np.asarray(Image.open(path), np.float32) for path in paths])
-
-
-def keras_outputs():
-    _, pixels = images()
+@pytest.fixture
+def expected(here):
+    """Pixels of three images, their embeddings by Keras, and the distances to the one before."""
+    pixels = np.stack([np.asarray(Image.open(path), np.float32) for path in PATHS])
     encoder = keras.saving.load_model("runs/run/encoder.keras", compile=False)
     embeddings = encoder.predict(pixels, verbose=0)
-    return embeddings, np.linalg.norm(embeddings - np.roll(embeddings, 1, axis=0), axis=1)
-
-
-@pytest.mark.parametrize("form", FORMATS)
-def test_files_agree_with_keras_on_raw_pixels(here, form):
-    _, pixels = images()
-    embeddings, distances = keras_outputs()
-    suffix, run, _ = export.FORMATS[form]
-    assert run(f"out/encoder{suffix}", {"pixels": pixels}) == pytest.approx(embeddings, abs=1e-4)
-    sides = {"left": pixels, "right": np.roll(pixels, 1, axis=0)}
-    assert run(f"out/pair{suffix}", sides).ravel() == pytest.approx(distances, abs=1e-4)
-    assert np.ptp(distances) > 0.01
+    return pixels, embeddings, np.linalg.norm(embeddings - np.roll(embeddings, 1, axis=0), axis=1)
 
 
 def run_example(here, form, left, right):
@@ -74,10 +60,15 @@ def run_example(here, form, left, right):
     return float(distance.rstrip(":")), verdict
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_example_prints_the_distance(here, form):
-    paths, _ = images()
-    assert run_example(here, form, *paths[:2])[0] == pytest.approx(keras_outputs()[1][1], abs=1e-3)
+@pytest.mark.parametrize("form", export.FORMATS)
+def test_files_and_example_agree_with_keras_on_raw_pixels(here, form, expected):
+    pixels, embeddings, distances = expected
+    suffix, run, _ = export.FORMATS[form]
+    assert run(f"out/encoder{suffix}", {"pixels": pixels}) == pytest.approx(embeddings, abs=1e-4)
+    sides = {"left": pixels, "right": np.roll(pixels, 1, axis=0)}
+    assert run(f"out/pair{suffix}", sides).ravel() == pytest.approx(distances, abs=1e-4)
+    assert np.ptp(distances) > 0.01
+    assert run_example(here, form, *PATHS[:2])[0] == pytest.approx(distances[1], abs=1e-3)
 
 
 def write_kinds(folder):
@@ -92,12 +83,12 @@ def write_kinds(folder):
     kinds = {"deep.png": deep, "clear.png": clear, "two.png": grey.convert("1")}
     kinds |= {"palette.gif": rgb.quantize(9), "cmyk.jpg": rgb.convert("CMYK"), "turned.jpg": rgb}
     for name, image in kinds.items():
-        image.save(folder / name, **({"exif": exif} if name == "turned.jpg" else {}))
+        image.save(folder / name, exif=exif if name == "turned.jpg" else b"")
     return sorted(folder.iterdir())
 
 
 def test_an_example_reads_every_kind_of_file_as_the_product_does(here, tmp_path):
-    """In one process for speed: the example's own `decode`, from the file as written."""
+    """The example's own `decode`, from the file as written."""
     paths = write_kinds(tmp_path / "kinds")
     if folder := os.environ.get("SIAMESE_REAL_DATA"):
         found = [path for kind in ("jpg", "png", "pgm") for path in Path(folder).rglob(f"*.{kind}")]
