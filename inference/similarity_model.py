@@ -92,6 +92,11 @@ class SimilarityModel:
         fine = np.flatnonzero(~np.isnan(embeddings).any(axis=1))
         return [_title(images[at]) for at in fine], embeddings[fine]
 
+    def _distances(self, images, known, unreadable):
+        """Yields each readable one's name and its distances (references,) to a `Gallery`."""
+        for name, embedding in zip(*self._embedded(images, unreadable), strict=True):
+            yield name, all_distances(embedding[None], known.embeddings, self.metric)[0]
+
     def distance(self, a, b):
         """Distance between two images; small means same."""
         return self.compare([a, b])[0]["distance"]
@@ -150,9 +155,8 @@ class SimilarityModel:
         classes, labels = np.unique(names, return_inverse=True)
         threshold = unknown_threshold(self._decision["unknown"], len(labels), false_accept_rate)
         answers = []
-        for name, embedding in zip(*self._embedded(images, unreadable), strict=True):
+        for name, distances in self._distances(images, known, unreadable):
             nearest = np.full(len(classes), np.inf)
-            distances = all_distances(embedding[None], known.embeddings, self.metric)[0]
             np.minimum.at(nearest, labels, distances)
             candidates = [
                 {"class": str(classes[row]), "distance": float(nearest[row])}
@@ -189,19 +193,16 @@ class SimilarityModel:
                 "verify takes the genuine images of one class, directly in the folder of "
                 f"references. Received: '{inside[0]}'. Name that folder, or use identify."
             )
-        table = self._decision["enrolled"]
-        threshold, rate = enrolled_threshold(table, len(known.names), false_accept_rate)
+        table, count = self._decision["enrolled"], len(known.names)
+        threshold, rate = enrolled_threshold(table, count, false_accept_rate)
         stated = {"rule": table["rule"], "threshold": threshold, "false_accept_rate": rate}
-        stated |= {"impostors": table["impostors"], "references": len(known.names)}
-        names, embeddings = self._embedded(images, unreadable)
-        distances = all_distances(embeddings, known.embeddings, self.metric)
-        most = most_compared(MOST_AMONG, self.metric)
-        some = known.embeddings[:: -(-len(known.names) // most)]
-        scores = RULES[table["rule"]](distances, all_distances(some, some, self.metric))
-        return [
-            {"query": name, "accepted": bool(score < threshold), "distance": float(score), **stated}
-            for name, score in zip(names, scores, strict=True)
-        ]
+        stated |= {"impostors": table["impostors"], "references": count}
+        some = known.embeddings[:: -(-count // most_compared(MOST_AMONG, self.metric))]
+        among, answers = all_distances(some, some, self.metric), []
+        for name, distances in self._distances(images, known, unreadable):
+            score = float(RULES[table["rule"]](distances[None], among)[0])
+            answers.append({"query": name, "accepted": score < threshold, "distance": score})
+        return [answer | stated for answer in answers]
 
     def search(self, images, gallery, top=10, unreadable=None):
         """The most similar images of a folder; every one is compared.
@@ -213,8 +214,7 @@ class SimilarityModel:
         if top < 1:
             raise ValueError(f"top must be 1 or more. Received: {top}.")
         known, answers = self.open(gallery), []
-        for name, embedding in zip(*self._embedded(images, unreadable), strict=True):
-            distances = all_distances(embedding[None], known.embeddings, self.metric)[0]
+        for name, distances in self._distances(images, known, unreadable):
             nearest = np.argsort(distances, kind="stable")[:top]
             found = [{"path": known.path(at), "distance": float(distances[at])} for at in nearest]
             answers.append({"query": name, "results": found})
