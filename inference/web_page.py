@@ -24,11 +24,7 @@ THUMBNAIL, LOOK = Config(image_size=160), 320  # pixels, and of the height
 
 
 def serve(options):
-    """Serves the page until Ctrl-C; returns the exit status.
-
-    Args:
-        options: `run`, `references`, `gallery`, `false_accept_rate`, `port`.
-    """
+    """Serves the page until Ctrl-C, with the options of `predict.py serve`: the exit status."""
     require_package("gradio", "serve")
     with tempfile.TemporaryDirectory() as uploads:
         # Read by Gradio as it is imported: nothing goes out, and nothing dropped here is kept.
@@ -92,18 +88,13 @@ def guarded(function):
         try:
             return function(*paths)
         except Exception as error:  # BadImage, DataError, RunError; of Keras and Gradio anything
-            said = without_folders(str(error) or repr(error), paths)
+            said = str(error) or repr(error)
+            for path in paths:  # the folder that Gradio keeps them in says nothing to anyone
+                said = said.replace(path, Path(path).name)
             # It is shown as HTML.
             raise gr.Error(html.escape(said), print_exception=False) from error
 
     return call
-
-
-def without_folders(said, paths):
-    """A text with the files' names: the folder that Gradio keeps them in says nothing to anyone."""
-    for path in paths:
-        said = said.replace(path, Path(path).name)
-    return said
 
 
 def compare(model, *paths):
@@ -114,13 +105,14 @@ def compare(model, *paths):
         look = overlay(pixels, similarity_map(model.encoder, pixels, other, model.metric))
         size = round(LOOK * pixels.shape[1] / pixels.shape[0]), LOOK
         looks.append(Image.fromarray(look).resize(size, Image.Resampling.BICUBIC))
-    return without_folders(text(answer), paths), looks
+    names = dict(zip("ab", (Path(path).name for path in paths), strict=True))
+    return text(answer | names), looks
 
 
 def identify(model, options, path):
     """The class of an image and its candidates, as text."""
     [answer] = model.identify([path], options.references, options.false_accept_rate)
-    return without_folders(text(answer), [path])
+    return text(answer | {"query": Path(path).name})
 
 
 def neighbours(model, options, path):

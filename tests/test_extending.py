@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from conftest import noise_about_colors
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -24,12 +24,9 @@ def test_own_parts_as_the_docs_show_them(tmp_path):
         assert len(added) <= 10
         applied = subprocess.run(["patch", "-p1"], input=diff, text=True, cwd=tree)
         assert applied.returncode == 0
-    rng = np.random.default_rng(0)
     (tmp_path / "flat").mkdir()
-    for number in range(60):
-        pixels = (rng.normal(0, 30, (16, 16, 3)) + 40 * (number % 6)).clip(0, 255)
-        name = f"class{number % 6}_{number}.png"
-        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "flat" / name)
+    for number, (image, label) in enumerate(zip(*noise_about_colors(6, 10), strict=True)):
+        Image.fromarray(image).save(tmp_path / "flat" / f"class{label}_{number}.png")
     options = (
         "--data_dir flat --encoder tiny --loss logistic --blur 0.5 --image_size 16 --epochs 1 "
         "--steps_per_epoch 3 --pairs_per_batch 8 --run_name own"

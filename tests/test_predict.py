@@ -127,11 +127,12 @@ def test_wrong_paths_are_a_sentence_before_keras_starts(here, capsys, monkeypatc
 
 def test_folders_and_globs_are_expanded(here, capsys):
     answers, _ = ask(capsys, "search", "images/class0", "images/class[12]/3.png",
-                     "--gallery", "images", "--top", "1")  # fmt: skip
+                     "--gallery", "images/class0", "--top", "99")  # fmt: skip
     expected = {f"images/class0/{n}.png" for n in range(PER_CLASS)}
     expected |= {"images/class1/3.png", "images/class2/3.png"}
     assert {one["query"] for one in answers} == expected
-    assert all(one["results"][0]["path"] == one["query"] for one in answers)
+    assert all(one["results"][0]["path"] == one["query"] for one in answers[:PER_CLASS])
+    assert {len(one["results"]) for one in answers} == {PER_CLASS}
 
 
 def test_identify_takes_the_nearest_reference_or_none(here, capsys):
@@ -201,26 +202,22 @@ def test_search_agrees_with_brute_force(here, capsys):
     found = [one["distance"] for one in answers[0]["results"]]
     assert found == pytest.approx(distances[order].tolist(), abs=1e-3)
     assert np.asarray(Image.open("found.png")).std() > 1
-    answers, _ = ask(capsys, "search", query, "--gallery", "images/class1", "--top", "99")
-    assert len(answers[0]["results"]) == PER_CLASS
 
 
 def test_python_interface(here, model):
     paths = ["images/class0/0.png", "images/class0/1.png"]
-    arrays = [np.asarray(Image.open(path)) for path in paths]
+    array = np.asarray(Image.open(paths[0]))
     assert model.embed(paths) == pytest.approx(embed_plainly(paths), abs=1e-5)
-    assert (model.embed(arrays) == model.embed(paths)).all()
-    [answer], [mixed] = model.compare(paths), model.compare([arrays[0], paths[1]])
+    [answer], [mixed] = model.compare(paths), model.compare([array, paths[1]])
     assert answer["distance"] == mixed["distance"] == model.distance(*paths)
     assert answer["probability"] == model.probability(*paths)
-    assert SimilarityModel.load("copy").threshold == model.threshold
     for run in (RunDirectory("copy"), types.SimpleNamespace(path=Path("copy"))):
-        assert SimilarityModel(run).threshold == model.threshold
+        assert SimilarityModel.load(run).threshold == model.threshold
     with pytest.raises(ValueError, match=r"between 0 and 1. Received: 1.5"):
         model.identify(paths, "images", false_accept_rate=1.5)
     with pytest.raises(ValueError, match="Received: 0"):
         model.search(paths, "images", top=0)
-    assert model.search(arrays[0], "images")[0]["query"] == "array (16, 16, 3)"
+    assert model.search(array, "images")[0]["query"] == "array (16, 16, 3)"
 
 
 def test_one_image_is_taken_as_one(here, model):
@@ -262,10 +259,9 @@ def test_a_learned_distance_is_used_by_every_verb(here, monkeypatch):
     paths = sorted(str(path) for path in Path("images").rglob("*.png"))
     embeddings = embed_plainly(paths)
     expected = learned(np.repeat(embeddings[:1], len(paths), axis=0), embeddings)
-    order = np.argsort(expected, kind="stable")[:5]
     found = model.search(paths[:1], "images", top=5)[0]["results"]
-    assert [one["path"] for one in found] == [paths[row] for row in order]
-    assert [one["distance"] for one in found] == pytest.approx(expected[order].tolist(), abs=1e-3)
+    assert [one["path"] for one in found] == [paths[row] for row in np.argsort(expected)[:5]]
+    assert [one["distance"] for one in found] == pytest.approx(np.sort(expected)[:5], abs=1e-3)
     assert model.compare(paths[:2])[0]["distance"] == pytest.approx(expected[1], abs=1e-4)
     answer = model.identify(paths[:1], "images")[0]
     assert len(answer["candidates"]) == 5
