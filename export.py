@@ -8,6 +8,7 @@ Beside it lies a program that uses it, for which NumPy, Pillow and the runtime a
 
 import argparse
 import inspect
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -104,9 +105,7 @@ def portable(network):
     """A network in float32, whatever precision it was trained in: converters ask for it."""
     import keras
 
-    text = network.to_json()
-    for reduced in ("mixed_bfloat16", "mixed_float16"):
-        text = text.replace(reduced, "float32")
+    text = re.sub("mixed_b?float16", "float32", network.to_json())
     copy = keras.models.model_from_json(text)
     copy.set_weights(network.get_weights())
     return copy
