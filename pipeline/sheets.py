@@ -1,4 +1,4 @@
-"""Images in rows, with words above them, as one picture: a contact sheet, pairs, answers."""
+"""Images in rows, with words above them, as one picture: a contact sheet, pairs."""
 
 from pathlib import Path
 
