@@ -17,13 +17,17 @@ import json
 import sys
 from pathlib import Path
 
-from inference.answers import text
+from configs import Config
+from inference.answers import table, text
 from inference.gallery import image_files
 from inference.similarity_model import SimilarityModel
 from pipeline.files import DataError
-from run_directory import RunDirectory
+from pipeline.reading import decode
+from pipeline.sheets import draw_rows
+from run_directory import RunDirectory, write_atomically
 
 MOST_COMPARED = 1000  # images; every pair of them is half a million
+ROWS_DRAWN, FIGURE = 20, Config(image_size=160)
 
 
 def ask(options, images, unreadable):
@@ -36,6 +40,18 @@ def ask(options, images, unreadable):
     unreadable |= known.unreadable
     setting = options.top if searching else options.false_accept_rate
     return getattr(model, options.verb)(images, known, setting, unreadable)
+
+
+def draw(answers, path):
+    """Draws the first answers of compare or search."""
+    rows = []
+    for (query, said), *others in map(table, answers[:ROWS_DRAWN]):
+        shown = [(query, ""), *others]
+        images = [(decode(Path(name).read_bytes(), FIGURE)[0], words) for name, words in shown]
+        rows.append((f"{said}: {query}", "black", images))
+    write_atomically(path, draw_rows(rows).save)
+    if len(answers) > ROWS_DRAWN:
+        print(f"{path}: the first {ROWS_DRAWN} of {len(answers)}.", file=sys.stderr)
 
 
 def expand(arguments, problems):
@@ -69,6 +85,8 @@ def answer(options):
         for path, reason in sorted(problems.items()):
             print(f"{path}: {reason}", file=sys.stderr)
     print(json.dumps(answers, indent=2) if options.json else "\n".join(map(text, answers)))
+    if answers and getattr(options, "figure", None):
+        draw(answers, options.figure)
     return 2 if not answers else 1 if problems else 0
 
 
@@ -85,6 +103,8 @@ def parse(args):
     for verb in (compare, verify, identify, search):
         verb.add_argument("images", nargs="+", help="files, folders or globs")
         verb.add_argument("--json", action="store_true", help="one JSON list for programs")
+    for verb in (compare, search):
+        verb.add_argument("--figure", help="PNG to draw the answers in")
     for verb, of, rate, what in (
         (identify, "a folder of images per class, or an image per class", 0.01, "%(default)s"),
         (serve, "the same as for identify", 0.01, "%(default)s"),

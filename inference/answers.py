@@ -1,25 +1,32 @@
-"""What `SimilarityModel` answers in words: for a terminal and the page."""
+"""What `SimilarityModel` answers in words: for a terminal, a figure and the page."""
 
-COMPARED = (
-    "{verdict}  distance {distance:.3f}, threshold {threshold:.3f}, "
-    "probability of same {probability:.1%}: {a}  {b}"
-)
-VERIFIED = (
-    "{verdict}  {rule} distance {distance:.3f}, threshold {threshold:.3f} (false-accept rate of "
-    "{impostors} {false_accept_rate:.3g}, {references} references): {query}"
-)
+
+def table(answer):
+    """An answer as rows of `(path or class, what is said of it)`, the query first."""
+    if "same" in answer:
+        said = (
+            f"{'same' if answer['same'] else 'different'}  distance {answer['distance']:.3f}, "
+            f"threshold {answer['threshold']:.3f}, probability of same {answer['probability']:.1%}"
+        )
+        return [(answer["a"], said), (answer["b"], "")]
+    if "accepted" in answer:
+        said = (
+            f"{'accepted' if answer['accepted'] else 'rejected'}  {answer['rule']} distance "
+            f"{answer['distance']:.3f}, threshold {answer['threshold']:.3f} (false-accept rate of "
+            f"{answer['impostors']} {answer['false_accept_rate']:.3g}, {answer['references']} "
+            "references)"
+        )
+        return [(answer["query"], said)]
+    if "results" in answer:
+        said, found = "query", [(one["path"], one["distance"]) for one in answer["results"]]
+    else:
+        said = f"{answer['class'] or 'none of these'} (believed below {answer['threshold']:.3f})"
+        found = [(one["class"], one["distance"]) for one in answer["candidates"]]
+    return [(answer["query"], said), *((name, f"distance {d:.3f}") for name, d in found)]
 
 
 def text(answer):
     """An answer as lines for a reader."""
-    if "same" in answer:
-        return COMPARED.format(verdict="same" if answer["same"] else "different", **answer)
-    if "accepted" in answer:
-        return VERIFIED.format(verdict="accepted" if answer["accepted"] else "rejected", **answer)
-    if "results" in answer:
-        said, found, name = "query", answer["results"], "path"
-    else:
-        said = f"{answer['class'] or 'none of these'} (believed below {answer['threshold']:.3f})"
-        found, name = answer["candidates"], "class"
-    lines = [f"  distance {one['distance']:.3f}  {one[name]}" for one in found]
-    return "\n".join([f"{said}: {answer['query']}", *lines])
+    (query, said), *others = table(answer)
+    lines = [f"\n  {words}  {name}" if words else f"  {name}" for name, words in others]
+    return "".join([f"{said}: {query}", *lines])

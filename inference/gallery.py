@@ -84,7 +84,7 @@ class Gallery:
 
 
 def image_files(folder):
-    """The image files below a folder: name -> stamp, sorted; a `DataError` if there are none."""
+    """The image files below a folder: name -> stamp; a `DataError` if there are none."""
     if not Path(folder).is_dir():
         raise DataError(f"Expected a folder of images. Received: '{folder}', which is none.")
     skipped = {}

@@ -271,7 +271,8 @@ def test_a_full_disk_leaves_the_last_good_state(disk):
     full = fill(disk)
     assert_told(run(disk, SCORED), "No space left")
     assert_told(run(disk, EXPORTED), "cannot be written")
-    assert_told(run(disk, FOUND), "cannot be kept", "No space left")
+    figure = [*FOUND, "--figure", "found.png"]
+    assert_told(run(disk, figure), "cannot be kept", "No space left")
     full.unlink()
     assert {path: path.read_bytes() for path in before} == before
 

@@ -71,7 +71,7 @@ def decision():
 
 def test_compare_agrees_with_the_two_input_model(here, capsys):
     paths = ["images/class0/0.png", "images/class0/1.png", "images/class7/0.png"]
-    answers, _ = ask(capsys, "compare", *paths)
+    answers, _ = ask(capsys, "compare", *paths, "--figure", "pairs.png")
     assert [(one["a"], one["b"]) for one in answers] == [*itertools.combinations(paths, 2)]
     import siamese_network_funcs  # noqa: F401  registers the distance
 
@@ -85,6 +85,7 @@ def test_compare_agrees_with_the_two_input_model(here, capsys):
         assert one["probability"] == pytest.approx(1 / (1 + odds), abs=1e-3)
         assert one["threshold"] == decision()["threshold"]
         assert one["same"] == (one["distance"] < one["threshold"])
+    assert np.asarray(Image.open("pairs.png")).std() > 1
 
 
 def test_what_cannot_be_read_is_reported_and_the_rest_is_done(here, capsys, tmp_path):
@@ -193,12 +194,14 @@ def test_verify_accepts_by_the_rule_of_the_run(rule, here, capsys, model, monkey
 def test_search_agrees_with_brute_force(here, capsys):
     paths = sorted(str(path) for path in (here / "images").rglob("*.png"))
     query = "images/class3/2.png"
-    answers, _ = ask(capsys, "search", query, "--gallery", str(here / "images"), "--top", "5")
+    answers, _ = ask(capsys, "search", query, "--gallery", str(here / "images"), "--top", "5",
+                     "--figure", "found.png")  # fmt: skip
     distances = np.linalg.norm(embed_plainly(paths) - embed_plainly([query]), axis=1)
     order = np.argsort(distances, kind="stable")[:5]
     assert [one["path"] for one in answers[0]["results"]] == [paths[row] for row in order]
     found = [one["distance"] for one in answers[0]["results"]]
     assert found == pytest.approx(distances[order].tolist(), abs=1e-3)
+    assert np.asarray(Image.open("found.png")).std() > 1
 
 
 def test_python_interface(here, model):
@@ -260,6 +263,8 @@ def test_a_learned_distance_is_used_by_every_verb(here, monkeypatch):
     assert [one["path"] for one in found] == [paths[row] for row in np.argsort(expected)[:5]]
     assert [one["distance"] for one in found] == pytest.approx(np.sort(expected)[:5], abs=1e-3)
     assert model.compare(paths[:2])[0]["distance"] == pytest.approx(expected[1], abs=1e-4)
-    for one in model.identify(paths[:1], "images")[0]["candidates"]:
+    answer = model.identify(paths[:1], "images")[0]
+    assert len(answer["candidates"]) == 5
+    for one in answer["candidates"]:
         members = [Path(path).parent.name == one["class"] for path in paths]
         assert one["distance"] == pytest.approx(expected[members].min(), abs=1e-3)
