@@ -225,9 +225,9 @@ def _labelled_pairs(source, rows, pair_label, remarks):
         )
     (label,), fold = named or others, header.index("fold") if "fold" in header else None
     words = any(letters(cells[label]) in SAID for _, cells in rows)
-    read, pairs = _said if words else is_true, []
+    pairs = []
     for number, cells in rows:
-        said = read(cells[label], f"{source}, line {number}: label")
+        said = is_true(cells[label], f"{source}, line {number}: label", SAID if words else None)
         pairs.append((cells[left], cells[right], said, None if fold is None else cells[fold]))
     unread = [header[at] for at in others if header and at != label]
     unread += ["split (give a list of each)"] * ("split" in header)
@@ -236,15 +236,6 @@ def _labelled_pairs(source, rows, pair_label, remarks):
     says = "same" if words or (header and header[label] in SAYS_SAME) else None
     means = _meaning(source, pairs, says, pair_label)
     return [(left, right, said == (means == "same"), fold) for left, right, said, fold in pairs]
-
-
-def _said(cell, what):
-    """As `tables.is_true`, of words."""
-    if letters(cell) not in SAID:
-        raise DataError(
-            f"{what} must be one of {', '.join(SAID)}, as others are. Received: '{cell}'."
-        )
-    return SAID[letters(cell)]
 
 
 def _meaning(source, pairs, says, pair_label):
