@@ -17,8 +17,8 @@ from pipeline.files import (
 )
 from pipeline.forgeries import class_folders
 from pipeline.layout import class_remarks, place_images
-from pipeline.pair_lists import are_pair_folders, folder_pairs, is_pair_list, pair_rows, read_pairs
-from pipeline.tables import read_text, table_rows
+from pipeline.pair_lists import folder_pairs, is_pair_list, pair_rows, read_pairs
+from pipeline.tables import read_cells, table_rows
 
 
 @dataclasses.dataclass
@@ -87,16 +87,15 @@ def read_index(source, pair_label=None):
             "Expected a folder with one sub-folder of images per class, a .zip of one, or a .csv."
         )
     if source.suffix.lower() in TABLES:
-        if is_pair_list(source):
-            given = read_pairs(source, pair_label, skipped, remarks)
+        lines = read_cells(source, remarks)
+        if is_pair_list(lines):
+            given = read_pairs(source, lines, pair_label, skipped, remarks)
             return _pair_index(source, *given, skipped, remarks)
-        if (encoding := read_text(source)[1]) != "utf-8":
-            remarks.append(f"{source.name} is no UTF-8: it was read as {encoding}.")
-        rows = _with_forgeries([*table_rows(source, skipped, remarks)])
+        rows = _with_forgeries([*table_rows(source, lines, skipped, remarks)])
         return _assemble(source, rows, skipped, remarks)
     images = dict(sorted(find_images(source, skipped).items()))
-    if are_pair_folders(images):
-        return _pair_index(source, folder_pairs(images, skipped), images, skipped, remarks)
+    if (given := folder_pairs(images, skipped)) is not None:
+        return _pair_index(source, given, images, skipped, remarks)
     places, remarks = place_images(images, skipped)
     remarks += tables_of(source, places, skipped)
     leaves = _leaves(source, skipped)

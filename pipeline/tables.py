@@ -43,9 +43,9 @@ SPLIT = re.compile(  # train_set, test-data, seg_train, test1
 NO_ROW = re.compile(r"\s*#(?!\S*\.\w)|sep=.?\s*$")  # a comment; how Excel is told the separator
 
 
-def table_rows(source, skipped, remarks):
-    """Rows of a table, its paths relative to it; a file named twice counts once."""
-    lines = [*_lines(source, remarks)]
+def table_rows(source, rows, skipped, remarks):
+    """Rows of an index from those of `read_cells`; a file named twice counts once."""
+    lines = [*_lines(source, rows, remarks)]
     found = find_listed(source, [line["path"] for _, line in lines])
     rows, contradictory = {}, set()
     for number, line in lines:
@@ -74,9 +74,8 @@ def table_rows(source, skipped, remarks):
             yield name, stamp, label, *others
 
 
-def _lines(source, remarks):
+def _lines(source, rows, remarks):
     """`(line number, cell by column)` of a table; the classes may be columns of 1 and 0."""
-    rows = read_cells(source)
     if rows and len(rows[0][1]) == 1 and rows[0][1][0].isdecimal():  # how many lines follow
         rows = rows[1:]
     (_, header), *lines = rows or [(1, [])]
@@ -228,9 +227,9 @@ def is_true(cell, what, words=None):
     return said
 
 
-def read_cells(source):
+def read_cells(source, remarks):
     """`(line number, cells)` of the lines of a table: any usual separator and encoding."""
-    text, rows, widest = read_text(source)[0], [], 0
+    text, rows, widest = _read_text(source, remarks), [], 0
     head = "\n".join([line for line in text.strip().splitlines() if not NO_ROW.match(line)][:2])
     separator = max(",;\t|", key=head.count)
     form = {"delimiter": separator if separator in head else " ", "skipinitialspace": True}
@@ -253,15 +252,19 @@ def read_cells(source):
     return rows
 
 
-def read_text(source):
-    """`(text, encoding)` of a file in UTF-8, UTF-16 with its mark, or cp1252."""
+def _read_text(source, remarks):
+    """The text of a file in UTF-8, UTF-16 with its mark, or cp1252."""
     content = source.read_bytes()
     marked = content[:2] in (b"\xff\xfe", b"\xfe\xff")
     for encoding in ("utf-16",) if marked else ("utf-8-sig", "cp1252"):
         try:
-            return content.decode(encoding), encoding.removesuffix("-sig")
+            text = content.decode(encoding)
         except UnicodeDecodeError as error:
             reason = error
+            continue
+        if encoding != "utf-8-sig":
+            remarks.append(f"{source.name} is no UTF-8: it was read as {encoding}.")
+        return text
     raise DataError(f"{source} is neither UTF-8, UTF-16 nor cp1252: {reason}.")
 
 
