@@ -2,6 +2,7 @@
 
 import re
 
+from pipeline.files import folder_of, stem_of
 from pipeline.tables import split_of
 
 KIND = re.compile(
@@ -105,16 +106,6 @@ def _imitated(place, genuine):
     parts = place.split("/")
     shorter = ("/".join(parts[:at] + parts[at + 1 :]) for at in range(len(parts) - 1))
     return place if place in genuine else next(filter(genuine.__contains__, shorter), place)
-
-
-def folder_of(name):
-    """The folder that a file lies in, "" for none."""
-    return name.rpartition("/")[0]
-
-
-def stem_of(name):
-    """A file's own name without its suffix."""
-    return name.rpartition("/")[2].rpartition(".")[0]
 
 
 def steps_of(folder):

@@ -6,8 +6,8 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 
-from pipeline.files import some
-from pipeline.forgeries import class_folders, folder_of, stem_of, steps_of
+from pipeline.files import folder_of, some, stem_of
+from pipeline.forgeries import class_folders, steps_of
 from pipeline.tables import split_of
 
 LOOKED_AT = 20_000  # names that tell whether folders hold several things
@@ -46,9 +46,9 @@ def place_images(names, skipped):
     skipped |= (noted := _annotations(names))
     as_if, copied = _originals([name for name in names if name not in noted])
     folders = class_folders({*as_if.values()})
-    classes, why, remarks = _place_folders(Counter(folder for folder, _ in folders.values()))
-    has_splits = any(split for _, split in classes.values())
-    few = len({label for label, _ in classes.values()} - {""}) < 2
+    classes, remarks = _place_folders(Counter(folder for folder, _ in folders.values()))
+    has_splits = any(split for _, split, _ in classes.values())
+    few = len({label for label, *_ in classes.values()} - {""}) < 2
     told = _told_by_files(as_if, KNOWN_FILES) or _told_by_sides(as_if)
     if told := told or (few and _told_by_files(as_if, NUMBERED)):
         name, label = min(told.items())
@@ -58,7 +58,7 @@ def place_images(names, skipped):
     places = {}
     for name in as_if:
         folder, forged = folders[as_if[name]]
-        (label, split), reason = classes[folder], why.get(folder)
+        label, split, reason = classes[folder]
         if told and (split or not has_splits):
             label, reason = told.get(name, ""), "no class in its name, where others have one"
         if label:
@@ -153,8 +153,7 @@ def _place_folders(counts):
     """Of folders -> number of images directly in them.
 
     Returns:
-        `(classes, reasons, remarks)`: folder -> (class, split or None); folder -> why its class
-        is "".
+        `(classes, remarks)`: folder -> (class, split or None, why the class is "" where it is).
     """
     beside = defaultdict(set)
     for parent, part in {step for name in counts for step in steps_of(name)}:
@@ -167,29 +166,29 @@ def _place_folders(counts):
         )
         for name in counts
     }
-    folders = _without_shared_start({name: parts for name, parts in folders.items() if any(parts)})
+    folders = _without_shared_start(folders)
     at, remarks = _split_parts(folders), []
-    splits = {name: split_of(folders[name][where]) for name, where in at.items()}
-    reasons = dict.fromkeys(counts, "lies beside the class folders, not in one")
+    classes, beside = folders, "lies beside the class folders, not in one"
     if at:
-        beside = folders.keys() - at.keys()
-        reasons |= dict.fromkeys(beside, "lies beside train/ and test/, not in one")
-        folders = _without_splits(folders, at)
-        direct = [name for name, parts in folders.items() if not parts]
-        reasons |= dict.fromkeys(direct, "lies directly in a folder of a split, in no class folder")
-        folders = _without_shared_start({name: parts for name, parts in folders.items() if parts})
+        classes = _without_shared_start(_without_splits(folders, at))
     elif named := sorted({part for parts in folders.values() for part in parts if split_of(part)}):
         remarks.append(
             f"Folders called {some(named)} are taken for classes: a split needs another one "
             "beside it (train, val, test), and most folders below them."
         )
-    places = {name: ("/".join(folders.get(name, ())), splits.get(name)) for name in counts}
-    nested = _nested({name for name, (label, _) in places.items() if label}, counts)
-    return places, reasons, [*remarks, *nested]
+    places = {name: ("/".join(classes.get(name, ())), None, beside) for name in counts}
+    for name in folders.keys() if at else ():
+        places[name] = "", None, "lies beside train/ and test/, not in one"
+    for name, where in at.items():
+        reason = "lies directly in a folder of a split, in no class folder"
+        places[name] = "/".join(classes.get(name, ())), split_of(folders[name][where]), reason
+    nested = _nested({name for name, (label, *_) in places.items() if label}, counts)
+    return places, [*remarks, *nested]
 
 
 def _without_shared_start(folders):
-    """Drops the leading parts that all folders share, down to the class folder."""
+    """Folders that have parts, without those that all share, down to the class folder."""
+    folders = {name: parts for name, parts in folders.items() if any(parts)}
     shared = len(os.path.commonprefix([*folders.values()]))
     shared = min(shared, min(map(len, folders.values()), default=1) - 1)
     return {name: parts[shared:] for name, parts in folders.items()}

@@ -5,8 +5,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from pipeline.files import IMAGE_SUFFIXES, DataError, by_reason, file_stamp, some
-from pipeline.forgeries import folder_of
+from pipeline.files import IMAGE_SUFFIXES, DataError, by_reason, file_stamp, folder_of, some
 from pipeline.layout import place_images
 from pipeline.near_duplicates import join_groups
 from pipeline.tables import COLUMNS, find_listed, is_true, letters
