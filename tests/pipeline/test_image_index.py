@@ -30,39 +30,6 @@ def test_families(names, families, write_images):
     assert dict(zip(index.class_names, found, strict=True)) == families
 
 
-def test_pair_folders(write_images):
-    names = [
-        *(f"similar_all_images/similar_{i}_{side}.jpg" for i in (3, 10) for side in SIDES),
-        *(f"dissimilar_all_images/dissimilar_{i}_{side}.jpg" for i in (0, 3) for side in SIDES),
-        "dissimilar_all_images/dissimilar_4_first.jpg",  # its second is missing
-        "similar_all_images/similar_3_first.png",
-        "similar_all_images/holiday.jpg",
-    ]
-    index = read_index(write_images(*names))
-    stem = [name.rpartition("/")[2].removesuffix(".jpg") for name in index.names]
-    assert len(index.class_names) == 6 and not index.classes_known
-    assert {(stem[left], stem[right], same) for left, right, same in index.pairs} == {
-        ("dissimilar_0_first", "dissimilar_0_second", 0),
-        ("dissimilar_3_first", "dissimilar_3_second", 0),
-        ("similar_3_first", "similar_3_second", 1),
-        ("similar_10_first", "similar_10_second", 1),
-    }
-    assert set(index.skipped) == set(names[-3:])
-
-
-SIDES = ("first", "second")
-
-
-def test_folders_of_triples(write_images):
-    names = ["anchor/a.jpg", "anchor/b.jpg", "positive/c.jpg", "positive/d.jpg", "negative/e.jpg"]
-    index = read_index(write_images(*(f"data/{name}" for name in names), "data/negative/f.jpg",
-                                    "data/negative/g.jpg", folder="triples"))  # fmt: skip
-    stem = [name[-5] for name in index.names]
-    pairs = {(stem[left], stem[right], int(same)) for left, right, same in index.pairs}
-    assert pairs == {("a", "c", 1), ("b", "d", 1), ("a", "e", 0), ("b", "f", 0)}
-    assert [*index.skipped] == ["data/negative/g.jpg"] and not index.classes_known
-
-
 def test_leaf_map_keeps_photographs_of_one_leaf_together(write_images):
     names = ["a/IMG 1.png", "a/img 2.png", "a/img 3.png", "b/img 4.png", "b/img 5.png"]
     short = ["c/1f___HL 1.png", "c/2e___HL 1 copy.png", "c/3d___HL 2.png", "d/4c___HL 1.png"]
