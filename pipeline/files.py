@@ -55,13 +55,9 @@ class DataError(ValueError):
 
 
 def find_images(source, skipped):
-    """The image files of a folder or zip: name -> stamp, a number that changes with the file.
+    """The image files, by suffix or first bytes, of a folder or zip: name -> `file_stamp`.
 
-    A file is an image by its suffix, or else by its first bytes.
-
-    Args:
-        source: Path of the folder or zip.
-        skipped: Dict that gains every other file, or the folder that it lies in -> reason.
+    `skipped` is a dict that gains every other file, or the folder that it lies in -> reason.
 
     Raises:
         DataError: If the source is neither a folder nor a zip.
@@ -72,7 +68,7 @@ def find_images(source, skipped):
 
 
 def list_files(source, skipped=None):
-    """As `find_images`, of files of every kind: not hidden, not made by systems or this package."""
+    """As `find_images`, of every kind: not hidden, not made by systems or this package."""
     source, skipped = Path(source), {} if skipped is None else skipped
     entries = (_folder_entries if source.is_dir() else _zip_entries)(source, skipped)
     folders, kept = {folder_of(name) for name in entries}, {}
@@ -264,10 +260,7 @@ def _why_no_image(source, name):
 
 
 def file_stamp(root, name, skipped):
-    """uint64 number that changes with the name, size or time of a file.
-
-    None, and the reason is noted, where it cannot be used.
-    """
+    """uint64 that changes with a file's name, size or time; None, and why, where it is no use."""
     try:
         name.encode()
         status = os.stat(existing(root, name))

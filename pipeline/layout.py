@@ -37,7 +37,7 @@ def place_images(names, skipped):
     Where no two folders hold classes, file names may tell them, as `cat.12.jpg` does.
 
     Args:
-        names: File names ("train/oak/1.png").
+        names: File names with `/`.
         skipped: Dict that gains those without a class -> reason.
 
     Returns:
@@ -118,10 +118,7 @@ def _told_by_files(names, pattern):
 
 
 def _several_in_a_folder(names, folders):
-    """A remark where most folders hold several things, as far as the names of files tell.
-
-    `names` and `folders` are as in `place_images`: name -> itself or what it repeats -> its class.
-    """
+    """A remark where most folders (see `place_images`) hold several things, as file names tell."""
     things = defaultdict(Counter)
     for name in itertools.islice(names, LOOKED_AT):
         match, (folder, forged) = NUMBERED.fullmatch(stem_of(name)), folders[names[name]]
@@ -143,34 +140,29 @@ def _told_by_sides(names):
     """Name -> class, its own name, where each file of `left` has one of that name in `right`."""
     sides = defaultdict(set)
     for name in names:
-        sides[folder_of(name).rpartition("/")[2].lower()].add(stem_of(name))
-    alike = sides.keys() == {"left", "right"} and sides["left"] == sides["right"]
-    alike = alike and len({*map(folder_of, names)}) == 2
+        sides[folder_of(name)].add(stem_of(name))
+    called = sorted(folder.rpartition("/")[2].lower() for folder in sides)
+    alike = called == ["left", "right"] and len({*map(frozenset, sides.values())}) == 1
     return {name: stem_of(name) for name in names} if alike else {}
 
 
 def _place_folders(counts):
-    """Of folders -> number of images directly in them.
+    """Of folders -> number of images directly in them: `(classes, remarks)`.
 
-    Returns:
-        `(classes, remarks)`: folder -> (class, split or None, why the class is "" where it is).
+    Classes are folder -> (class, split or None, why the class is "" where it is).
     """
     beside = defaultdict(set)
     for parent, part in {step for name in counts for step in steps_of(name)}:
         beside[parent].add(part)
-    folders = {
-        name: tuple(
-            part
-            for parent, part in steps_of(name)
-            if len(beside[parent]) > 1 or not IMAGES.fullmatch(part)
-        )
-        for name in counts
-    }
+    folders = {name: steps_of(name) for name in counts}
+    for name, steps in folders.items():
+        kept = [part for at, part in steps if len(beside[at]) > 1 or not IMAGES.fullmatch(part)]
+        folders[name] = tuple(kept)
     folders = _without_shared_start(folders)
     at, remarks = _split_parts(folders), []
     classes, beside = folders, "lies beside the class folders, not in one"
     if at:
-        classes = _without_shared_start(_without_splits(folders, at))
+        classes = _without_shared_start(dict(_without_splits(folders, at)))
     elif named := sorted({part for parts in folders.values() for part in parts if split_of(part)}):
         remarks.append(
             f"Folders called {some(named)} are taken for classes: a split needs another one "
@@ -182,8 +174,14 @@ def _place_folders(counts):
     for name, where in at.items():
         reason = "lies directly in a folder of a split, in no class folder"
         places[name] = "/".join(classes.get(name, ())), split_of(folders[name][where]), reason
-    nested = _nested({name for name, (label, *_) in places.items() if label}, counts)
-    return places, [*remarks, *nested]
+    labelled = {name for name, (label, *_) in places.items() if label}
+    above = {name[:at] for name in labelled for at, sign in enumerate(name) if sign == "/"}
+    if both := [f"'{name}' ({counts[name]})" for name in sorted(above & labelled)]:
+        remarks.append(
+            f"Images lie in {some(both)} and in folders below: each folder is a class of its own. "
+            "If they show the same, move them into one folder."
+        )
+    return places, remarks
 
 
 def _without_shared_start(folders):
@@ -214,28 +212,14 @@ def _split_parts(folders):
 
 
 def _without_splits(folders, at):
-    """Folder -> parts of its path but the split, and a folder of the same name alone in it."""
+    """`(folder, parts of its path but the split and one of the same name alone in it)`."""
     inside = defaultdict(set)
     for name, where in at.items():
         inside[folders[name][: where + 1]] |= {*folders[name][where + 1 : where + 2]}
-    left = {}
     for name, where in at.items():
-        parts = folders[name]
-        below = inside[parts[: where + 1]]
+        parts, below = folders[name], inside[folders[name][: where + 1]]
         doubled = len(below) == 1 and split_of(min(below)) == split_of(parts[where])
-        left[name] = parts[:where] + parts[where + 1 + doubled :]
-    return left
-
-
-def _nested(places, counts):
-    """A remark where a class folder holds class folders."""
-    above = {name[:at] for name in places for at, sign in enumerate(name) if sign == "/"}
-    if both := sorted(above & places):
-        shown = some([f"'{name}' ({counts[name]})" for name in both])
-        yield (
-            f"Images lie in {shown} and in folders below: each folder is a class of its own. "
-            "If they show the same, move them into one folder."
-        )
+        yield name, parts[:where] + parts[where + 1 + doubled :]
 
 
 def class_remarks(class_names):

@@ -47,8 +47,7 @@ def read_pairs(source, rows, pair_label, skipped, remarks):
         remarks: List that gains sentences for the user.
 
     Returns:
-        `(pairs, stamps)`: dict of `(left, right)`, names relative to the folder of the list ->
-        `(same, fold)`, whose fold is None where none is named; the stamp of each file.
+        `(pairs, stamps)`: names `(left, right)` -> `(same, fold or None)`; stamp of each file.
 
     Raises:
         DataError: If the list cannot be read, or nobody says what label 1 means.
@@ -125,8 +124,7 @@ def pair_rows(pairs, stamps, skipped):
         skipped: Dict that gains what is left out -> reason.
 
     Returns:
-        `(rows, known)`: `(name, stamp, class, group, None, forged)` of each image, and whether
-        classes are folders.
+        `(rows, known)`: rows as of an index; whether classes are folders.
 
     Raises:
         DataError: If most pairs of an image and its forgery are said to show the same.

@@ -40,6 +40,7 @@ NO_LABEL = ("", "nan", "na", "n/a", "null")
 SPLIT = re.compile(  # train_set, test-data, seg_train, test1
     rf"(?:.+[ _-])?({'|'.join(SPLIT_NAMES)})(?:[ _-]?(?:data|(?:data)?set|images|mini|\d{{1,4}}))?"
 )
+UTF_16 = b"\xff\xfe", b"\xfe\xff"  # how such a file begins
 NO_ROW = re.compile(r"\s*#(?!\S*\.\w)|sep=.?\s*$")  # a comment; how Excel is told the separator
 
 
@@ -229,7 +230,17 @@ def is_true(cell, what, words=None):
 
 def read_cells(source, remarks):
     """`(line number, cells)` of the lines of a table: any usual separator and encoding."""
-    text, rows, widest = _read_text(source, remarks), [], 0
+    content, rows, widest = source.read_bytes(), [], 0
+    for encoding in ("utf-8-sig", "cp1252") if content[:2] not in UTF_16 else ("utf-16",):
+        try:
+            text = content.decode(encoding)
+            break
+        except UnicodeDecodeError as error:
+            reason = error
+    else:
+        raise DataError(f"{source} is neither UTF-8, UTF-16 nor cp1252: {reason}.")
+    if encoding != "utf-8-sig":
+        remarks.append(f"{source.name} is no UTF-8: it was read as {encoding}.")
     head = "\n".join([line for line in text.strip().splitlines() if not NO_ROW.match(line)][:2])
     separator = max(",;\t|", key=head.count)
     form = {"delimiter": separator if separator in head else " ", "skipinitialspace": True}
@@ -250,22 +261,6 @@ def read_cells(source, remarks):
             f"{source}, line {lines.line_num}: {error}. Is a quote not closed?"
         ) from error
     return rows
-
-
-def _read_text(source, remarks):
-    """The text of a file in UTF-8, UTF-16 with its mark, or cp1252."""
-    content = source.read_bytes()
-    marked = content[:2] in (b"\xff\xfe", b"\xfe\xff")
-    for encoding in ("utf-16",) if marked else ("utf-8-sig", "cp1252"):
-        try:
-            text = content.decode(encoding)
-        except UnicodeDecodeError as error:
-            reason = error
-            continue
-        if encoding != "utf-8-sig":
-            remarks.append(f"{source.name} is no UTF-8: it was read as {encoding}.")
-        return text
-    raise DataError(f"{source} is neither UTF-8, UTF-16 nor cp1252: {reason}.")
 
 
 def split_of(name):
