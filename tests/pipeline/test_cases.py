@@ -2,6 +2,7 @@
 
 import csv
 import posixpath
+import re
 import zlib
 
 import numpy as np
@@ -16,11 +17,10 @@ from pipeline.files import IMAGE_SUFFIXES, DataError, read_bytes
 from pipeline.image_index import read_index
 
 BESIDE, DIRECT = "- lies beside train/ and test/, not in one", "- lies directly in a folder of a"
-CASES = {  # file > class (or else its folder) F if forged @ split; - why not; ! a remark
-    "class folders": "oak/1.png | oak/2.JPG | ash/1.png",
-    "families": "Latin/a/1.png | Latin/b/1.png | Greek/c/1.png",
-    "any depth": "x/y/a/1.png | x/b/1.png | c/1.png",
-    "crops": "Fig___rust/1.png | Fig___well 2/1.png",
+CASES = {  # files > class (or else their folder) F if forged @ split; - why not; ! a remark
+    "class folders": "oak/1.png, oak/2.JPG, ash/1.png",
+    "any depth": "x/y/a/1.png, x/b/1.png, c/1.png",
+    "crops": "Fig___rust/1.png, Fig___well 2/1.png",
     "shared folders on top": "all/raw/oak/1.png > oak | all/raw/ash/1.png > ash",
     "train alone": "train/oak/1.png > oak | train/ash/1.png > ash",
     "split folders": """Train/oak/1.png > oak@train | validation/oak/2.png > oak@val |
@@ -45,22 +45,23 @@ CASES = {  # file > class (or else its folder) F if forged @ split; - why not; !
         train/dog/1.png > dog@train | test/test/2.png > {DIRECT}""",
     "images directly in a split folder": f"""train/cat/1.png > cat@train | train/0.png > {DIRECT} |
         test/cat/2.png > cat@test | beside.png > - lies beside the class folders""",
-    "a class that is called test": "test/1.png | oak/1.png | ! called test are taken for classes",
+    "a class that is called test": "test/1.png, oak/1.png | ! called test are taken for classes",
     "two of many classes are called so": """f/val/1.png > val | f/test/1.png > test |
         f/oak/1.png > oak | f/ash/1.png > ash | f/elm/1.png > elm |
         ! called test, val are taken for classes""",
-    "images of its own and folders below": """cat/1.png | cat/black/2.png |
+    "images of its own and folders below": """cat/1.png, cat/black/2.png |
         ! Images lie in 'cat' (1) and in folders below""",
-    "parts of unknown names": """set A/cat/1.png | set B/cat/2.png |
+    "parts of unknown names": """set A/cat/1.png, set B/cat/2.png |
         ! Classes of the same names (cat) lie in 'set A', 'set B'""",
     "views of people": " | ".join(
         f"{person}/{view}/1.png > {person}/{view}" for person in "abcdefgh" for view in ("L", "R")
     )
     + " | ! Classes of the same names (L, R) lie in 'a', 'b', 'c' and 5 more",
-    "names that look alike": """Zoe\u0301/1.png | zo\u00e9/2.png |
+    "names that look alike": """Zoe\u0301/1.png, zo\u00e9/2.png |
         ! Classes whose names differ only in case""",
-    "forgeries beside": """01/a.png | 01_forg/a.png > 01 F | x/a.png | X_Forged/a.png > x F |
-        y/a.png | y-forgeries/b.png > y F | z/a.png | z forge/a.png > z F | reforg/a.png""",
+    "forgeries beside": """01/a.png, x/a.png, y/a.png, z/a.png, reforg/a.png |
+        01_forg/a.png > 01 F | X_Forged/a.png > x F | y-forgeries/b.png > y F |
+        z forge/a.png > z F""",
     "forgeries in split folders": """train/01/a.png > 01@train | train/01_forg/a.png > 01 F@train |
         train/02/a.png > 02@train | test/03/a.png > 03@test | test/03_forg/a.png > 03 F@test""",
     "forgeries two folders of folders": """sigs/genuine/a/1.png > a | sigs/genuine/b/1.png > b |
@@ -80,19 +81,19 @@ CASES = {  # file > class (or else its folder) F if forged @ split; - why not; !
     "forgeries SigComp 2011 by writers": """train/001/001_01.PNG > 001@train |
         train/001_forg/0119001_02.png > 001 F@train | test/049/049_01.png > 049@test |
         test/049_forg/0114049_01.PNG > 049 F@test""",
-    "files of eight digits": "a/00000000.png | a/00000001.png | b/00100001.png",
-    "forgeries SigComp 2011, test set": """Dutch/Reference(4)/001/01_001.PNG > 001 |
-        Dutch/Reference(4)/002/01_002.PNG > 002 | Dutch/Questioned(5)/001/05_001.PNG > 001 |
+    "files of eight digits": "a/00000000.png, a/00000001.png, b/00100001.png",
+    "forgeries SigComp 2011, test set": """Dutch/Reference(4)/001/01_001.PNG,
+        Dutch/Questioned(5)/001/05_001.PNG > 001 | Dutch/Reference(4)/002/01_002.PNG > 002 |
         Dutch/Questioned(5)/001/02_0119001.PNG > 001 F""",
     "forgeries BHSig260": """Hindi/001/H-S-1-G-01.tif > 001 | Hindi/001/H-S-1-F-01.tif > 001 F |
         Hindi/2/H-S-2-G-01.tif > 2""",
-    "forgeries GPDS": "001/c-001-01.jpg | 001/cf-001-01.jpg > 001 F | 002/c-002-24.jpg",
-    "forgeries of nobody": """a/1.png | a_forg/1.png > a F | b/1.png | genuine/c/1.png > c |
+    "forgeries GPDS": "001/c-001-01.jpg, 002/c-002-24.jpg | 001/cf-001-01.jpg > 001 F",
+    "forgeries of nobody": """a/1.png, b/1.png | a_forg/1.png > a F | genuine/c/1.png > c |
         forged/c/1.png > c F | forged/d/1.png > - a forgery of 'd', of which there is no""",
-    "forgeries MCYT-75": "0/0000v00.bmp | 0/0000f14.bmp > 0 F | 1/0001v00.bmp",
-    "two kinds of nothing": "original/1.png | forged/1.png",
-    "forged classes alone": "a_forg/1.png | b_forg/1.png",
-    "forged in a name": "georg/1.png | original art/1.png | b/1.png",
+    "forgeries MCYT-75": "0/0000v00.bmp, 1/0001v00.bmp | 0/0000f14.bmp > 0 F",
+    "two kinds of nothing": "original/1.png, forged/1.png",
+    "forged classes alone": "a_forg/1.png, b_forg/1.png",
+    "forged in a name": "georg/1.png, original art/1.png, b/1.png",
     "forgeries of several kinds": """UTSig/Genuine/1/1.tif > 1 | UTSig/Genuine/2/1.tif > 2 |
         UTSig/Forgery/Skilled/1/1.tif > 1 F | UTSig/Forgery/Opposite Hand/2/1.tif > 2 F""",
     "forgeries called fake": "a/real/1.png > a | a/fake/1.png > a F | b/real/1.png > b",
@@ -100,7 +101,7 @@ CASES = {  # file > class (or else its folder) F if forged @ split; - why not; !
         test/REAL/2.png > REAL@test""",
     "real and fake, in file names": """train/real/real_1.png > real@train |
         train/fake/fake_1.png > fake@train | test/fake/fake_2.png > fake@test""",
-    "a class of images, one of text": "image/1.png | text/2.png | images/3.png",
+    "a class of images, one of text": "image/1.png, text/2.png, images/3.png",
     "forgeries SigComp 2009, shortened": """set/real/00100001.png > 001 |
         set/real/00200002.png > 002 | set/forge/02100001.png > 001 F""",
     "Omniglot, both halves": """images_background/Greek/a/1.png > Greek/a@train |
@@ -110,71 +111,65 @@ CASES = {  # file > class (or else its folder) F if forged @ split; - why not; !
     "images below classes": f"""train/n014/images/n014_0.png > n014@train |
         train/n016/images/n016_0.png > n016@train | val/images/val_0.png > {DIRECT} |
         train/n014/n014_boxes.txt > - not an image""",
-    "a folder in itself": """x/x/train/cat/1.png > cat@train | x/x/test/cat/2.png > cat@test |
-        x/train/cat/1.png > cat@train | x/test/cat/2.png > cat@test | x/val/cat/3.png > cat@val |
+    "a folder in itself": """x/x/train/cat/1.png, x/train/cat/1.png > cat@train |
+        x/x/test/cat/2.png, x/test/cat/2.png > cat@test | x/val/cat/3.png > cat@val |
         ! 'x/x/test/cat' repeats 'x/test/cat' and 1""",
-    "a folder beside what it holds": """rose/1.png | ivy/1.png | ivy/2.png |
+    "a folder beside what it holds": """rose/1.png, ivy/1.png, ivy/2.png |
         flowers/rose/1.png > rose | flowers/ivy/1.png > ivy | ! 'flowers/ivy' repeats 'ivy'""",
-    "classes in file names": """train/cat.0.png > cat@train | train/cat.1.png > cat@train |
-        train/dog.0.png > dog@train | train/dog.10.png > dog@train | test1/1.png > - no class in |
+    "classes in file names": """train/cat.0.png, train/cat.1.png > cat@train | train/dog.0.png,
+        train/dog.10.png > dog@train | test1/1.png > - no class in |
         ! File names tell the classes, not folders: 'train/cat.0.png' is of 'cat'""",
-    "pets, and their outlines": """images/Abyssinian_1.png > Abyssinian |
-        images/Abyssinian_12.png > Abyssinian | images/great_pyrenees_1.png > great_pyrenees |
-        images/great_pyrenees_3.png > great_pyrenees | annotations/list.txt > - not an image |
+    "pets, and their outlines": """images/Abyssinian_1.png, images/Abyssinian_12.png > Abyssinian |
+        images/great_pyrenees_1.png, images/great_pyrenees_3.png > great_pyrenees |
+        annotations/list.txt > - not an image |
         annotations/trimaps/Abyssinian_1.png > - in a folder of annotations | ! File names""",
-    "masks beside images": """benign/benign (1).png | malignant/a_mask.png |
-        benign/benign (1)_mask.png > - the mask of | benign/benign (1)_mask_1.png > - the mask of |
+    "masks beside images": """benign/benign (1).png, malignant/a_mask.png |
+        benign/benign (1)_mask.png, benign/benign (1)_mask_1.png > - the mask of |
         COVID/images/COVID-1.png > COVID | COVID/masks/COVID-1.png > - in a folder of annot""",
-    "people seen by cameras": """m/bounding_box_train/0002_c1s1_000451_03.png > 0002@train |
+    "people seen by cameras": """m/bounding_box_train/0002_c1s1_000451_03.png,
         m/bounding_box_train/0002_c2s1_000451_03.png > 0002@train |
-        m/bounding_box_test/0003_c1s1_000051_01.png > 0003@test |
-        m/bounding_box_test/-1_c1s1_000051_01.png > - no class in its name |
-        m/query/0003_c2s1_000051_00.png > 0003@test | ! File names tell""",
-    "fingers": """SOCO/Real/1__M_Left_index_finger.BMP > 1__M_Left_index_finger |
+        m/bounding_box_test/0003_c1s1_000051_01.png, m/query/0003_c2s1_000051_00.png > 0003@test |
+        m/bounding_box_test/-1_c1s1_000051_01.png > - no class in its name | ! File names tell""",
+    "fingers": """SOCO/Real/1__M_Left_index_finger.BMP,
         SOCO/Altered/Easy/1__M_Left_index_finger_CR.BMP > 1__M_Left_index_finger |
-        SOCO/Real/2__F_Right_thumb_finger.BMP > 2__F_Right_thumb_finger |
+        SOCO/Real/2__F_Right_thumb_finger.BMP,
         SOCO/Altered/Easy/2__F_Right_thumb_finger_Obl.BMP > 2__F_Right_thumb_finger | ! File""",
-    "faces of AR": """faces/M-001-01.bmp > M-001 | faces/M-001-14.bmp > M-001 |
-        faces/w-002-01.bmp > w-002 | faces/w-002-02.bmp > w-002 | ! File names tell""",
-    "faces of JAFFE": """j/KA.AN1.39.tiff > KA | j/KA.HA2.30.tiff > KA | j/YM.AN1.61.tiff > YM |
+    "faces of AR": """faces/M-001-01.bmp, faces/M-001-14.bmp > M-001 | faces/w-002-01.bmp,
+        faces/w-002-02.bmp > w-002 | ! File names tell""",
+    "faces of JAFFE": """j/KA.AN1.39.tiff, j/KA.HA2.30.tiff > KA | j/YM.AN1.61.tiff,
         j/YM.SU3.60.tiff > YM | ! File names tell""",
     "forgeries beside genuine files": """s/w1/genuine_1.png > w1 | s/w1/forged_1.png > w1 F |
         s/w2/genuine_1.png > w2 | s/w2/forged_2.png > w2 F""",
-    "forgeries of several sets": """C/C/1/original_1_1.png | C/C/1/forgeries_1_1.png > C/C/1 F |
-        H/H/7/H-S-7-G-01.tif | H/H/7/H-S-7-F-01.tif > H/H/7 F | H/H/8/H-S-8-F-01.tif > H/H/8 F |
-        H/H/8/H-S-8-G-01.tif""",
+    "forgeries of several sets": """C/C/1/original_1_1.png, H/H/7/H-S-7-G-01.tif,
+        H/H/8/H-S-8-G-01.tif | C/C/1/forgeries_1_1.png > C/C/1 F | H/H/7/H-S-7-F-01.tif > H/H/7 F |
+        H/H/8/H-S-8-F-01.tif > H/H/8 F""",
     "forgeries of numbered writers": """real/001_01.png > 001 | real/002_01.png > 002 |
         forge/001_01.png > 001 F | forge/002_02.png > 002 F""",
-    "forgeries in words": "1/1_real_1.png | 1/1_forged_1.png > 1 F | 2/2_real_1.png",
-    "forgeries in letters": "01/G_01.png | 01/F_01.png > 01 F | 02/G_02.png",
-    "fingers in parts": """DB1/101_1.tif | DB1/101_2.tif | DB1/102_1.tif | DB1/102_2.tif |
-        DB2/103_1.tif | DB2/103_2.tif | DB2/104_1.tif | DB2/104_2.tif |
+    "forgeries in words": "1/1_real_1.png, 2/2_real_1.png | 1/1_forged_1.png > 1 F",
+    "forgeries in letters": "01/G_01.png, 02/G_02.png | 01/F_01.png > 01 F",
+    "fingers in parts": """DB1/101_1.tif, DB1/101_2.tif, DB1/102_1.tif, DB1/102_2.tif,
+        DB2/103_1.tif, DB2/103_2.tif, DB2/104_1.tif, DB2/104_2.tif |
         ! Files in 'DB1' are named after several things (101, 102)""",
-    "left and right of people": """1/left/1.png | 1/right/1.png | 2/left/1.png | 2/right/1.png |
-        ! Classes of the same names (left""",
     "clips of people": " | ".join(
         f"{person}/{clip}/1.png > {person}/{clip}"
         for person in "abcdefghijklm"
         for clip in "123456"
     )
     + " | ! Classes of the same names (1, 2, 3 and 3 more)",
-    "labels beside images": "k1/P0.jpg | k1/P0_label.bmp > - the mask of | k2/P.jpg",
-    "left and right of a pair": """left/01.png > 01 | right/01.jpg > 01 | left/2.png > 2 |
-        right/2.png > 2 | ! File names tell""",
-    "left and right": "left/01.png | right/01.png | left/2.png",
-    "photographs of cameras": """all/IMG_0001.png | all/IMG_0002.png | all/DSC_0001.png |
+    "labels beside images": "k1/P0.jpg, k2/P.jpg | k1/P0_label.bmp > - the mask of",
+    "left and right of a pair": """left/01.png, right/01.jpg > 01 | left/2.png, right/2.png > 2 |
+        ! File names tell""",
+    "left and right": "left/01.png, right/01.png, left/2.png",
+    "photographs of cameras": """all/IMG_0001.png, all/IMG_0002.png, all/DSC_0001.png,
         all/DSC_0002.png""",
-    "what systems make": """a/1.png | a/@eaDir/SYNO@.png > - made by the system |
-        lost+found/2.png > - made by the system | $RECYCLE.BIN/x/3.png > - made by the system |
-        FOUND.000/4.png > - made by the system | __MACOSX/a/1.png > - made by the system |
-        a/Thumbs.db > - not an image (.db) | b/all.rar > - an archive (.rar) |
-        .trash/1.png > - hidden | b/2.png | b/._2.png > - hidden""",
-    "what this package makes": """a/1.png | b/2.png |
-        contact_sheet.png > - a contact sheet of this package |
-        runs/x/config.json > - a run directory of this package |
-        runs/x/environment.json > - a run directory of this package |
-        runs/x/figures/roc.png > - a run directory of this package |
-        data/cache/CACHEDIR.TAG > - a cache | data/cache/sheet/3.png > - a cache""",
+    "what systems make": """a/1.png, b/2.png | a/@eaDir/SYNO@.png, lost+found/2.png,
+        $RECYCLE.BIN/x/3.png, FOUND.000/4.png, __MACOSX/a/1.png > - made by the system |
+        a/Thumbs.db > - not an image (.db) | b/all.rar > - an archive (.rar) | .trash/1.png,
+        b/._2.png > - hidden""",
+    "what this package makes": """a/1.png, b/2.png |
+        contact_sheet.png > - a contact sheet of this package | runs/x/config.json,
+        runs/x/environment.json, runs/x/figures/roc.png > - a run directory of this package |
+        data/cache/CACHEDIR.TAG, data/cache/sheet/3.png > - a cache""",
 }
 
 
@@ -214,8 +209,9 @@ def test_every_given_file_is_indexed_or_named(case, form, tmp_path):
     lines = [line.strip() for line in CASES[case].split("|")]
     remarks = [line[2:] for line in lines if line[0] == "!"]
     expected = {
-        name: what if arrow else name.rpartition("/")[0]
-        for name, arrow, what in (line.partition(" > ") for line in lines if line[0] != "!")
+        name: what or name.rpartition("/")[0]
+        for names, _, what in (line.partition(" > ") for line in lines if line[0] != "!")
+        for name in re.split(r",\s+", names)
     }
     is_image = {name: name.lower().endswith(IMAGE_SUFFIXES) for name in expected}
     files = {name: image_bytes(name) if is_image[name] else b"x" for name in expected}
