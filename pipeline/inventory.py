@@ -40,8 +40,7 @@ def inventory(dataset):
             f"'{index.names[first]}'"
         )
     if index.pairs is not None:
-        genuine = int(index.pairs[:, 2].sum())
-        impostor = len(index.pairs) - genuine
+        impostor, genuine = np.bincount(index.pairs[:, 2], minlength=2)
         lines.append(f"  given pairs:      {genuine} genuine, {impostor} impostor")
     for name, rows in splits.items():
         classes = len(np.unique(index.labels[rows]))
