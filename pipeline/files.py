@@ -12,6 +12,7 @@ import struct
 import unicodedata
 import zipfile
 import zlib
+from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
 IMAGE_SUFFIXES = (
@@ -54,13 +55,9 @@ class DataError(ValueError):
 
 
 def find_images(source, skipped):
-    """The image files of a folder or zip: name -> stamp, a number that changes with the file.
+    """The image files, by suffix or first bytes, of a folder or zip: name -> `file_stamp`.
 
-    A file is an image by its suffix, or else by its first bytes.
-
-    Args:
-        source: Path of the folder or zip.
-        skipped: Dict that gains every other file, or the folder that it lies in -> reason.
+    `skipped` is a dict that gains every other file, or the folder that it lies in -> reason.
 
     Raises:
         DataError: If the source is neither a folder nor a zip.
@@ -71,10 +68,10 @@ def find_images(source, skipped):
 
 
 def list_files(source, skipped=None):
-    """As `find_images`, of files of every kind: not hidden, not made by systems or this package."""
+    """As `find_images`, of every kind: not hidden, not made by systems or this package."""
     source, skipped = Path(source), {} if skipped is None else skipped
     entries = (_folder_entries if source.is_dir() else _zip_entries)(source, skipped)
-    folders, kept = {name.rpartition("/")[0] for name in entries}, {}
+    folders, kept = {folder_of(name) for name in entries}, {}
     own = {
         folder: reason
         for folder, (marks, reason) in itertools.product(folders, OWN_FOLDERS.items())
@@ -122,9 +119,9 @@ def read_bytes(source, name, count=-1):
 
 def by_reason(skipped, most_named):
     """Lines as `2 x hidden: .a.png, .b.png` of what was skipped, the commonest reason first."""
-    names_of = {}
+    names_of = defaultdict(list)
     for name, reason in skipped.items():
-        names_of.setdefault(reason, []).append(name)
+        names_of[reason].append(name)
     ordered = sorted(names_of.items(), key=lambda item: -len(item[1]))
     return [f"{len(names)} x {reason}: {some(names, most_named)}" for reason, names in ordered]
 
@@ -134,13 +131,6 @@ def tables_in(skipped):
     tables = _tables(skipped)
     said = f" If a table ({some(tables)}) says what they show, give that as data_dir, unpacked."
     return said if tables else ""
-
-
-def _tables(names):
-    """Which files may be tables, those of text alone last."""
-    tables = [name for name in sorted(names) if name.lower().endswith(TABLES)]
-    tables = [name for name in tables if not re.search("readme|licen[cs]e", name, re.I)]
-    return sorted(tables, key=lambda name: name.lower().endswith(".txt"))
 
 
 def tables_of(source, names, skipped):
@@ -160,6 +150,23 @@ def tables_of(source, names, skipped):
             )
 
 
+def _tables(names):
+    """Which files may be tables, those of text alone last."""
+    tables = [name for name in sorted(names) if name.lower().endswith(TABLES)]
+    tables = [name for name in tables if not re.search("readme|licen[cs]e", name, re.I)]
+    return sorted(tables, key=lambda name: name.lower().endswith(".txt"))
+
+
+def folder_of(name):
+    """The folder that a file lies in, "" for none."""
+    return name.rpartition("/")[0]
+
+
+def stem_of(name):
+    """A file's own name without its suffix."""
+    return name.rpartition("/")[2].rpartition(".")[0]
+
+
 def some(names, most=3):
     """The first few of a list of names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
@@ -172,31 +179,22 @@ def _open_zip(path, process, time):  # a forked process must not share the file 
     try:
         if mended := MENDED.get(path.suffix.lower()):  # some of these are zips, too
             raise zipfile.BadZipFile(mended)
-        archive = zipfile.ZipFile(path)
+        try:
+            archive = zipfile.ZipFile(path, metadata_encoding="utf-8")
+        except UnicodeDecodeError:  # cp437; programs of macOS write UTF-8 and do not say so
+            archive = zipfile.ZipFile(path)
     except BROKEN_ZIP as error:
         raise DataError(
             f"data_dir must be a folder, a .zip or a .csv. Received: '{path}' ({error})."
         ) from error
     members, skipped = {}, {}
     for number, member in reversed([*enumerate(archive.infolist(), 1)]):
-        slashed = _name_in_utf8(member).replace("\\", "/")
+        slashed = member.filename.replace("\\", "/")
         name = posixpath.normpath(f"/{slashed}").lstrip("/")  # without `.`, `..`, leading slashes
         is_folder = slashed.endswith("/") and not member.file_size
         if name and not is_folder and members.setdefault(name, member) is not member:
             skipped[f"{member.filename} (member {number})"] = "a later member has the same name"
     return archive, members, skipped
-
-
-def _name_in_utf8(member):
-    """The name of a member; programs of macOS write UTF-8 and do not say so."""
-    try:
-        return (
-            member.filename
-            if member.flag_bits & 0x800
-            else member.filename.encode("cp437").decode()
-        )
-    except UnicodeError:
-        return member.filename
 
 
 def _zip_entries(path, skipped):
@@ -262,10 +260,7 @@ def _why_no_image(source, name):
 
 
 def file_stamp(root, name, skipped):
-    """uint64 number that changes with the name, size or time of a file.
-
-    None, and the reason is noted, where it cannot be used.
-    """
+    """uint64 that changes with a file's name, size or time; None, and why, where it is no use."""
     try:
         name.encode()
         status = os.stat(existing(root, name))

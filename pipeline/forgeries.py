@@ -2,6 +2,7 @@
 
 import re
 
+from pipeline.files import folder_of, stem_of
 from pipeline.tables import split_of
 
 KIND = re.compile(
@@ -25,17 +26,11 @@ PARTS = re.compile(r"(?:^|/)(?:reference|questioned)(?:\(\d+\))?(?=/|$)", re.I) 
 
 
 def class_folders(names):
-    """The class folder of each image, and whether the image is a forgery of that class.
+    """Name -> `(class folder, forged)` of images: whether they are forgeries of that class.
 
     Known are `NAME_forg` beside `NAME`, `forged/NAME` beside `genuine/NAME` (or `NAME/forged`
     beside `NAME/genuine`), and the file names of some sets of signatures, whose writer counts
     where one folder holds several. All else keeps its own folder.
-
-    Args:
-        names: File names with `/`.
-
-    Returns:
-        Dict: name -> `(folder, forged)`.
     """
     own = {name: folder_of(name) for name in names}
     kinds = _kinds_of_folders(set(own.values()))
@@ -61,16 +56,15 @@ def _told_by_files(names):
     ends = {name: f"{folder_of(name).rpartition('/')[2]}/{stem_of(name)}" for name in names}
     for pattern in FILES:
         whole = re.compile(f"(?:.*/)?{pattern}", re.I)
-        told = {name: whole.fullmatch(end) for name, end in ends.items()}
-        told = {name: (match["writer"], _is_forged(**match.groupdict()))
-                for name, match in told.items() if match}  # fmt: skip
+        told = {}
+        for name, end in ends.items():
+            if match := whole.fullmatch(end):
+                kind, writer = match["kind"], match["writer"]
+                forged = kind != writer if kind.isdigit() else kind.lower().startswith(("f", "cf"))
+                told[name] = writer, forged
         if 2 * len(told) > len(names) and len({forged for _, forged in told.values()}) == 2:
             return told | _told_by_files([name for name in names if name not in told])
     return {}
-
-
-def _is_forged(kind, writer):
-    return kind != writer if kind.isdigit() else kind[:1] in ("f", "F") or kind.lower() == "cf"
 
 
 def _kinds_of_folders(folders):
@@ -105,16 +99,6 @@ def _imitated(place, genuine):
     parts = place.split("/")
     shorter = ("/".join(parts[:at] + parts[at + 1 :]) for at in range(len(parts) - 1))
     return place if place in genuine else next(filter(genuine.__contains__, shorter), place)
-
-
-def folder_of(name):
-    """The folder that a file lies in, "" for none."""
-    return name.rpartition("/")[0]
-
-
-def stem_of(name):
-    """A file's own name without its suffix."""
-    return name.rpartition("/")[2].rpartition(".")[0]
 
 
 def steps_of(folder):

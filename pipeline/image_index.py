@@ -11,14 +11,15 @@ from pipeline.files import (
     DataError,
     by_reason,
     find_images,
+    folder_of,
     read_bytes,
     tables_in,
     tables_of,
 )
 from pipeline.forgeries import class_folders
 from pipeline.layout import class_remarks, place_images
-from pipeline.pair_lists import are_pair_folders, folder_pairs, is_pair_list, pair_rows, read_pairs
-from pipeline.tables import read_text, table_rows
+from pipeline.pair_lists import folder_pairs, is_pair_list, pair_rows, read_pairs
+from pipeline.tables import read_cells, table_rows
 
 
 @dataclasses.dataclass
@@ -65,17 +66,12 @@ class ImageIndex:
 
 
 def read_index(source, pair_label=None):
-    """Finds the images of a data set and reads their classes from the layout.
+    """Finds the images of a data set and reads their classes from the layout: an `ImageIndex`.
 
     Args:
-        source: Path of a folder or zip (`class/image`, `family/class/image`,
-            `Crop___condition/image`, any of these inside `train/`, `val/`, `test/`, or pair
-            folders), of a table `path,label[,group][,split][,forged]`, or of a list of pairs.
+        source: Path of a folder, zip, table or list of pairs, as docs/data.md shows them.
         pair_label: What label 1 means in a list of pairs, "same" or "different", where the list
             does not say it.
-
-    Returns:
-        An `ImageIndex`.
 
     Raises:
         DataError: If the source does not exist or holds no images in a known layout.
@@ -87,28 +83,27 @@ def read_index(source, pair_label=None):
             "Expected a folder with one sub-folder of images per class, a .zip of one, or a .csv."
         )
     if source.suffix.lower() in TABLES:
-        if is_pair_list(source):
-            given = read_pairs(source, pair_label, skipped, remarks)
+        lines = read_cells(source, remarks)
+        if is_pair_list(lines):
+            given = read_pairs(source, lines, pair_label, skipped, remarks)
             return _pair_index(source, *given, skipped, remarks)
-        if (encoding := read_text(source)[1]) != "utf-8":
-            remarks.append(f"{source.name} is no UTF-8: it was read as {encoding}.")
-        rows = _with_forgeries([*table_rows(source, skipped, remarks)])
+        rows = _with_forgeries([*table_rows(source, lines, skipped, remarks)])
         return _assemble(source, rows, skipped, remarks)
     images = dict(sorted(find_images(source, skipped).items()))
-    if are_pair_folders(images):
-        return _pair_index(source, folder_pairs(images, skipped), images, skipped, remarks)
+    if (given := folder_pairs(images, skipped)) is not None:
+        return _pair_index(source, given, images, skipped, remarks)
     places, remarks = place_images(images, skipped)
     remarks += tables_of(source, places, skipped)
-    leaves = _leaves(source, skipped)
+    leaves = _leaves(source, places, skipped)
     rows = (
-        (name, images[name], label, leaves and _leaf(name, label, leaves), split, forged)
+        (name, images[name], label, leaves.get(name), split, forged)
         for name, (label, split, forged) in places.items()
     )
     return _assemble(source, rows, skipped, remarks)
 
 
-def _leaves(source, skipped):
-    """Stem -> leaves from `leaf-map.json`, by which PlantVillage names photographs of one leaf."""
+def _leaves(source, places, skipped):
+    """Name -> leaf on the photograph, as PlantVillage's `leaf-map.json` (stem -> leaves) has it."""
     maps = [name for name in skipped if name.rpartition("/")[2] == "leaf-map.json"]
     if not maps:
         return {}
@@ -117,19 +112,18 @@ def _leaves(source, skipped):
     try:
         leaves = json.loads(read_bytes(source, path))
         leaves = {stem.lower(): [of] if isinstance(of, str) else of for stem, of in leaves.items()}
-        return {stem: [*map(str, of)] for stem, of in leaves.items() if of}
+        leaves = {stem: [*map(str, of)] for stem, of in leaves.items() if of}
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(
             f"{source}/{path} must be a JSON object of file stem -> [leaf]. Received: {error}."
         ) from error
-
-
-def _leaf(name, label, leaves):
-    """The leaf on a photograph; maps know it by its whole stem or by what follows `___`."""
-    stem = PurePosixPath(name).stem.lower()
-    short = stem.split("___")[-1].split("copy")[0].strip()
-    found = leaves.get(stem) or leaves.get(short) or [None]
-    return next((leaf for leaf in found if leaf and leaf.startswith(label)), found[0])
+    leaf_of = {}
+    for name, (label, *_) in places.items():
+        stem = PurePosixPath(name).stem.lower()
+        short = stem.split("___")[-1].split("copy")[0].strip()  # maps know either
+        found = leaves.get(stem) or leaves.get(short) or [None]
+        leaf_of[name] = next((leaf for leaf in found if leaf and leaf.startswith(label)), found[0])
+    return leaf_of
 
 
 def _with_forgeries(rows):
@@ -183,7 +177,9 @@ def _assemble(source, rows, skipped, remarks=()):
     if any(splits) and not all(splits):
         raise DataError(f"{source}: give every line a split, or none.")
     class_names, labels = _number(labels)
-    family_names, class_families = _number([_family(name) for name in class_names])
+    # `Latin/character01` is of `Latin`, `Apple___scab` of `Apple`
+    families = [folder_of(n) or n.partition("___")[0] * ("___" in n) for n in class_names]
+    family_names, class_families = _number(families)
     return ImageIndex(
         source=source,
         names=np.array(names, dtype=np.dtypes.StringDType()),
@@ -205,9 +201,3 @@ def _number(values):
     distinct = sorted(set(values))
     number = {value: at for at, value in enumerate(distinct)}
     return distinct, np.array([number[value] for value in values], dtype=np.int32)
-
-
-def _family(class_name):
-    """`Latin/character01` -> `Latin`; `Apple___scab` -> `Apple`; else no family."""
-    folder, _, name = class_name.rpartition("/")
-    return folder or (name.split("___")[0] if "___" in name else "")

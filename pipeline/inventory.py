@@ -31,10 +31,16 @@ def inventory(dataset):
         f"  sizes and modes: {some(kinds, MOST_NAMED)}",
     ]
     if index.forged.any():
-        lines.append(f"  {_forgeries(index)}")
+        forged, genuine = np.flatnonzero(index.forged), np.flatnonzero(~index.forged)
+        writers, imitated = (len(np.unique(index.labels[rows])) for rows in (genuine, forged))
+        first = genuine[index.labels[genuine] == index.labels[forged[0]]][0]
+        lines.append(
+            f"  forgeries:        {len(forged)} of {imitated} classes, beside {len(genuine)} "
+            f"genuine images of {writers}; '{index.names[forged[0]]}' imitates "
+            f"'{index.names[first]}'"
+        )
     if index.pairs is not None:
-        genuine = int(index.pairs[:, 2].sum())
-        impostor = len(index.pairs) - genuine
+        impostor, genuine = np.bincount(index.pairs[:, 2], minlength=2)
         lines.append(f"  given pairs:      {genuine} genuine, {impostor} impostor")
     for name, rows in splits.items():
         classes = len(np.unique(index.labels[rows]))
@@ -54,17 +60,6 @@ def inventory(dataset):
     if len(reasons) > MOST_NAMED:
         lines.append(f"  and {len(reasons) - MOST_NAMED} other reasons")
     return [printable(line) for line in lines]
-
-
-def _forgeries(index):
-    """What was taken for genuine and what for forged, with an example of each."""
-    forged, genuine = np.flatnonzero(index.forged), np.flatnonzero(~index.forged)
-    writers, imitated = (len(np.unique(index.labels[rows])) for rows in (genuine, forged))
-    first = genuine[index.labels[genuine] == index.labels[forged[0]]][0]
-    return (
-        f"forgeries:        {len(forged)} of {imitated} classes, beside {len(genuine)} genuine "
-        f"images of {writers}; '{index.names[forged[0]]}' imitates '{index.names[first]}'"
-    )
 
 
 def _equal_lines(index, equal):
@@ -94,11 +89,7 @@ def _copy_lines(index, copies, digests):
 
 
 def advice(dataset, name):
-    """Yields a sentence where another named config than 'leaves' suits a `Dataset` better.
-
-    Nothing is said where another config was asked for, by its name, or where
-    the images were read as grey, or show nothing.
-    """
+    """Yields a sentence where another config than 'leaves', if nobody named one, suits better."""
     index = dataset.index
     usable = np.setdiff1d(np.arange(len(index)), list(dataset.splits.left_out))
     sample = dataset.pixels[usable[:: max(1, len(usable) // SAMPLE)]]

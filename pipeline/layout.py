@@ -6,8 +6,8 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 
-from pipeline.files import some
-from pipeline.forgeries import class_folders, folder_of, stem_of, steps_of
+from pipeline.files import folder_of, some, stem_of
+from pipeline.forgeries import class_folders, steps_of
 from pipeline.tables import split_of
 
 LOOKED_AT = 20_000  # names that tell whether folders hold several things
@@ -37,7 +37,7 @@ def place_images(names, skipped):
     Where no two folders hold classes, file names may tell them, as `cat.12.jpg` does.
 
     Args:
-        names: File names ("train/oak/1.png").
+        names: File names with `/`.
         skipped: Dict that gains those without a class -> reason.
 
     Returns:
@@ -46,9 +46,9 @@ def place_images(names, skipped):
     skipped |= (noted := _annotations(names))
     as_if, copied = _originals([name for name in names if name not in noted])
     folders = class_folders({*as_if.values()})
-    classes, why, remarks = _place_folders(Counter(folder for folder, _ in folders.values()))
-    has_splits = any(split for _, split in classes.values())
-    few = len({label for label, _ in classes.values()} - {""}) < 2
+    classes, remarks = _place_folders(Counter(folder for folder, _ in folders.values()))
+    has_splits = any(split for _, split, _ in classes.values())
+    few = len({label for label, *_ in classes.values()} - {""}) < 2
     told = _told_by_files(as_if, KNOWN_FILES) or _told_by_sides(as_if)
     if told := told or (few and _told_by_files(as_if, NUMBERED)):
         name, label = min(told.items())
@@ -58,7 +58,7 @@ def place_images(names, skipped):
     places = {}
     for name in as_if:
         folder, forged = folders[as_if[name]]
-        (label, split), reason = classes[folder], why.get(folder)
+        label, split, reason = classes[folder]
         if told and (split or not has_splits):
             label, reason = told.get(name, ""), "no class in its name, where others have one"
         if label:
@@ -118,10 +118,7 @@ def _told_by_files(names, pattern):
 
 
 def _several_in_a_folder(names, folders):
-    """A remark where most folders hold several things, as far as the names of files tell.
-
-    `names` and `folders` are as in `place_images`: name -> itself or what it repeats -> its class.
-    """
+    """A remark where most folders (see `place_images`) hold several things, as file names tell."""
     things = defaultdict(Counter)
     for name in itertools.islice(names, LOOKED_AT):
         match, (folder, forged) = NUMBERED.fullmatch(stem_of(name)), folders[names[name]]
@@ -143,53 +140,53 @@ def _told_by_sides(names):
     """Name -> class, its own name, where each file of `left` has one of that name in `right`."""
     sides = defaultdict(set)
     for name in names:
-        sides[folder_of(name).rpartition("/")[2].lower()].add(stem_of(name))
-    alike = sides.keys() == {"left", "right"} and sides["left"] == sides["right"]
-    alike = alike and len({*map(folder_of, names)}) == 2
+        sides[folder_of(name)].add(stem_of(name))
+    called = sorted(folder.rpartition("/")[2].lower() for folder in sides)
+    alike = called == ["left", "right"] and len({*map(frozenset, sides.values())}) == 1
     return {name: stem_of(name) for name in names} if alike else {}
 
 
 def _place_folders(counts):
-    """Of folders -> number of images directly in them.
+    """Of folders -> number of images directly in them: `(classes, remarks)`.
 
-    Returns:
-        `(classes, reasons, remarks)`: folder -> (class, split or None); folder -> why its class
-        is "".
+    Classes are folder -> (class, split or None, why the class is "" where it is).
     """
     beside = defaultdict(set)
     for parent, part in {step for name in counts for step in steps_of(name)}:
         beside[parent].add(part)
-    folders = {
-        name: tuple(
-            part
-            for parent, part in steps_of(name)
-            if len(beside[parent]) > 1 or not IMAGES.fullmatch(part)
-        )
-        for name in counts
-    }
-    folders = _without_shared_start({name: parts for name, parts in folders.items() if any(parts)})
+    folders = {name: steps_of(name) for name in counts}
+    for name, steps in folders.items():
+        kept = [part for at, part in steps if len(beside[at]) > 1 or not IMAGES.fullmatch(part)]
+        folders[name] = tuple(kept)
+    folders = _without_shared_start(folders)
     at, remarks = _split_parts(folders), []
-    splits = {name: split_of(folders[name][where]) for name, where in at.items()}
-    reasons = dict.fromkeys(counts, "lies beside the class folders, not in one")
+    classes, beside = folders, "lies beside the class folders, not in one"
     if at:
-        beside = folders.keys() - at.keys()
-        reasons |= dict.fromkeys(beside, "lies beside train/ and test/, not in one")
-        folders = _without_splits(folders, at)
-        direct = [name for name, parts in folders.items() if not parts]
-        reasons |= dict.fromkeys(direct, "lies directly in a folder of a split, in no class folder")
-        folders = _without_shared_start({name: parts for name, parts in folders.items() if parts})
+        classes = _without_shared_start(dict(_without_splits(folders, at)))
     elif named := sorted({part for parts in folders.values() for part in parts if split_of(part)}):
         remarks.append(
             f"Folders called {some(named)} are taken for classes: a split needs another one "
             "beside it (train, val, test), and most folders below them."
         )
-    places = {name: ("/".join(folders.get(name, ())), splits.get(name)) for name in counts}
-    nested = _nested({name for name, (label, _) in places.items() if label}, counts)
-    return places, reasons, [*remarks, *nested]
+    places = {name: ("/".join(classes.get(name, ())), None, beside) for name in counts}
+    for name in folders.keys() if at else ():
+        places[name] = "", None, "lies beside train/ and test/, not in one"
+    for name, where in at.items():
+        reason = "lies directly in a folder of a split, in no class folder"
+        places[name] = "/".join(classes.get(name, ())), split_of(folders[name][where]), reason
+    labelled = {name for name, (label, *_) in places.items() if label}
+    above = {name[:at] for name in labelled for at, sign in enumerate(name) if sign == "/"}
+    if both := [f"'{name}' ({counts[name]})" for name in sorted(above & labelled)]:
+        remarks.append(
+            f"Images lie in {some(both)} and in folders below: each folder is a class of its own. "
+            "If they show the same, move them into one folder."
+        )
+    return places, remarks
 
 
 def _without_shared_start(folders):
-    """Drops the leading parts that all folders share, down to the class folder."""
+    """Folders that have parts, without those that all share, down to the class folder."""
+    folders = {name: parts for name, parts in folders.items() if any(parts)}
     shared = len(os.path.commonprefix([*folders.values()]))
     shared = min(shared, min(map(len, folders.values()), default=1) - 1)
     return {name: parts[shared:] for name, parts in folders.items()}
@@ -215,28 +212,14 @@ def _split_parts(folders):
 
 
 def _without_splits(folders, at):
-    """Folder -> parts of its path but the split, and a folder of the same name alone in it."""
+    """`(folder, parts of its path but the split and one of the same name alone in it)`."""
     inside = defaultdict(set)
     for name, where in at.items():
         inside[folders[name][: where + 1]] |= {*folders[name][where + 1 : where + 2]}
-    left = {}
     for name, where in at.items():
-        parts = folders[name]
-        below = inside[parts[: where + 1]]
+        parts, below = folders[name], inside[folders[name][: where + 1]]
         doubled = len(below) == 1 and split_of(min(below)) == split_of(parts[where])
-        left[name] = parts[:where] + parts[where + 1 + doubled :]
-    return left
-
-
-def _nested(places, counts):
-    """A remark where a class folder holds class folders."""
-    above = {name[:at] for name in places for at, sign in enumerate(name) if sign == "/"}
-    if both := sorted(above & places):
-        shown = some([f"'{name}' ({counts[name]})" for name in both])
-        yield (
-            f"Images lie in {shown} and in folders below: each folder is a class of its own. "
-            "If they show the same, move them into one folder."
-        )
+        yield name, parts[:where] + parts[where + 1 + doubled :]
 
 
 def class_remarks(class_names):

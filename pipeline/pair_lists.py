@@ -2,14 +2,13 @@
 
 import re
 from collections import defaultdict
-from pathlib import PurePosixPath
 
 import numpy as np
 
-from pipeline.files import IMAGE_SUFFIXES, DataError, by_reason, file_stamp, some
+from pipeline.files import IMAGE_SUFFIXES, DataError, by_reason, file_stamp, folder_of, some
 from pipeline.layout import place_images
 from pipeline.near_duplicates import join_groups
-from pipeline.tables import COLUMNS, find_listed, is_true, letters, read_cells
+from pipeline.tables import COLUMNS, find_listed, is_true, letters
 
 # Columns in which 1 means that both images show one class, and labels that say it themselves.
 SAYS_SAME = ("same", "is_same", "genuine", "is_genuine", "match", "is_match", "is_duplicate")
@@ -28,36 +27,35 @@ TRIPLES = {"anchor", "positive", "negative"}  # columns; folders whose first ima
 PAIR_NAME = re.compile(r".*/(similar|dissimilar)_(\d+)_(first|second)\.\w+")
 
 
-def is_pair_list(source):
-    """Whether a text file lists pairs, rather than an image a line."""
-    rows = read_cells(source)[:2]
-    if not rows or {"path", "label"} <= {cell.lower() for cell in rows[0][1]}:
+def is_pair_list(rows):
+    """Whether the lines of a text file, as `read_cells` gives them, name two images each."""
+    header = [cell.lower() for cell in rows[0][1]] if rows else []
+    if not rows or {"path", "label"} <= {*header}:
         return False
-    header = [cell.lower() for cell in rows[0][1]]
-    named = _sides(header) or {*header} >= TRIPLES
-    return bool(_lfw_pairs(rows) or named) or any(len(_paths(cells)) == 2 for _, cells in rows)
+    named = _sides(header) or {*header} >= TRIPLES or _lfw_pairs(rows[:2])
+    return bool(named) or any(len(_paths(cells)) == 2 for _, cells in rows[:2])
 
 
-def read_pairs(source, pair_label, skipped, remarks):
+def read_pairs(source, rows, pair_label, skipped, remarks):
     """The pairs of a list whose files exist; one listed twice or in both orders counts once.
 
     Args:
         source: Path of the list. Its paths are relative to it, or to a folder beside it.
+        rows: Its lines, from `read_cells`.
         pair_label: What label 1 means, "same" or "different", where no column says it.
         skipped: Dict that gains what is left out -> reason.
         remarks: List that gains sentences for the user.
 
     Returns:
-        `(pairs, stamps)`: dict of `(left, right)`, names relative to the folder of the list ->
-        `(same, fold)`, whose fold is None where none is named; the stamp of each file.
+        `(pairs, stamps)`: names `(left, right)` -> `(same, fold or None)`; stamp of each file.
 
     Raises:
         DataError: If the list cannot be read, or nobody says what label 1 means.
     """
-    rows = read_cells(source)
     pairs = _lfw_pairs(rows) or _labelled_pairs(source, rows, pair_label, remarks)
     names = find_listed(source, (name for left, right, *_ in pairs for name in (left, right)))
-    stamps = {name: file_stamp(source.parent, name, skipped) for name in {*names.values()}}
+    distinct = dict.fromkeys(names.values())
+    stamps = {name: file_stamp(source.parent, name, skipped) for name in distinct}
     stamps = {name: stamp for name, stamp in stamps.items() if stamp}
     found, missing = {}, 0
     for left, right, *said in pairs:
@@ -78,17 +76,24 @@ def read_pairs(source, pair_label, skipped, remarks):
     return found, stamps
 
 
-def are_pair_folders(images):
-    """Whether images, by name, lie in folders of pairs."""
-    folders = _by_folder(images).keys()
-    return folders >= PAIR_FOLDERS or folders == TRIPLES
-
-
 def folder_pairs(images, skipped):
-    """As `read_pairs`, of `similar_all_images/similar_3_first.jpg` and the like, or `_triples`."""
-    if not _by_folder(images).keys() >= PAIR_FOLDERS:
-        return _triples(images, skipped)
-    sides, pairs = defaultdict(dict), {}
+    """As `read_pairs`, of folders whose names or whose images' names say it; None for others.
+
+    These are `similar_all_images/similar_3_first.jpg` and the like, or folders called `anchor`,
+    `positive` and `negative`, whose images go together in the order of their names.
+    """
+    folders, sides, pairs = defaultdict(list), defaultdict(dict), {}
+    for name in sorted(images):
+        folders[folder_of(name.lower()).rpartition("/")[2]].append(name)
+    if folders.keys() == TRIPLES:
+        for kind in ("positive", "negative"):
+            both = zip(folders["anchor"], folders[kind], strict=False)
+            pairs |= dict.fromkeys(both, (kind == "positive", None))
+        alone = images.keys() - {name for pair in pairs for name in pair}
+        skipped |= dict.fromkeys(sorted(alone), "the other folders have fewer images")
+        return pairs
+    if not folders.keys() >= PAIR_FOLDERS:
+        return None
     for name in images:
         match = PAIR_NAME.fullmatch(name)
         if match is None:
@@ -106,24 +111,6 @@ def folder_pairs(images, skipped):
     return pairs
 
 
-def _triples(images, skipped):
-    """Pairs of an anchor and its positive, and of an anchor and its negative."""
-    anchor, negative, positive = (names for _, names in sorted(_by_folder(images).items()))
-    pairs = dict.fromkeys(zip(anchor, positive, strict=False), (True, None))
-    pairs |= dict.fromkeys(zip(anchor, negative, strict=False), (False, None))
-    alone = images.keys() - {name for pair in pairs for name in pair}
-    skipped |= dict.fromkeys(sorted(alone), "the other folders have fewer images")
-    return pairs
-
-
-def _by_folder(images):
-    """Last folder, in lower case -> its images, sorted."""
-    folders = defaultdict(list)
-    for name in sorted(images):
-        folders[PurePosixPath(name.lower()).parent.name].append(name)
-    return folders
-
-
 def pair_rows(pairs, stamps, skipped):
     """Rows of the images of some pairs, whose classes are their folders as far as the pairs agree.
 
@@ -137,15 +124,13 @@ def pair_rows(pairs, stamps, skipped):
         skipped: Dict that gains what is left out -> reason.
 
     Returns:
-        `(rows, known)`: `(name, stamp, class, group, None, forged)` of each image, and whether
-        classes are folders.
+        `(rows, known)`: rows as of an index; whether classes are folders.
 
     Raises:
         DataError: If most pairs of an image and its forgery are said to show the same.
     """
     names = sorted({name for pair in pairs for name in pair})
-    folders = {name: (name.rpartition("/")[0], None, False) for name in names}
-    folders |= place_images(names, {})[0]
+    folders = {name: (folder_of(name), None, False) for name in names} | place_images(names, {})[0]
     _check_forgeries(pairs, folders)
     own = {name: name if forged else folder for name, (folder, _, forged) in folders.items()}
     alike = {pair for pair in pairs if own[pair[0]] == own[pair[1]]}
@@ -198,14 +183,16 @@ def _sides(header):
     for at, name in enumerate(header):
         if match := SIDES.fullmatch(name):
             stems[letters(match[1] or "")].append(at)
-    found = next((at for stem, at in stems.items() if stem in paths and len(at) == 2), [])
-    return found if not any(map(str.isdecimal, header)) else []
+    if any(map(str.isdecimal, header)):
+        return []
+    return next((at for stem, at in stems.items() if stem in paths and len(at) == 2), [])
 
 
 def _labelled_pairs(source, rows, pair_label, remarks):
     """`(left, right, same, fold)` of lines of two paths and a label, with or without a header."""
-    header = [] if _paths(rows[0][1]) else [cell.lower() for cell in rows[0][1]]
-    rows, width = rows[bool(header) :], len(rows[0][1])
+    first, width = rows[0][1], len(rows[0][1])
+    header = [] if _paths(first) else [cell.lower() for cell in first]
+    rows = rows[bool(header) :]
     for number, cells in rows:
         if len(cells) < width:
             raise DataError(f"{source}, line {number}: expected {width} cells. Received: {cells}.")
@@ -214,20 +201,21 @@ def _labelled_pairs(source, rows, pair_label, remarks):
         anchor, *others = (header.index(name) for name in ("anchor", "positive", "negative"))
         said = zip(others, (True, False), strict=True)
         return [(cells[anchor], cells[at], same, None) for at, same in said for _, cells in rows]
-    left, right = _sides(header) or _paths(rows[0][1])
-    others = [at for at in range(width) if at not in (left, right)]
+    paths = _sides(header) or _paths(rows[0][1])
+    others = [at for at in range(width) if at not in paths]
     others = [at for at in others if not header or header[at] not in NUMBERS] or others
     named = [at for at in others if header and header[at] in LABELS]
-    if len(named or others) != 1:
+    if len(paths) != 2 or len(named or others) != 1:
         raise DataError(
             f"{source}: expected two columns of paths and one label, called one of {LABELS} where "
-            f"there are more. Received: {header or rows[0][1]}."
+            f"there are more. Received: {header or first}."
         )
-    (label,), fold = named or others, header.index("fold") if "fold" in header else None
+    (left, right), (label,) = paths, named or others
+    fold = header.index("fold") if "fold" in header else None
     words = any(letters(cells[label]) in SAID for _, cells in rows)
-    read, pairs = _said if words else is_true, []
+    pairs = []
     for number, cells in rows:
-        said = read(cells[label], f"{source}, line {number}: label")
+        said = is_true(cells[label], f"{source}, line {number}: label", SAID if words else None)
         pairs.append((cells[left], cells[right], said, None if fold is None else cells[fold]))
     unread = [header[at] for at in others if header and at != label]
     unread += ["split (give a list of each)"] * ("split" in header)
@@ -236,15 +224,6 @@ def _labelled_pairs(source, rows, pair_label, remarks):
     says = "same" if words or (header and header[label] in SAYS_SAME) else None
     means = _meaning(source, pairs, says, pair_label)
     return [(left, right, said == (means == "same"), fold) for left, right, said, fold in pairs]
-
-
-def _said(cell, what):
-    """As `tables.is_true`, of words."""
-    if letters(cell) not in SAID:
-        raise DataError(
-            f"{what} must be one of {', '.join(SAID)}, as others are. Received: '{cell}'."
-        )
-    return SAID[letters(cell)]
 
 
 def _meaning(source, pairs, says, pair_label):

@@ -36,16 +36,14 @@ def decode(data, config, ranges=None):
         config: Anything with `image_shape` (height, width, channels), `fit` ("stretch", or "pad"
             to keep the picture's shape within a border of its own colour) and `ink` (True for
             the ink of a scanned drawing alone, black on white).
-        ranges: What `measure` found in the data set, mode -> (low, high); a mode that is not
-            there is scaled by what the file itself holds.
+        ranges: What `measure` found in the data set, mode -> (low, high); other modes are scaled
+            by what the file itself holds.
 
     Returns:
-        `(pixels, kind)`: uint8 array of `config.image_shape`, and size and mode of the original,
-        as "256x256 RGB".
+        `(pixels, kind)`: uint8 `config.image_shape`; the original's size and mode, "25x25 RGB".
 
     Raises:
-        BadImage: With the reason, whatever is wrong with the file. More than 89 million pixels
-            are refused (Pillow's guard against decompression bombs).
+        BadImage: With the reason, whatever is wrong; beyond 89 million pixels, too.
     """
     height, width, channels = config.image_shape
     mode = "L" if channels == 1 else "RGB"

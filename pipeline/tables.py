@@ -28,20 +28,25 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation", "holdout"), "test"),
     **dict.fromkeys(("query", "gallery"), "test"),  # of people and clothes
 }
-YES, NO = ("1", "1.0", "true", "yes", "y"), ("0", "0.0", "-1", "false", "no", "n", "")
-FORGED = dict.fromkeys("genuine original real g".split(), "no") | dict.fromkeys(
-    "forged forgery fake skilled f".split(), "yes"
-)
+BOOLEANS = {
+    **dict.fromkeys("1 1.0 true yes y".split(), True),
+    **dict.fromkeys("0 0.0 -1 false no n".split(), False),
+}
+FORGED = {
+    **dict.fromkeys("forged forgery fake skilled f".split(), True),
+    **dict.fromkeys("genuine original real g".split(), False),
+}
 NO_LABEL = ("", "nan", "na", "n/a", "null")
 SPLIT = re.compile(  # train_set, test-data, seg_train, test1
     rf"(?:.+[ _-])?({'|'.join(SPLIT_NAMES)})(?:[ _-]?(?:data|(?:data)?set|images|mini|\d{{1,4}}))?"
 )
+UTF_16 = b"\xff\xfe", b"\xfe\xff"  # how such a file begins
 NO_ROW = re.compile(r"\s*#(?!\S*\.\w)|sep=.?\s*$")  # a comment; how Excel is told the separator
 
 
-def table_rows(source, skipped, remarks):
-    """Rows of a table, its paths relative to it; a file named twice counts once."""
-    lines = [*_lines(source, remarks)]
+def table_rows(source, rows, skipped, remarks):
+    """Rows of an index from those of `read_cells`; a file named twice counts once."""
+    lines = [*_lines(source, rows, remarks)]
     found = find_listed(source, [line["path"] for _, line in lines])
     rows, contradictory = {}, set()
     for number, line in lines:
@@ -56,7 +61,9 @@ def table_rows(source, skipped, remarks):
         elif label.lower() in NO_LABEL:
             skipped[name] = "no label in its line"
         elif name not in rows:
-            forged = is_true(line["forged"] or "no", f"{source}, line {number}: forged")
+            what = f"{source}, line {number}: forged"
+            forged = FORGED.get(line["forged"].lower())
+            forged = is_true(line["forged"] or "no", what) if forged is None else forged
             rows[name] = label, line["group"] or name, split_of(split), forged
         elif rows[name][0] != label:  # the same label again, to balance classes, is one image
             skipped[name] = f"named with two labels, '{rows[name][0]}' and '{label}'"
@@ -68,9 +75,8 @@ def table_rows(source, skipped, remarks):
             yield name, stamp, label, *others
 
 
-def _lines(source, remarks):
+def _lines(source, rows, remarks):
     """`(line number, cell by column)` of a table; the classes may be columns of 1 and 0."""
-    rows = read_cells(source)
     if rows and len(rows[0][1]) == 1 and rows[0][1][0].isdecimal():  # how many lines follow
         rows = rows[1:]
     (_, header), *lines = rows or [(1, [])]
@@ -99,7 +105,7 @@ def _lines(source, remarks):
             remarks.append(f"The column '{header[dropped]}' is not read: it holds '{wrong[0]}'.")
     at |= _forged_column(plain, lines, at)
     others = [n for n, name in enumerate(header) if name and n not in (*at.values(), dropped)]
-    one_hot = all(cells[n].lower() in (*YES, *NO) for _, cells in lines for n in others)
+    one_hot = all(cells[n].lower() in ("", *BOOLEANS) for _, cells in lines for n in others)
     if "label" not in at and len(others) == 1:
         at["label"] = others[0]
     if "path" not in at or not ("label" in at or (others and one_hot)):
@@ -117,11 +123,11 @@ def _lines(source, remarks):
     for number, cells in lines:
         line = dict.fromkeys(COLUMNS, "") | {column: cells[n] for column, n in at.items()}
         if "label" not in at:
-            line["label"] = " + ".join(header[n] for n in others if cells[n].lower() in YES)
+            found = [header[n] for n in others if BOOLEANS.get(cells[n].lower())]
+            line["label"] = " + ".join(found)
         if "genuine" in at:
             genuine = is_true(line["genuine"], f"{source}, line {number}: genuine")
             line["forged"] = "no" if genuine else "yes"
-        line["forged"] = FORGED.get(line["forged"].lower(), line["forged"])
         line["path"] = line["path"].replace("\\", "/")
         yield number, line | {"more": cells[len(header) :]}
 
@@ -133,11 +139,11 @@ def _forged_column(plain, lines, at):
     """
     known = [plain.index(name) for name in COLUMNS["label"].split() if name in plain]
     for kind in range(len(plain) * (not at.keys() & {"forged", "genuine"})):
-        of = {"yes": set(), "no": set(), None: set()}
+        of = {True: set(), False: set(), None: set()}
         label = next((n for n in known if n != kind), kind)
         for _, cells in lines:
             of[FORGED.get(cells[kind].lower())].add(cells[label])
-        if of["yes"] & of["no"] and not of[None]:
+        if of[True] & of[False] and not of[None]:
             return {"forged": kind, "label": label}
     return {}
 
@@ -151,7 +157,7 @@ def find_listed(source, names):
     Raises:
         DataError: If a name may be one of two files.
     """
-    names = {*names}
+    names = dict.fromkeys(names)  # in the order of the list
     found = {name: posixpath.normpath(name) for name in names}
     if 2 * sum(os.path.lexists(existing(source.parent, name)) for name in names) >= len(names):
         return found
@@ -161,7 +167,8 @@ def find_listed(source, names):
         ends, fits = {name: _parts(name)[cut:] for name in names}, defaultdict(list)
         sizes = {len(end) for end in ends.values()} - {0}
         for (file, parts), size in itertools.product(files.items(), sizes):
-            fits[parts[-size:]].append((parts[:-size], file))
+            if size <= len(parts):
+                fits[parts[-size:]].append((parts[:-size], file))
         below = defaultdict(dict)  # folder -> listed name -> files in it
         for name, end in ends.items():
             for folder, file in fits.get(end, ()):
@@ -208,16 +215,32 @@ def letters(text):
     return re.sub("[^a-z]", "", text.lower())
 
 
-def is_true(cell, what):
-    """Whether a cell says 1, true, yes or y; an empty one is an error. `what` it is, for that."""
-    if not cell or cell.lower() not in (*YES, *NO):
-        raise DataError(f"{what} must be 1 or 0, true or false, yes or no. Received: '{cell}'.")
-    return cell.lower() in YES
+def is_true(cell, what, words=None):
+    """Whether a cell says 1, true, yes or y, or a true one of `words`; `what` it is, for errors."""
+    said = BOOLEANS.get(cell.lower()) if words is None else words.get(letters(cell))
+    if said is None:
+        expected = (
+            f"one of {', '.join(words)}, as others are"
+            if words
+            else ("1 or 0, true or false, yes or no")
+        )
+        raise DataError(f"{what} must be {expected}. Received: '{cell}'.")
+    return said
 
 
-def read_cells(source):
+def read_cells(source, remarks):
     """`(line number, cells)` of the lines of a table: any usual separator and encoding."""
-    text, rows = read_text(source)[0], []
+    content, rows, widest = source.read_bytes(), [], 0
+    for encoding in ("utf-8-sig", "cp1252") if content[:2] not in UTF_16 else ("utf-16",):
+        try:
+            text = content.decode(encoding)
+            break
+        except UnicodeDecodeError as error:
+            reason = error
+    else:
+        raise DataError(f"{source} is neither UTF-8, UTF-16 nor cp1252: {reason}.")
+    if encoding != "utf-8-sig":
+        remarks.append(f"{source.name} is no UTF-8: it was read as {encoding}.")
     head = "\n".join([line for line in text.strip().splitlines() if not NO_ROW.match(line)][:2])
     separator = max(",;\t|", key=head.count)
     form = {"delimiter": separator if separator in head else " ", "skipinitialspace": True}
@@ -229,29 +252,15 @@ def read_cells(source):
             cells = [cell.strip() for cell in cells]
             while cells and not cells[-1]:  # a separator at the end of a line
                 cells.pop()
-            if cells and NO_ROW.match(cells[0]):
-                widest = max((len(row) for _, row in rows), default=0)
-                if separator not in head or not 1 < len(cells) == widest:
-                    continue
-            if cells:
+            is_row = separator in head and 1 < len(cells) == widest
+            if cells and (is_row or not NO_ROW.match(cells[0])):
                 rows.append((lines.line_num, cells))
+                widest = max(widest, len(cells))
     except csv.Error as error:
         raise DataError(
             f"{source}, line {lines.line_num}: {error}. Is a quote not closed?"
         ) from error
     return rows
-
-
-def read_text(source):
-    """`(text, encoding)` of a file in UTF-8, UTF-16 with its mark, or cp1252."""
-    content = source.read_bytes()
-    marked = content[:2] in (b"\xff\xfe", b"\xfe\xff")
-    for encoding in ("utf-16",) if marked else ("utf-8-sig", "cp1252"):
-        try:
-            return content.decode(encoding), encoding.removesuffix("-sig")
-        except UnicodeDecodeError as error:
-            reason = error
-    raise DataError(f"{source} is neither UTF-8, UTF-16 nor cp1252: {reason}.")
 
 
 def split_of(name):

@@ -2,6 +2,7 @@
 
 import csv
 import posixpath
+import re
 import zlib
 
 import numpy as np
@@ -16,21 +17,19 @@ from pipeline.files import IMAGE_SUFFIXES, DataError, read_bytes
 from pipeline.image_index import read_index
 
 BESIDE, DIRECT = "- lies beside train/ and test/, not in one", "- lies directly in a folder of a"
-CASES = {  # file > its class, F if forged, @ its split; or - why it is left out; ! a remark
-    "class folders": "oak/1.png > oak | oak/2.JPG > oak | ash/1.png > ash",
-    "subjects": "s1/1.pgm > s1 | s2/1.pgm > s2 | s10/1.pgm > s10",
-    "families": "Latin/a/1.png > Latin/a | Latin/b/1.png > Latin/b | Greek/c/1.png > Greek/c",
-    "any depth": "x/y/a/1.png > x/y/a | x/b/1.png > x/b | c/1.png > c",
-    "crops": "Fig___rust/1.png > Fig___rust | Fig___well 2/1.png > Fig___well 2",
+CASES = {  # files > class (or else their folder) F if forged @ split; - why not; ! a remark
+    "class folders": "oak/1.png, oak/2.JPG, ash/1.png",
+    "any depth": "x/y/a/1.png, x/b/1.png, c/1.png",
+    "crops": "Fig___rust/1.png, Fig___well 2/1.png",
     "shared folders on top": "all/raw/oak/1.png > oak | all/raw/ash/1.png > ash",
-    "a single class": "oak/1.png > oak",
     "train alone": "train/oak/1.png > oak | train/ash/1.png > ash",
     "split folders": """Train/oak/1.png > oak@train | validation/oak/2.png > oak@val |
         test/elm/3.png > elm@test | train.txt > - not an image (.txt)""",
-    "training_set": "training_set/cat/1.png > cat@train | test_set/cat/2.png > cat@test",
-    "train data": "Train-Data/cat/1.png > cat@train | devset/cat/2.png > cat@val",
-    "years": "train2017/cat/1.png > cat@train | Val_images/cat/2.png > cat@val",
-    "eval": "TRAINING/cat/1.png > cat@train | eval/cat/2.png > cat@test",
+    "names of splits": """a/training_set/cat/1.png > a/cat@train |
+        a/test_set/cat/2.png > a/cat@test | b/Train-Data/cat/1.png > b/cat@train |
+        b/devset/cat/2.png > b/cat@val | c/train2017/cat/1.png > c/cat@train |
+        c/Val_images/cat/2.png > c/cat@val | d/TRAINING/cat/1.png > d/cat@train |
+        d/eval/cat/2.png > d/cat@test | ! Classes of the same""",
     "a prefix": "seg_train/seg_train/a/1.png > a@train | seg_test/seg_test/a/2.png > a@test",
     "splits below one folder of two": f"""data/outer/train/cat/1.png > cat@train |
         data/outer/train/dog/1.png > dog@train | data/outer/valid/cat/2.png > cat@val |
@@ -39,32 +38,30 @@ CASES = {  # file > its class, F if forged, @ its split; or - why it is left out
         Fig/test/rust/2.png > Fig/rust@test | Ash/train/mould/3.png > Ash/mould@train""",
     "splits below classes": """cat/train/1.png > cat@train | cat/test/2.png > cat@test |
         dog/train/3.png > dog@train""",
-    "splits below images/": """train/images/cat/1.png > cat@train |
-        test/images/cat/2.png > cat@test""",
+    "splits below images/": "train/images/cat/1.png > cat@train | test/images/cat/2.png > cat@test",
     "doubled split folders": """train/train/cat/1.png > cat@train | test/test/cat/2.png > cat@test |
         train/train/dog/1.png > dog@train""",
     "a doubled test folder without classes": f"""train/cat/1.png > cat@train |
         train/dog/1.png > dog@train | test/test/2.png > {DIRECT}""",
     "images directly in a split folder": f"""train/cat/1.png > cat@train | train/0.png > {DIRECT} |
         test/cat/2.png > cat@test | beside.png > - lies beside the class folders""",
-    "a class that is called test": """test/1.png > test | oak/1.png > oak |
-        ! called test are taken for classes""",
+    "a class that is called test": "test/1.png, oak/1.png | ! called test are taken for classes",
     "two of many classes are called so": """f/val/1.png > val | f/test/1.png > test |
         f/oak/1.png > oak | f/ash/1.png > ash | f/elm/1.png > elm |
         ! called test, val are taken for classes""",
-    "images of its own and folders below": """cat/1.png > cat | cat/black/2.png > cat/black |
+    "images of its own and folders below": """cat/1.png, cat/black/2.png |
         ! Images lie in 'cat' (1) and in folders below""",
-    "parts of unknown names": """set A/cat/1.png > set A/cat | set B/cat/2.png > set B/cat |
+    "parts of unknown names": """set A/cat/1.png, set B/cat/2.png |
         ! Classes of the same names (cat) lie in 'set A', 'set B'""",
     "views of people": " | ".join(
         f"{person}/{view}/1.png > {person}/{view}" for person in "abcdefgh" for view in ("L", "R")
     )
     + " | ! Classes of the same names (L, R) lie in 'a', 'b', 'c' and 5 more",
-    "names that look alike": """Zoe\u0301/1.png > Zoe\u0301 | zo\u00e9/2.png > zo\u00e9 |
+    "names that look alike": """Zoe\u0301/1.png, zo\u00e9/2.png |
         ! Classes whose names differ only in case""",
-    "forgeries beside": """01/a.png > 01 | 01_forg/a.png > 01 F | x/a.png > x |
-        X_Forged/a.png > x F | y/a.png > y | y-forgeries/b.png > y F | z/a.png > z |
-        z forge/a.png > z F | reforg/a.png > reforg""",
+    "forgeries beside": """01/a.png, x/a.png, y/a.png, z/a.png, reforg/a.png |
+        01_forg/a.png > 01 F | X_Forged/a.png > x F | y-forgeries/b.png > y F |
+        z forge/a.png > z F""",
     "forgeries in split folders": """train/01/a.png > 01@train | train/01_forg/a.png > 01 F@train |
         train/02/a.png > 02@train | test/03/a.png > 03@test | test/03_forg/a.png > 03 F@test""",
     "forgeries two folders of folders": """sigs/genuine/a/1.png > a | sigs/genuine/b/1.png > b |
@@ -84,29 +81,27 @@ CASES = {  # file > its class, F if forged, @ its split; or - why it is left out
     "forgeries SigComp 2011 by writers": """train/001/001_01.PNG > 001@train |
         train/001_forg/0119001_02.png > 001 F@train | test/049/049_01.png > 049@test |
         test/049_forg/0114049_01.PNG > 049 F@test""",
-    "files of eight digits": "a/00000000.png > a | a/00000001.png > a | b/00100001.png > b",
-    "forgeries SigComp 2011, test set": """Dutch/Reference(4)/001/01_001.PNG > 001 |
-        Dutch/Reference(4)/002/01_002.PNG > 002 | Dutch/Questioned(5)/001/05_001.PNG > 001 |
+    "files of eight digits": "a/00000000.png, a/00000001.png, b/00100001.png",
+    "forgeries SigComp 2011, test set": """Dutch/Reference(4)/001/01_001.PNG,
+        Dutch/Questioned(5)/001/05_001.PNG > 001 | Dutch/Reference(4)/002/01_002.PNG > 002 |
         Dutch/Questioned(5)/001/02_0119001.PNG > 001 F""",
     "forgeries BHSig260": """Hindi/001/H-S-1-G-01.tif > 001 | Hindi/001/H-S-1-F-01.tif > 001 F |
         Hindi/2/H-S-2-G-01.tif > 2""",
-    "forgeries GPDS": """001/c-001-01.jpg > 001 | 001/cf-001-01.jpg > 001 F |
-        002/c-002-24.jpg > 002""",
-    "forgeries of nobody": """a/1.png > a | a_forg/1.png > a F | b/1.png > b | genuine/c/1.png > c |
+    "forgeries GPDS": "001/c-001-01.jpg, 002/c-002-24.jpg | 001/cf-001-01.jpg > 001 F",
+    "forgeries of nobody": """a/1.png, b/1.png | a_forg/1.png > a F | genuine/c/1.png > c |
         forged/c/1.png > c F | forged/d/1.png > - a forgery of 'd', of which there is no""",
-    "forgeries MCYT-75": """0/0000v00.bmp > 0 | 0/0000f14.bmp > 0 F | 1/0001v00.bmp > 1""",
-    "two kinds of nothing": """original/1.png > original | forged/1.png > forged""",
-    "forged classes alone": """a_forg/1.png > a_forg | b_forg/1.png > b_forg""",
-    "forged in a name": """georg/1.png > georg | original art/1.png > original art | b/1.png > b""",
+    "forgeries MCYT-75": "0/0000v00.bmp, 1/0001v00.bmp | 0/0000f14.bmp > 0 F",
+    "two kinds of nothing": "original/1.png, forged/1.png",
+    "forged classes alone": "a_forg/1.png, b_forg/1.png",
+    "forged in a name": "georg/1.png, original art/1.png, b/1.png",
     "forgeries of several kinds": """UTSig/Genuine/1/1.tif > 1 | UTSig/Genuine/2/1.tif > 2 |
         UTSig/Forgery/Skilled/1/1.tif > 1 F | UTSig/Forgery/Opposite Hand/2/1.tif > 2 F""",
-    "forgeries called fake": """a/real/1.png > a | a/fake/1.png > a F | b/real/1.png > b""",
+    "forgeries called fake": "a/real/1.png > a | a/fake/1.png > a F | b/real/1.png > b",
     "real and fake in splits": """train/REAL/1.png > REAL@train | train/FAKE/1.png > FAKE@train |
         test/REAL/2.png > REAL@test""",
     "real and fake, in file names": """train/real/real_1.png > real@train |
         train/fake/fake_1.png > fake@train | test/fake/fake_2.png > fake@test""",
-    "a class of images, one of text": """image/1.png > image | text/2.png > text |
-        images/3.png > images""",
+    "a class of images, one of text": "image/1.png, text/2.png, images/3.png",
     "forgeries SigComp 2009, shortened": """set/real/00100001.png > 001 |
         set/real/00200002.png > 002 | set/forge/02100001.png > 001 F""",
     "Omniglot, both halves": """images_background/Greek/a/1.png > Greek/a@train |
@@ -116,72 +111,65 @@ CASES = {  # file > its class, F if forged, @ its split; or - why it is left out
     "images below classes": f"""train/n014/images/n014_0.png > n014@train |
         train/n016/images/n016_0.png > n016@train | val/images/val_0.png > {DIRECT} |
         train/n014/n014_boxes.txt > - not an image""",
-    "a folder in itself": """x/x/train/cat/1.png > cat@train | x/x/test/cat/2.png > cat@test |
-        x/train/cat/1.png > cat@train | x/test/cat/2.png > cat@test |
-        x/val/cat/3.png > cat@val | ! 'x/x/test/cat' repeats 'x/test/cat' and 1""",
-    "a folder beside what it holds": """rose/1.png > rose | ivy/1.png > ivy | ivy/2.png > ivy |
+    "a folder in itself": """x/x/train/cat/1.png, x/train/cat/1.png > cat@train |
+        x/x/test/cat/2.png, x/test/cat/2.png > cat@test | x/val/cat/3.png > cat@val |
+        ! 'x/x/test/cat' repeats 'x/test/cat' and 1""",
+    "a folder beside what it holds": """rose/1.png, ivy/1.png, ivy/2.png |
         flowers/rose/1.png > rose | flowers/ivy/1.png > ivy | ! 'flowers/ivy' repeats 'ivy'""",
-    "classes in file names": """train/cat.0.png > cat@train | train/cat.1.png > cat@train |
-        train/dog.0.png > dog@train | train/dog.10.png > dog@train | test1/1.png > - no class in |
+    "classes in file names": """train/cat.0.png, train/cat.1.png > cat@train | train/dog.0.png,
+        train/dog.10.png > dog@train | test1/1.png > - no class in |
         ! File names tell the classes, not folders: 'train/cat.0.png' is of 'cat'""",
-    "pets, and their outlines": """images/Abyssinian_1.png > Abyssinian |
-        images/Abyssinian_12.png > Abyssinian | images/great_pyrenees_1.png > great_pyrenees |
-        images/great_pyrenees_3.png > great_pyrenees | annotations/list.txt > - not an image |
+    "pets, and their outlines": """images/Abyssinian_1.png, images/Abyssinian_12.png > Abyssinian |
+        images/great_pyrenees_1.png, images/great_pyrenees_3.png > great_pyrenees |
+        annotations/list.txt > - not an image |
         annotations/trimaps/Abyssinian_1.png > - in a folder of annotations | ! File names""",
-    "masks beside images": """benign/benign (1).png > benign | malignant/a_mask.png > malignant |
-        benign/benign (1)_mask.png > - the mask of | benign/benign (1)_mask_1.png > - the mask of |
+    "masks beside images": """benign/benign (1).png, malignant/a_mask.png |
+        benign/benign (1)_mask.png, benign/benign (1)_mask_1.png > - the mask of |
         COVID/images/COVID-1.png > COVID | COVID/masks/COVID-1.png > - in a folder of annot""",
-    "people seen by cameras": """m/bounding_box_train/0002_c1s1_000451_03.png > 0002@train |
+    "people seen by cameras": """m/bounding_box_train/0002_c1s1_000451_03.png,
         m/bounding_box_train/0002_c2s1_000451_03.png > 0002@train |
-        m/bounding_box_test/0003_c1s1_000051_01.png > 0003@test |
-        m/bounding_box_test/-1_c1s1_000051_01.png > - no class in its name |
-        m/query/0003_c2s1_000051_00.png > 0003@test | ! File names tell""",
-    "fingers": """SOCO/Real/1__M_Left_index_finger.BMP > 1__M_Left_index_finger |
+        m/bounding_box_test/0003_c1s1_000051_01.png, m/query/0003_c2s1_000051_00.png > 0003@test |
+        m/bounding_box_test/-1_c1s1_000051_01.png > - no class in its name | ! File names tell""",
+    "fingers": """SOCO/Real/1__M_Left_index_finger.BMP,
         SOCO/Altered/Easy/1__M_Left_index_finger_CR.BMP > 1__M_Left_index_finger |
-        SOCO/Real/2__F_Right_thumb_finger.BMP > 2__F_Right_thumb_finger |
+        SOCO/Real/2__F_Right_thumb_finger.BMP,
         SOCO/Altered/Easy/2__F_Right_thumb_finger_Obl.BMP > 2__F_Right_thumb_finger | ! File""",
-    "faces of AR": """faces/M-001-01.bmp > M-001 | faces/M-001-14.bmp > M-001 |
-        faces/w-002-01.bmp > w-002 | faces/w-002-02.bmp > w-002 | ! File names tell""",
-    "faces of JAFFE": """j/KA.AN1.39.tiff > KA | j/KA.HA2.30.tiff > KA | j/YM.AN1.61.tiff > YM |
+    "faces of AR": """faces/M-001-01.bmp, faces/M-001-14.bmp > M-001 | faces/w-002-01.bmp,
+        faces/w-002-02.bmp > w-002 | ! File names tell""",
+    "faces of JAFFE": """j/KA.AN1.39.tiff, j/KA.HA2.30.tiff > KA | j/YM.AN1.61.tiff,
         j/YM.SU3.60.tiff > YM | ! File names tell""",
     "forgeries beside genuine files": """s/w1/genuine_1.png > w1 | s/w1/forged_1.png > w1 F |
         s/w2/genuine_1.png > w2 | s/w2/forged_2.png > w2 F""",
-    "forgeries of several sets": """C/C/1/original_1_1.png > C/C/1 |
-        C/C/1/forgeries_1_1.png > C/C/1 F | H/H/7/H-S-7-G-01.tif > H/H/7 |
-        H/H/7/H-S-7-F-01.tif > H/H/7 F | H/H/8/H-S-8-F-01.tif > H/H/8 F |
-        H/H/8/H-S-8-G-01.tif > H/H/8""",
+    "forgeries of several sets": """C/C/1/original_1_1.png, H/H/7/H-S-7-G-01.tif,
+        H/H/8/H-S-8-G-01.tif | C/C/1/forgeries_1_1.png > C/C/1 F | H/H/7/H-S-7-F-01.tif > H/H/7 F |
+        H/H/8/H-S-8-F-01.tif > H/H/8 F""",
     "forgeries of numbered writers": """real/001_01.png > 001 | real/002_01.png > 002 |
         forge/001_01.png > 001 F | forge/002_02.png > 002 F""",
-    "forgeries in words": "1/1_real_1.png > 1 | 1/1_forged_1.png > 1 F | 2/2_real_1.png > 2",
-    "forgeries in letters": "01/G_01.png > 01 | 01/F_01.png > 01 F | 02/G_02.png > 02",
-    "fingers in parts": """DB1/101_1.tif > DB1 | DB1/101_2.tif > DB1 | DB1/102_1.tif > DB1 |
-        DB1/102_2.tif > DB1 | DB2/103_1.tif > DB2 | DB2/103_2.tif > DB2 | DB2/104_1.tif > DB2 |
-        DB2/104_2.tif > DB2 | ! Files in 'DB1' are named after several things (101, 102)""",
-    "left and right of people": """1/left/1.png > 1/left | 1/right/1.png > 1/right |
-        2/left/1.png > 2/left | 2/right/1.png > 2/right | ! Classes of the same names (left""",
+    "forgeries in words": "1/1_real_1.png, 2/2_real_1.png | 1/1_forged_1.png > 1 F",
+    "forgeries in letters": "01/G_01.png, 02/G_02.png | 01/F_01.png > 01 F",
+    "fingers in parts": """DB1/101_1.tif, DB1/101_2.tif, DB1/102_1.tif, DB1/102_2.tif,
+        DB2/103_1.tif, DB2/103_2.tif, DB2/104_1.tif, DB2/104_2.tif |
+        ! Files in 'DB1' are named after several things (101, 102)""",
     "clips of people": " | ".join(
         f"{person}/{clip}/1.png > {person}/{clip}"
         for person in "abcdefghijklm"
         for clip in "123456"
     )
     + " | ! Classes of the same names (1, 2, 3 and 3 more)",
-    "labels beside images": """k1/P0.jpg > k1 | k1/P0_label.bmp > - the mask of | k2/P.jpg > k2""",
-    "left and right of a pair": """left/01.png > 01 | right/01.jpg > 01 | left/2.png > 2 |
-        right/2.png > 2 | ! File names tell""",
-    "left and right": "left/01.png > left | right/01.png > right | left/2.png > left",
-    "photographs of cameras": """all/IMG_0001.png > all | all/IMG_0002.png > all |
-        all/DSC_0001.png > all | all/DSC_0002.png > all""",
-    "what systems make": """a/1.png > a | a/@eaDir/SYNO@.png > - made by the system |
-        lost+found/2.png > - made by the system | $RECYCLE.BIN/x/3.png > - made by the system |
-        FOUND.000/4.png > - made by the system | __MACOSX/a/1.png > - made by the system |
-        a/Thumbs.db > - not an image (.db) | b/all.rar > - an archive (.rar) |
-        .trash/1.png > - hidden | b/2.png > b | b/._2.png > - hidden""",
-    "what this package makes": """a/1.png > a | b/2.png > b |
-        contact_sheet.png > - a contact sheet of this package |
-        runs/x/config.json > - a run directory of this package |
-        runs/x/environment.json > - a run directory of this package |
-        runs/x/figures/roc.png > - a run directory of this package |
-        data/cache/CACHEDIR.TAG > - a cache | data/cache/sheet/3.png > - a cache""",
+    "labels beside images": "k1/P0.jpg, k2/P.jpg | k1/P0_label.bmp > - the mask of",
+    "left and right of a pair": """left/01.png, right/01.jpg > 01 | left/2.png, right/2.png > 2 |
+        ! File names tell""",
+    "left and right": "left/01.png, right/01.png, left/2.png",
+    "photographs of cameras": """all/IMG_0001.png, all/IMG_0002.png, all/DSC_0001.png,
+        all/DSC_0002.png""",
+    "what systems make": """a/1.png, b/2.png | a/@eaDir/SYNO@.png, lost+found/2.png,
+        $RECYCLE.BIN/x/3.png, FOUND.000/4.png, __MACOSX/a/1.png > - made by the system |
+        a/Thumbs.db > - not an image (.db) | b/all.rar > - an archive (.rar) | .trash/1.png,
+        b/._2.png > - hidden""",
+    "what this package makes": """a/1.png, b/2.png |
+        contact_sheet.png > - a contact sheet of this package | runs/x/config.json,
+        runs/x/environment.json, runs/x/figures/roc.png > - a run directory of this package |
+        data/cache/CACHEDIR.TAG, data/cache/sheet/3.png > - a cache""",
 }
 
 
@@ -220,7 +208,11 @@ def place(name, found):
 def test_every_given_file_is_indexed_or_named(case, form, tmp_path):
     lines = [line.strip() for line in CASES[case].split("|")]
     remarks = [line[2:] for line in lines if line[0] == "!"]
-    expected = dict(line.split(" > ") for line in lines if line[0] != "!")
+    expected = {
+        name: what or name.rpartition("/")[0]
+        for names, _, what in (line.partition(" > ") for line in lines if line[0] != "!")
+        for name in re.split(r",\s+", names)
+    }
     is_image = {name: name.lower().endswith(IMAGE_SUFFIXES) for name in expected}
     files = {name: image_bytes(name) if is_image[name] else b"x" for name in expected}
     write = {"folder": write_folder, "zip": write_zip}[form]
@@ -280,196 +272,6 @@ def test_an_image_is_known_by_its_first_bytes(form, tmp_path):
     }
     if form == "folder":  # enrolled references are read alike
         assert image_files(source).keys() == {*index.names}
-
-
-def test_a_listed_name_is_found_in_either_encoding_of_its_letters(tmp_path):
-    write_folder(tmp_path, {"Zoe\u0301/a\u0301.png": image_bytes(), "b/1.png": image_bytes()})
-    (tmp_path / "list.csv").write_text("path,label\nZo\u00e9/\u00e1.png,a\nb/1.png,b\n")
-    index = read_index(tmp_path / "list.csv")
-    assert len(index) == 2 and not index.skipped
-    assert read_bytes(index.source, index.names[0]) == image_bytes()
-
-
-TABLES = {  # files; lines of list.csv; file > class
-    "a header of a competition": (
-        "train/1.jpg test/1.jpg train/2.jpg",
-        "image_id,label / 1.jpg,0 / 2.jpg,1",
-        "train/1.jpg > 0 | train/2.jpg > 1",
-    ),
-    "names without suffix, another column": (
-        "train/0a.jpg train/1b.jpg",
-        "id,breed / 0a,dingo / 1b,boston_bull",
-        "train/0a.jpg > dingo | train/1b.jpg > boston_bull",
-    ),
-    "a class a column": (
-        "images/a.jpg images/b.jpg images/c.jpg",
-        "image_id,healthy,rust / a,1,0 / b,0,1 / c,1,1",
-        "images/a.jpg > healthy | images/b.jpg > rust | images/c.jpg > healthy + rust",
-    ),
-    "no header, a doubled folder, spaces": (
-        "img/img/000001.jpg img/img/000002.jpg",
-        "000001.jpg 2880 / 000002.jpg 2937",
-        "img/img/000001.jpg > 2880 | img/img/000002.jpg > 2937",
-    ),
-    "several columns that name classes, and splits": (
-        "train/A/1.jpg valid/A/2.jpg",
-        "class id,filepaths,labels,data set / 0,train/A/1.jpg,A,train / 0,valid/A/2.jpg,A,valid",
-        "train/A/1.jpg > A@train | valid/A/2.jpg > A@val",
-    ),
-    "forgeries": (
-        "1.jpg 2.jpg 3.jpg",
-        "filename,writer,is_forged / 1.jpg,a,0 / 2.jpg,b,0 / 3.jpg,b,1",
-        "1.jpg > a | 2.jpg > b | 3.jpg > b F",
-    ),
-    "genuine signatures and others": (
-        "1.jpg 2.jpg 3.jpg",
-        "filename,writer,genuine / 1.jpg,a,1 / 2.jpg,b,yes / 3.jpg,b,0",
-        "1.jpg > a | 2.jpg > b | 3.jpg > b F",
-    ),
-    "signatures of two types": (
-        "1.jpg 2.jpg 3.jpg",
-        "image,type,writer / 1.jpg,genuine,a / 2.jpg,genuine,b / 3.jpg,Forged,b",
-        "1.jpg > a | 2.jpg > b | 3.jpg > b F",
-    ),
-    "forgeries in a column of labels": (
-        "1.jpg 2.jpg 3.jpg",
-        "image,writer,label / 1.jpg,a,genuine / 2.jpg,b,genuine / 3.jpg,b,skilled",
-        "1.jpg > a | 2.jpg > b | 3.jpg > b F",
-    ),
-    "real and fake in two columns": (
-        "1.jpg 2.jpg",
-        "path,label,label_str / 1.jpg,1,real / 2.jpg,0,fake",
-        "1.jpg > 1 | 2.jpg > 0",
-    ),
-    "forgeries by their folders": (
-        "a/1.jpg b/2.jpg b_forg/3.jpg",
-        "path,label / a/1.jpg,a / b/2.jpg,b / b_forg/3.jpg,b",
-        "a/1.jpg > a | b/2.jpg > b | b_forg/3.jpg > b F",
-    ),
-    "forgeries by their labels": (
-        "1.jpg 2.jpg 3.jpg",
-        "image,label / 1.jpg,a / 2.jpg,b / 3.jpg,b_forged",
-        "1.jpg > a | 2.jpg > b | 3.jpg > b F",
-    ),
-    "two classes called left and right": (
-        "1.jpg 2.jpg",
-        "image,left,right / 1.jpg,1,0 / 2.jpg,0,1",
-        "1.jpg > left | 2.jpg > right",
-    ),
-    "a column called name, numbers": (
-        "t/0.jpg t/1.jpg",
-        "name,class,group / 0.jpg,0,1 / 1.jpg,5,3",
-        "t/0.jpg > 0 | t/1.jpg > 5",
-    ),
-    "types that are the classes": (
-        "1.jpg 2.jpg",
-        "image,type / 1.jpg,real / 2.jpg,fake",
-        "1.jpg > real | 2.jpg > fake",
-    ),
-    "the individual, not the species": (
-        "1.jpg 2.jpg",
-        "filename,species,individual / 1.jpg,whale,w1 / 2.jpg,whale,w2",
-        "1.jpg > w1 | 2.jpg > w2",
-    ),
-    "neither a split nor forgeries": (
-        "1.jpg 2.jpg",
-        "img,partition,kind,species / 1.jpg,0,leaf,oak / 2.jpg,1,leaf,elm",
-        "1.jpg > oak | 2.jpg > elm",
-    ),
-    "the label first, no header": (
-        "a/1.jpg b/2.jpg",
-        "oak a/1.jpg / elm b/2.jpg",
-        "a/1.jpg > oak | b/2.jpg > elm",
-    ),
-    "forgeries, and a column a class": (
-        "1.jpg 2.jpg 3.jpg",
-        "image,forged,oak,elm / 1.jpg,0,1,0 / 2.jpg,0,0,1 / 3.jpg,1,0,1",
-        "1.jpg > oak | 2.jpg > elm | 3.jpg > elm F",
-    ),
-    "two folders": (
-        "part_1/a.jpg part_2/b.jpg",
-        "lesion_id,image_id,dx / 1,a,nv / 1,b,bkl",
-        "part_1/a.jpg > nv | part_2/b.jpg > bkl",
-    ),
-    "more of the names in a folder of another split": (
-        "train/1.jpg train/2.jpg test/1.jpg test/2.jpg test/3.jpg",
-        "id,label / 1,a / 2,b / 3,b",
-        "train/1.jpg > a | train/2.jpg > b | 3 > - No such file",
-    ),
-    "paths of another machine": (
-        "set/a/1.JPG set/b/1.JPG",
-        r"path,label / C:\Users\me\set\a\1.jpg,a / C:\Users\me\set\b\1.jpg,b",
-        "set/a/1.JPG > a | set/b/1.JPG > b",
-    ),
-    "most are there: no other is taken for one that is not": (
-        "a/1.jpg a/2.jpg b/3.jpg",
-        "path,label / a/1.jpg,a / a/2.jpg,a / a/3.jpg,a",
-        "a/1.jpg > a | a/2.jpg > a | a/3.jpg > - No such file",
-    ),
-    "cells without quotes, or without a class": (
-        "a.jpg b.jpg c.jpg d.jpg",
-        "path|label / ./a.jpg|x / b.jpg|y|z / c.jpg|N/A / d.jpg|y",
-        "a.jpg > x | b.jpg > - more cells than columns | c.jpg > - no label | d.jpg > y",
-    ),
-    "comments, a count, the word of Excel": (
-        "a.jpg b.jpg",
-        "# of 2026 / sep=, / 2 / image_name,item_id / a.jpg,x / # b.jpg is a copy / b.jpg,y",
-        "a.jpg > x | b.jpg > y",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", TABLES)
-def test_tables_of_public_data_sets(case, tmp_path):
-    names, lines, expected = TABLES[case]
-    write_folder(tmp_path, {name: image_bytes(name) for name in names.split()})
-    (tmp_path / "train_list.csv").write_text(lines.replace(" / ", "\n"))
-    index = read_index(tmp_path / "train_list.csv")
-    found, expected = outcome(index), dict(line.split(" > ") for line in expected.split(" | "))
-    assert found.keys() == expected.keys()
-    assert all(found[name].startswith(what) for name, what in expected.items())
-    assert bool(index.remarks) != lines.startswith(("path,label /", "path|", "000001", "oak"))
-
-
-def test_a_listed_name_that_may_be_two_files_is_asked_for(tmp_path):
-    write_folder(tmp_path, {name: image_bytes(name) for name in ("a/1.jpg", "b/1.jpg")})
-    (tmp_path / "list.csv").write_text("path,label\n1.jpg,x\n")
-    with pytest.raises(DataError, match="'1.jpg' may be 'a/1.jpg' or 'b/1.jpg'. Give paths"):
-        read_index(tmp_path / "list.csv")
-    (tmp_path / "list.csv").rename(tmp_path / "list_of_test.csv")
-    (tmp_path / "b").rename(tmp_path / "test")
-    assert outcome(read_index(tmp_path / "list_of_test.csv")) == {"test/1.jpg": "x"}
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ("id,label / 1,x / 2,y", "'1' may be 'im/1.jpg' or 'im/1.png'"),
-        ("1 im/1.jpg / 2 im/1.png / 3 im/2.jpg", "number of its own.* give the folder"),
-        ("image_id,partition / 1.jpg,0 / 2.jpg,7", "needs a header with the columns path and"),
-        ("image,writer,genuine / 1.jpg,a,1 / 2.jpg,b,", "line 3: genuine must be 1 or 0"),
-        ("1.jpg\tn01\t0\t32\t44\t62 / 2.jpg\tn02\t1\t32\t4\t2", "needs a header"),
-        ("im/1.jpg 3 1 / im/2.jpg 4 1", "needs a header with the columns path and label"),
-    ],
-)
-def test_tables_that_do_not_say_enough(lines, message, tmp_path):
-    write_folder(
-        tmp_path, {f"im/{name}": image_bytes(name) for name in ("1.jpg", "1.png", "2.jpg")}
-    )
-    (tmp_path / "list.csv").write_text(lines.replace(" / ", "\n"))
-    with pytest.raises(DataError, match=message):
-        read_index(tmp_path / "list.csv")
-
-
-def test_a_table_beside_the_images_is_named(tmp_path):
-    """Folders may be no more than parts; lesions are groups once the table is given."""
-    write_folder(
-        tmp_path, {name: image_bytes(name) for name in ("p1/1.jpg", "p1/2.jpg", "p2/3.jpg")}
-    )
-    (tmp_path / "set.csv").write_text("lesion_id,image_id,dx\nH1,1,nv\nH1,2,nv\nH2,3,mel\n")
-    assert "'set.csv' names 3 of the images" in read_index(tmp_path).remarks[0]
-    index = read_index(tmp_path / "set.csv")
-    assert index.class_names == ["mel", "nv"] and index.groups.tolist() == [0, 0, 1]
 
 
 PARTS = st.sampled_from(

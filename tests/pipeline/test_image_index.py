@@ -11,12 +11,6 @@ from pipeline.files import DataError, read_bytes
 from pipeline.image_index import read_index
 
 
-def classes(index):
-    """Name -> class, as the index sees it."""
-    labels = [index.class_names[label] for label in index.labels]
-    return dict(zip(index.names.tolist(), labels, strict=True))
-
-
 def parted(index):
     """Sets of names that must stay together."""
     names = np.array(index.names)
@@ -36,39 +30,6 @@ def test_families(names, families, write_images):
     assert dict(zip(index.class_names, found, strict=True)) == families
 
 
-def test_pair_folders(write_images):
-    names = [
-        *(f"similar_all_images/similar_{i}_{side}.jpg" for i in (3, 10) for side in SIDES),
-        *(f"dissimilar_all_images/dissimilar_{i}_{side}.jpg" for i in (0, 3) for side in SIDES),
-        "dissimilar_all_images/dissimilar_4_first.jpg",  # its second is missing
-        "similar_all_images/similar_3_first.png",
-        "similar_all_images/holiday.jpg",
-    ]
-    index = read_index(write_images(*names))
-    stem = [name.rpartition("/")[2].removesuffix(".jpg") for name in index.names]
-    assert len(index.class_names) == 6 and not index.classes_known
-    assert {(stem[left], stem[right], same) for left, right, same in index.pairs} == {
-        ("dissimilar_0_first", "dissimilar_0_second", 0),
-        ("dissimilar_3_first", "dissimilar_3_second", 0),
-        ("similar_3_first", "similar_3_second", 1),
-        ("similar_10_first", "similar_10_second", 1),
-    }
-    assert set(index.skipped) == set(names[-3:])
-
-
-SIDES = ("first", "second")
-
-
-def test_folders_of_triples(write_images):
-    names = ["anchor/a.jpg", "anchor/b.jpg", "positive/c.jpg", "positive/d.jpg", "negative/e.jpg"]
-    index = read_index(write_images(*(f"data/{name}" for name in names), "data/negative/f.jpg",
-                                    "data/negative/g.jpg", folder="triples"))  # fmt: skip
-    stem = [name[-5] for name in index.names]
-    pairs = {(stem[left], stem[right], int(same)) for left, right, same in index.pairs}
-    assert pairs == {("a", "c", 1), ("b", "d", 1), ("a", "e", 0), ("b", "f", 0)}
-    assert [*index.skipped] == ["data/negative/g.jpg"] and not index.classes_known
-
-
 def test_leaf_map_keeps_photographs_of_one_leaf_together(write_images):
     names = ["a/IMG 1.png", "a/img 2.png", "a/img 3.png", "b/img 4.png", "b/img 5.png"]
     short = ["c/1f___HL 1.png", "c/2e___HL 1 copy.png", "c/3d___HL 2.png", "d/4c___HL 1.png"]
@@ -81,68 +42,6 @@ def test_leaf_map_keeps_photographs_of_one_leaf_together(write_images):
     (folder / "leaf-map.json").write_text("[1, 2]")
     with pytest.raises(DataError, match=r"leaf-map\.json must be a JSON object"):
         read_index(folder)
-
-
-def write_csv(folder, text):
-    path = folder / "list.csv"
-    path.write_text(text, encoding="utf-8-sig")  # as spreadsheets write it
-    return path
-
-
-def test_csv(write_images):
-    folder = write_images("1.png", "2.png", "sub/3.png", "4.png", "5.png")
-    path = folder / "4.png"
-    text = f"""label,path,split,group,forged
-        \u00c9t\u00e9,1.png,train,x,0\na/b,{path},validation,,no\noak,2.png,Train,x\n
-        oak,sub/3.png,train,,TRUE\noak,2.png,train\noak,gone.png,train\n,2.png
-        oak,5.png,train\nash,5.png,train"""
-    index = read_index(write_csv(folder, text))
-    expected = {"1.png": "\u00c9t\u00e9", f"{path}": "a/b", "2.png": "oak", "sub/3.png": "oak"}
-    assert classes(index) == expected
-    assert index.splits.tolist() == ["train", "val", "train", "train"]
-    assert index.forged.tolist() == [False, False, False, True]
-    assert frozenset(["1.png", "2.png"]) in parted(index) and len(parted(index)) == 3
-    assert index.skipped == {
-        "gone.png": "No such file or directory",
-        "2.png": "no label in its line",
-        "5.png": "named with two labels, 'oak' and 'ash'",
-    }
-    assert index.remarks == ["3 lines name a file again: it counts once."]
-    for name in index.names:
-        assert read_bytes(folder / "list.csv", name) == (folder / name).read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "needs a header"),
-        ("path,label\n", "No images.*0 files"),
-        ("shape;label\n1.png;a\n", "'shape', 'label'"),
-        ("path,x,y\n1.png,a,b\n", "Received the columns: .*Rename the two that name"),
-        ('path,label\n"1.png,a\n2.png,b\n', "quote not closed"),
-        ("path,label\ngone.png,a\n", "1 x No such file.*: gone.png"),
-        ("path,label,split\n1.png,a,exam\n", "Received: 'exam'"),
-        ("path,label,split\n1.png,a,train\n2.png,a,\n", "every line a split, or none"),
-        ("path,label,forged\n1.png,a,maybe\n", "line 2: forged must be 1 or 0.*'maybe'"),
-        ("path,label,is_forged\n1.png,a,maybe\n", "line 2: forged must be 1 or 0.*'maybe'"),
-    ],
-)
-def test_csv_that_does_not_load(text, message, write_images):
-    with pytest.raises(DataError, match=message):
-        read_index(write_csv(write_images("1.png", "2.png"), text))
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_tables_as_programs_write_them(encoding, separator, write_images):
-    folder = write_images("1.png", "2.png", "sub/3.png")
-    rows = [("path", "label"), ("1.png", "Zoë"), ("2.png", "Zoé"), (r"sub\3.png", "Zoé")]
-    text = "\n".join(separator.join(row) for row in rows)
-    (folder / "list.csv").write_bytes(text.encode(encoding))
-    found = classes(read_index(folder / "list.csv"))
-    assert found == {"1.png": "Zoë", "2.png": "Zoé", "sub/3.png": "Zoé"}
-    [*said] = read_index(folder / "list.csv").remarks
-    assert [encoding in each for each in said] == [True] * (not encoding.startswith("utf-8"))
 
 
 def test_what_is_no_data_set(write_images, tmp_path):
@@ -215,7 +114,8 @@ def test_unusual_names(write_images, tmp_path):
     assert index.skipped == {"\udce9/1.png": "its name is not UTF-8"}
     for name in names:
         assert read_bytes(folder, name) == (folder / name).read_bytes()
-    listed = write_csv(folder, "path,label\n" + "".join(f"{name},x\n" for name in [*names, "\0"]))
+    listed = folder / "list.csv"
+    listed.write_text("path,label\n" + "".join(f"{name},x\n" for name in [*names, "\0"]))
     assert read_index(listed).names.tolist() == names
 
 
@@ -223,7 +123,8 @@ def test_too_large_a_file_is_skipped(write_images, monkeypatch, tmp_path):
     folder = write_images("a/1.png")
     archive = shutil.make_archive(tmp_path / "data", "zip", folder)
     monkeypatch.setattr("pipeline.files.MAX_FILE_BYTES", 100)
-    for source in (folder, archive, write_csv(folder, "path,label\na/1.png,x\n")):
+    (folder / "list.csv").write_text("path,label\na/1.png,x\n")
+    for source in (folder, archive, folder / "list.csv"):
         with pytest.raises(DataError, match="No images.*1 x larger than 200 MB"):
             read_index(source)
 
