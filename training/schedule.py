@@ -51,8 +51,8 @@ class Schedule(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Decides on the number of steps; ends the training after the last."""
-        self.step, now = self.first_step + batch + 1, time.monotonic()
-        self.step_end = now
+        self.step, self.step_end = self.first_step + batch + 1, time.monotonic()
+        now = self.step_end
         done = self.step - self.begin_step - UNTIMED
         if self.total_steps is None and done == 0:
             self.timed_from = now
@@ -78,8 +78,9 @@ class Schedule(keras.callbacks.Callback):
         share = (self.step - warmup) / max(total - warmup, 1)
         return highest * (1 + math.cos(math.pi * min(share, 1.0))) / 2
 
-    def seconds_left(self):
-        """Estimate from the steps done since the beginning."""
-        done, now = self.step - self.begin_step, time.monotonic()
-        per_step = (now - self.begin) / done if done else math.inf
-        return min((self.most_steps - self.step) * per_step, self.deadline - now)
+    def time_left(self):
+        """Minutes and seconds, as 3:07, estimated from the steps done since the beginning."""
+        now = time.monotonic()
+        per_step = (now - self.begin) / (self.step - self.begin_step)
+        seconds = min((self.most_steps - self.step) * per_step, self.deadline - now)
+        return "{}:{:02d}".format(*divmod(max(0, int(seconds)), 60))

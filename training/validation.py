@@ -27,14 +27,19 @@ class TrainingFailed(RuntimeError):
         super().__init__(f"{what}. {ADVICE}")
 
 
+def seconds_per_image(encoder, pixels, rows):
+    """How long an encoder takes to embed an image, measured on some rows."""
+    embed(encoder, pixels, rows[:EMBED_BATCH])  # compiles
+    start = time.monotonic()
+    embed(encoder, pixels, rows)
+    return (time.monotonic() - start) / len(rows)
+
+
 class Validator:
     """What an encoder is scored on after each epoch.
 
-    Args:
-        dataset: A `Dataset`.
-        config: A `Config`.
-        pixels: What the encoder takes of each row; the data set's pixels by default.
-        loss: A `keras.losses.Loss`; the config's by default.
+    `pixels` is what it takes of each row, the data set's by default; `loss` a Keras loss, the
+    config's by default.
     """
 
     def __init__(self, dataset, config, pixels=None, loss=None):
@@ -55,17 +60,6 @@ class Validator:
             drawn = [batches.rows(step) for step in range(BATCHES)]
             self.batches = [np.searchsorted(self.rows, rows) for rows in drawn]
 
-    def embed(self, encoder):
-        """Embeddings of the validation images, (images, embedding_dim)."""
-        return embed(encoder, self.pixels, self.rows)
-
-    def seconds_per_image(self, encoder):
-        """How long the encoder takes to embed an image."""
-        embed(encoder, self.pixels, self.rows[:EMBED_BATCH])  # compiles
-        start = time.monotonic()
-        self.embed(encoder)
-        return (time.monotonic() - start) / len(self.rows)
-
     def score(self, encoder, distance=None):
         """Validation metrics of an encoder, with a distance as from `distance_function`.
 
@@ -76,17 +70,16 @@ class Validator:
         Raises:
             TrainingFailed: If an embedding is not finite.
         """
-        embeddings = self.embed(encoder)
+        embeddings = embed(encoder, self.pixels, self.rows)
         if not np.isfinite(embeddings).all():
             raise TrainingFailed("Embeddings are not finite")
         distances = verification.pair_distances(embeddings, self.left, self.right, distance)
         trial_distances = few_shot.trial_distances(embeddings, self.trials, distance)
-        one_shot = few_shot.few_shot_accuracy(trial_distances, self.trials.answers)
         metrics = {
             "val_loss": self._loss(embeddings, distances),
             "val_accuracy": float(accuracy(self.same, distances, self.config.accuracy_distance)),
             "val_auc": roc_auc_score(self.same, -distances),
-            "val_one_shot": one_shot,
+            "val_one_shot": few_shot.few_shot_accuracy(trial_distances, self.trials.answers),
         }
         return metrics, float(distances.mean() / self._scale(embeddings))
 
