@@ -7,17 +7,9 @@ cv2.setNumThreads(1)  # the threads are the training step's
 
 
 def augment(images, config, rng):
-    """Rotates, zooms, shears, shifts, mirrors and relights each image on its own.
+    """Rotates, zooms, shears, shifts, mirrors and relights each image on its own, as one warp.
 
-    All geometry is one affine warp, whatever is asked for.
-
-    Args:
-        images: uint8 array (batch, height, width, channels).
-        config: A `Config`: its augmentation fields.
-        rng: A `numpy.random.Generator`.
-
-    Returns:
-        A new uint8 array of the same shape.
+    Takes and gives a uint8 array (batch, height, width, channels), each its own.
     """
     matrices = _draw_warps(len(images), images.shape[1:3], config, rng)  # (batch, 2, 3)
     light = 1 + rng.uniform(-config.brightness, config.brightness, (len(images), 1))
