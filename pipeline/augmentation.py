@@ -19,9 +19,8 @@ def augment(images, config, rng):
     # An image on plain ground, as a drawing, goes on in that colour; any other is reflected.
     corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]]  # (batch, 4, channels)
     plain = (corners == corners[:, :1]).all(axis=(1, 2))
-    for view, image, matrix, table, flat in zip(
-        views, images, matrices, tables, plain, strict=True
-    ):
+    of_each = zip(views, images, matrices, tables, plain, strict=True)
+    for view, image, matrix, table, flat in of_each:
         border = cv2.BORDER_CONSTANT if flat else cv2.BORDER_REFLECT_101
         ground = image[0, 0].tolist() if flat else 0
         warped = cv2.warpAffine(image, matrix, size, borderMode=border, borderValue=ground)

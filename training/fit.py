@@ -116,9 +116,9 @@ def fit_run(run, dataset, begin, *, encoder=None, loss=None, callbacks=()):
                 )
         except (Interrupted, TrainingFailed):
             if recorder.best_weights:  # else it begins anew
-                _finish(run, dataset, task, recorder, begin)
+                _finish(run, task, recorder, begin)
             raise
-    trained = _finish(run, dataset, task, recorder, begin)
+    trained = _finish(run, task, recorder, begin)
     run.mark_finished()
     print(
         "Next:",
@@ -198,7 +198,7 @@ def _restore(variables, arrays):
         variable.assign(array)
 
 
-def _finish(run, dataset, task, recorder, begin):
+def _finish(run, task, recorder, begin):
     """Writes what the run leaves, with the best epoch's weights: a `TrainedRun`."""
     if recorder.best_weights:
         task.model.set_weights(recorder.best_weights)
@@ -206,8 +206,8 @@ def _finish(run, dataset, task, recorder, begin):
     model = funcs.build_siamese_network(encoder, run.config.distance)
     if run.config.sampling == "pairs":
         model.get_layer("distance").set_weights(task.model.get_layer("distance").get_weights())
-    threshold = write_outputs(run, dataset, model, encoder, history, recorder.best_epoch)
+    outputs = model, encoder, history, recorder.best_epoch
+    threshold = write_outputs(run, recorder.validator, *outputs)
     print(f"{(time.monotonic() - begin) / 60:.1f} minutes in all. Run directory: {run.path}")
-    names = history[0] if history else ()  # none where epochs=0
-    columns = {name: [row[name] for row in history] for name in names}
+    columns = {name: [row[name] for row in history] for name in (history or [()])[0]}
     return TrainedRun(run.path, columns, threshold, encoder, model)

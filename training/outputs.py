@@ -9,7 +9,6 @@ from networks.embedding import embed
 from pipeline.pairs import PairBatches
 from pipeline.sheets import draw_rows
 from siamese_network_funcs import accuracy, distance_function
-from training.validation import Validator
 
 MOST_SCORED = 64  # training and test images each that the accuracies at the end are taken from
 PAIRS_SHOWN = 8  # of each kind, in pairs.png
@@ -34,24 +33,20 @@ def write_pairs(run, dataset):
     run.write("pairs.png", draw_rows(rows).save)
 
 
-def write_outputs(run, dataset, model, encoder, history, best_epoch):
-    """Writes models, threshold and curves, and prints how well they do.
+def write_outputs(run, validator, model, encoder, history, best_epoch):
+    """Writes models, threshold and curves, prints how well they do, and gives the threshold.
 
     Args:
-        run, dataset: A `RunDirectory` and its `Dataset`.
+        run, validator: A `RunDirectory` and its `Validator`.
         model, encoder: The two-input model, and the encoder in it.
         history: Dicts, one an epoch.
         best_epoch: The one whose weights these are, from 1; None where nothing was trained.
-
-    Returns:
-        The distance below which a pair is called the same.
     """
     distance = distance_function(model)
     run.write("encoder.keras", encoder.save)
     run.write("model.weights.h5", model.save_weights)
     run.write_text("architecture.json", model.to_json())
-    validator = Validator(dataset, run.config)
-    embeddings = embed(encoder, dataset.pixels, validator.rows)
+    embeddings = embed(encoder, validator.dataset.pixels, validator.rows)
     distances = verification.pair_distances(embeddings, validator.left, validator.right, distance)
     chosen = validator.choose_thresholds(embeddings, distances, distance)
     run.write_json("threshold.json", chosen)

@@ -17,14 +17,14 @@ MOST_IMAGES = 2000  # more make a validation slower, not surer
 A_MINUTE = 200  # images for each minute of a time limit, at most
 UNKNOWN_SCALE = 1 / 30  # so that a mean distance below 0.001 has collapsed
 COLLAPSED = 0.03  # mean distance of pairs, as a share of that of unrelated embeddings
-ADVICE = "Try a lower learning_rate, unit_length=True, or another loss or seed."
 
 
 class TrainingFailed(RuntimeError):
     """The training cannot go on; the message says what happened and what to try."""
 
     def __init__(self, what):
-        super().__init__(f"{what}. {ADVICE}")
+        advice = "Try a lower learning_rate, unit_length=True, or another loss or seed."
+        super().__init__(f"{what}. {advice}")
 
 
 def seconds_per_image(encoder, pixels, rows):
