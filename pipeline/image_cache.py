@@ -207,8 +207,6 @@ def _decode_missing(folder, index, config, ranges):
     unreadable, decoders = {}, concurrent.futures.ThreadPoolExecutor(os.cpu_count() + 1)
     try:
         ranges = _settle_ranges(folder, index, decoders) if ranges is None else ranges
-        if 2 * np.isin(folder.table["stamp"], index.stamps).sum() < len(folder.table):
-            folder.clear(folder.ranges)  # most of it is of images that are gone
         folder.cut()
         missing = np.flatnonzero(folder.find(index.stamps) < 0)
         needed, free = len(missing) * folder.image_bytes, shutil.disk_usage(folder.path).free

@@ -37,12 +37,8 @@ class TrainedRun:
 class WholeEncoder:
     """A whole encoder trained from pixels, as `fine_tuning.UpperHalf` is an upper half from maps.
 
-    Attributes:
-        encoder: From pixels to embeddings.
-        model: What is trained: the encoder, or the two-input model around it.
-        pixels: What it takes of each row.
-        batches: What it is trained on.
-        learns: Whether it is trained at all.
+    `encoder` takes `pixels`; `model` is what is trained on `batches`, if it `learns` at all: the
+    encoder, or the two-input model around it.
     """
 
     learns = True

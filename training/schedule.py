@@ -14,14 +14,10 @@ WARMUP = 0.05  # share of the steps in which the learning rate rises; a fifth of
 class Schedule(keras.callbacks.Callback):
     """Sets the learning rate of each step, and ends the training after the last one.
 
-    With `max_minutes`, some first steps are timed, and what fits becomes the number of steps.
-
-    Args:
-        config: A `Config`.
-        deadline: `time.monotonic()` at which training must stop; infinite without a limit. Where
-            it comes before the last step, `cut_at` is the step.
-        seconds_per_epoch: What validation and saving take after each epoch.
-        total_steps: Of the whole training, decided before it was continued; else None.
+    With `max_minutes`, some first steps are timed, and what fits before the `deadline`, of
+    `time.monotonic()`, becomes the number of steps: `total_steps`, which a continued training is
+    given. Where the deadline comes before the last step, `cut_at` is the step. `seconds_per_epoch`
+    is what validation and saving take.
     """
 
     def __init__(self, config, deadline, seconds_per_epoch, total_steps=None):
