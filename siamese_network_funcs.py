@@ -39,10 +39,8 @@ def absolute_difference(embeddings):
 def build_distance(kind, embedding_dim):
     """The layer from two embeddings (batch, embedding_dim) to their distance (batch, 1).
 
-    Args:
-        kind: "euclidean", "cosine", "l1" (Koch: one sigmoid unit on the absolute difference, the
-            probability of two classes) or "l1_512" (512 hidden units before it).
-        embedding_dim: Numbers in an embedding.
+    `kind` is "euclidean", "cosine", "l1" (Koch: one sigmoid unit on the absolute difference, the
+    probability of two classes) or "l1_512" (512 hidden units before it).
     """
     if kind in ("euclidean", "cosine"):
         function = euclidean_distance if kind == "euclidean" else cosine_distance
@@ -55,10 +53,9 @@ def build_distance(kind, embedding_dim):
 
 
 def build_siamese_network(encoder, distance="euclidean"):
-    """Two images through one encoder to their distance, of a kind as for `build_distance`.
+    """The `keras.Model` from `[left, right]`, raw pixels, through one encoder to distances.
 
-    Returns:
-        A `keras.Model` from `[left, right]`, raw pixels each, to distances (batch, 1).
+    They are (batch, 1), of a kind as for `build_distance`.
     """
     sides = [keras.Input(encoder.input_shape[1:], name=side) for side in ("left", "right")]
     layer = build_distance(distance, encoder.output_shape[-1])
@@ -68,8 +65,7 @@ def build_siamese_network(encoder, distance="euclidean"):
 def distance_function(model):
     """The distance of a two-input model, for embeddings that are there already.
 
-    None if it is Euclidean; else a function of two float32 arrays (n, embedding_dim) that gives
-    distances (n,).
+    None if it is Euclidean; else a function of two float32 arrays (n, d) that gives distances (n,).
     """
     layer = model.get_layer("distance")
     if isinstance(layer, layers.Lambda) and layer.function is euclidean_distance:
@@ -85,8 +81,7 @@ def distance_function(model):
 def contrastive_loss(same, distance, margin=1.0):
     """Pulls genuine pairs together, pushes impostors apart up to a margin.
 
-    Returns:
-        Scalar, `mean(same d^2 + (1 - same) max(margin - d, 0)^2)`.
+    The scalar `mean(same d^2 + (1 - same) max(margin - d, 0)^2)`.
 
     Reference:
         Hadsell, Chopra & LeCun, 2006, without their factor 1/2.
@@ -131,10 +126,7 @@ def build_loss(config):
 def accuracy(same, distance, threshold=0.5):
     """Share of pairs on the right side of a distance, genuine and impostor weighing the same.
 
-    Args:
-        same: Tensor (pairs,) or (pairs, 1), 1 for genuine.
-        distance: Tensor of the same shape.
-        threshold: A pair is called the same below it.
+    `same` and `distance` are (pairs,) or (pairs, 1); below `threshold` a pair is called the same.
     """
     distance = ops.reshape(distance, (-1,))
     same = ops.cast(ops.reshape(same, (-1,)), distance.dtype)

@@ -30,12 +30,11 @@ def main(args=None):
     args, begin = sys.argv[1:] if args is None else args, time.monotonic()
     try:
         if args and Path(args[0]).is_dir():
-            start, name = args[0], args[0]
             if args[1:]:
                 raise RunError(f"A run continues with its own config. Received: {args[1:]}.")
+            run, dataset = open_run(args[0], args[0])
         else:
-            start, name = parse_command_line(args, "train.py")
-        run, dataset = open_run(start, name)
+            run, dataset = open_run(*parse_command_line(args, "train.py"))
     except (ValueError, OSError) as error:  # DataError and RunError are ValueErrors
         print(error, file=sys.stderr)
         return WRONG_INPUT
@@ -83,13 +82,8 @@ def train(config, data=None, *, encoder=None, loss=None, callbacks=(), verbose=1
 def open_run(start, name, data=None, encoder=None, loss=None):
     """`(RunDirectory, Dataset)` of what is to be trained: all that needs no Keras.
 
-    Args:
-        start: A `Config`, or the path of an unfinished run.
-        name: Of a new run, beside its time.
-        data, encoder, loss: As for `train`.
-
-    Raises:
-        ValueError: If data or weights cannot be used, or a run began with other images or parts.
+    `start`, `data`, `encoder` and `loss` are as for `train`; `name` is a new run's, beside its
+    time. A ValueError if data or weights cannot be used, or a run began with other images or parts.
     """
     require_backend()
     run = None if isinstance(start, Config) else RunDirectory(start)

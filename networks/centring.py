@@ -14,8 +14,8 @@ def centre(pixels, size):
     half way to a square. Sampling is two products with matrices of triangles, as the attention of
     Gregor et al., "DRAW", 2015.
     """
-    input_shape = pixels.shape[1:]
-    corners = pixels[:, :: input_shape[0] - 1, :: input_shape[1] - 1]
+    height, width = pixels.shape[1:3]
+    corners = pixels[:, :: height - 1, :: width - 1]
     ground = ops.mean(corners, axis=(1, 2), keepdims=True)
     drawn = ops.subtract(pixels, ground)
     ink = ops.sum(ops.abs(drawn), axis=-1)  # (batch, height, width)
@@ -23,10 +23,9 @@ def centre(pixels, size):
     column, across = _mean_and_variance(ops.sum(ink, axis=1))
     step = ops.sqrt(down + across) / (SPREAD * size)  # input pixels an output pixel
     aspect = ops.power(down / across, 0.125)  # half of the deviations' ratio, to either side
-    to_rows = _sampling(row, step * aspect, input_shape[0], size)
-    to_columns = _sampling(column, step / aspect, input_shape[1], size)
-    planes = ops.transpose(drawn, (0, 3, 1, 2))
-    planes = ops.matmul(to_rows[:, None], planes)
+    to_rows = _sampling(row, step * aspect, height, size)
+    to_columns = _sampling(column, step / aspect, width, size)
+    planes = ops.matmul(to_rows[:, None], ops.transpose(drawn, (0, 3, 1, 2)))
     planes = ops.matmul(planes, ops.transpose(to_columns, (0, 2, 1))[:, None])
     return ops.transpose(planes, (0, 2, 3, 1)) + ground
 

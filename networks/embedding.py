@@ -29,14 +29,9 @@ def require_backend():
 
 
 def start_keras(seed=0, deterministic=False):
-    """Imports Keras and its backend.
+    """Imports Keras and its backend, seeds them; a ValueError if the backend is not installed.
 
-    Args:
-        seed: For Python, NumPy and the backend.
-        deterministic: Whether TensorFlow must give the same bits every time.
-
-    Raises:
-        ValueError: If the backend is not installed.
+    `deterministic`: TensorFlow must give the same bits every time.
     """
     require_backend()
     with _quiet():
@@ -65,15 +60,10 @@ def _quiet():
 
 
 def embed(encoder, pixels, rows):
-    """Embeds some images, each once: float32 array (n, embedding_dim).
+    """Embeds the images of some rows, each once: float32 array (n, embedding_dim).
 
-    The next batch is read while the network embeds one.
-
-    Args:
-        encoder: From `build_encoder`.
-        pixels: uint8 array (images, height, width, channels), memory-mapped or not; or a function
-            that gives the images of an array of rows.
-        rows: Which of them, (n,).
+    `pixels` is a uint8 array (images, height, width, channels), or a function that gives the images
+    of an array of rows. The next batch is read while the network embeds one.
     """
     read = pixels if callable(pixels) else pixels.__getitem__
     size = min(len(rows), EMBED_BATCH)

@@ -24,11 +24,9 @@ WIDE = 1.2  # times its height: a picture from which more columns are told apart
 
 
 def build_encoder(config):
-    """The encoder that a config describes.
+    """The encoder that a config describes: a `keras.Model` from raw pixels to float32 embeddings.
 
-    Returns:
-        A `keras.Model` from raw pixels (batch, *config.image_shape), 0 to 255, to float32
-        embeddings (batch, embedding_dim). Pretrained networks have no weights yet: `load_weights`.
+    Pretrained networks have no weights yet: `load_weights`.
     """
     pixels = keras.Input(config.image_shape, name="pixels")
     if config.encoder in ENCODERS:
@@ -90,18 +88,14 @@ def _block(maps, filters, strides=1, pooled=True, size=3):
 
 
 def efficientnet_lite0(pixels, embedding_dim):
-    """Pretrained on ImageNet: its last five maps, pooled, and the probabilities of its classes.
-
-    That is 2,984 numbers before the head.
-    """
+    """Pretrained on ImageNet: five maps, pooled, and its classes' probabilities: 2,984 numbers."""
     return upper_half(pretrained.build_lower(pixels.shape[1:])(pixels), embedding_dim)
 
 
 def efficientnet_lite0_grid(pixels, embedding_dim):
     """As `efficientnet_lite0`, for what is upright and centred, as faces and signatures.
 
-    Maps are pooled within 2 x 2 parts of the picture, of a wide one within 2 x 4: 7,936 or 15,872
-    numbers before the head.
+    Maps are pooled within 2 x 2 parts of the picture, of a wide one within 2 x 4.
     """
     return upper_half(pretrained.build_lower(pixels.shape[1:])(pixels), embedding_dim, grid=True)
 
@@ -222,15 +216,10 @@ def _backbone(name, input_shape, weights=None):
 
 
 def load_weights(encoder, config):
-    """Fills an encoder, but for its head, with what `config.weights` names.
+    """Fills an encoder with what `config.weights` names; tells whether its head is filled too.
 
-    A run directory gives all that it holds, its head too where that has the same shape.
-
-    Returns:
-        Whether the head is filled.
-
-    Raises:
-        WeightsError: If they cannot be had or do not fit.
+    That is where a run directory gives a head of the same shape. A WeightsError if the weights
+    cannot be had or do not fit.
     """
     if Path(config.weights).is_dir():
         return _copy_run(config.weights, encoder)
@@ -252,24 +241,22 @@ def load_weights(encoder, config):
 
 
 def _copy_run(folder, encoder):
-    """A run's encoder, layer by layer; tells whether its head was of the same shape."""
+    """Copies a run's encoder, layer by layer; tells whether its head was of the same shape."""
     try:
         trained = keras.saving.load_model(Path(folder, "encoder.keras"), compile=False)
     except Exception as error:  # Keras, h5py, zip: each has its own
         why = str(error).strip().splitlines()[0]
         raise WeightsError(f"'{folder}' holds no encoder that loads: {why}") from error
     givers, takers = ([n for n in model.layers if n.weights] for model in (trained, encoder))
-    if len(givers) != len(takers):
-        raise WeightsError(f"'{folder}' holds another network. Set --encoder to the one it has.")
+    shapes = [[[w.shape for w in layer.weights] for layer in part] for part in (givers, takers)]
     filled = False
-    for giver, taker in zip(givers, takers, strict=True):
-        try:
+    for giver, taker, given, taken in itertools.zip_longest(givers, takers, *shapes):
+        if given == taken:
             taker.set_weights(giver.get_weights())
             filled |= taker.name == HEAD
-        except ValueError as error:  # of another shape
-            if taker.name != HEAD:
-                raise WeightsError(
-                    f"'{folder}' does not fit: {error} Take its encoder, image_size, channels and "
-                    "embedding_dim."
-                ) from error
+        elif not (giver and taker and giver.name == taker.name == HEAD):
+            raise WeightsError(
+                f"'{folder}' holds another network, or one of another size. Take its encoder, "
+                "image_size, channels and embedding_dim."
+            )
     return filled

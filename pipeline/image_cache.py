@@ -10,7 +10,6 @@ What cannot be read is not in it: it is tried again the next time.
 import concurrent.futures
 import contextlib
 import dataclasses
-import errno
 import functools
 import hashlib
 import itertools
@@ -34,8 +33,6 @@ VERSION = 7  # part of the key: raise it when decode() changes its result
 ROW = np.dtype([("stamp", "u8"), ("digest", "u8"), ("kind", "S24")])
 PART_BYTES = 64_000_000  # of pixels that are decoded before they are written
 LOOKED_AT = 200  # images that tell whether any has more than 8 bits
-ELSEWHERE = "~/.cache/siamese_networks"  # where a cache_dir is not for writing
-READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 LOCK_SECONDS = 3600  # that a run waits for another one decoding the same images
 CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n"  # bford.info/cachedir: no data in here
 
@@ -63,15 +60,12 @@ class ImageCache:
 
 
 def open_cache(index, config, ranges=None):
-    """Opens the decoded images of an index, decoding first those that were not decoded before.
+    """An `ImageCache` of an index; images that were not decoded before are decoded first.
 
     Args:
         index: An `ImageIndex`.
-        config: A `Config`: `cache_dir`, `image_size`, `channels`, `fit`, `ink`.
+        config: A `Config`.
         ranges: Ranges of numbers that a run was trained with; None takes those of the data set.
-
-    Returns:
-        An `ImageCache`.
 
     Raises:
         DataError: If the cache is no local folder or cannot be written, or no image is readable.
@@ -89,11 +83,6 @@ def open_cache(index, config, ranges=None):
                 unreadable = _decode_missing(folder, index, config, ranges or None)
             places = folder.find(index.stamps)
     except OSError as error:
-        elsewhere = str(Path(ELSEWHERE).expanduser())
-        if error.errno in READ_ONLY and config.cache_dir != elsewhere:
-            said = f"cache_dir '{config.cache_dir}' is not for writing ({say_why(error)})"
-            print(f"{said}: decoded images go to '{elsewhere}'.", file=sys.stderr)
-            return open_cache(index, dataclasses.replace(config, cache_dir=elsewhere), ranges)
         raise DataError(
             f"The cache '{path}' cannot be written: {say_why(error)}. "
             "Make room or set another cache_dir."
@@ -136,13 +125,7 @@ def one_at_a_time(path):
 class CacheFolder:
     """The files of a cache; one process at a time may change them.
 
-    Args:
-        path: Where they are.
-        image_shape: `(height, width, channels)`.
-
-    Attributes:
-        table: Array of `ROW`, of the images that are whole, in the order of their pixels.
-        ranges: See `ImageCache`.
+    `table` is an array of `ROW`, of the images that are whole, in the order of their pixels.
     """
 
     def __init__(self, path, image_shape):
@@ -188,12 +171,8 @@ class CacheFolder:
 class Pixels:
     """Decoded images, to be read like a uint8 array (images, height, width, channels).
 
-    Args:
-        folder: A `CacheFolder`.
-        places: Place of each row among its pixels, (images,); -1: a row of zeros.
+    `places` says where each row lies among the pixels of a `CacheFolder`; -1: a row of zeros.
     """
-
-    dtype, ndim = np.dtype(np.uint8), 4
 
     def __init__(self, folder, places):
         self.places, self.image_bytes = places, folder.image_bytes
@@ -203,9 +182,6 @@ class Pixels:
 
     def __len__(self):
         return len(self.places)
-
-    def __array__(self, dtype=None, copy=None):
-        return self[:].astype(dtype or self.dtype, copy=False)
 
     def __getitem__(self, rows):
         places = self.places[rows]
@@ -231,8 +207,6 @@ def _decode_missing(folder, index, config, ranges):
     unreadable, decoders = {}, concurrent.futures.ThreadPoolExecutor(os.cpu_count() + 1)
     try:
         ranges = _settle_ranges(folder, index, decoders) if ranges is None else ranges
-        if 2 * np.isin(folder.table["stamp"], index.stamps).sum() < len(folder.table):
-            folder.clear(folder.ranges)  # most of it is of images that are gone
         folder.cut()
         missing = np.flatnonzero(folder.find(index.stamps) < 0)
         needed, free = len(missing) * folder.image_bytes, shutil.disk_usage(folder.path).free

@@ -10,16 +10,10 @@ NEAREST = 100  # of other classes, from which an image's hard impostor is drawn
 
 
 class PairBatches:
-    """Batches of pairs for a two-input model.
+    """Batches of pairs of some rows for a two-input model; of given pairs where there are any.
 
     `batches[step]` is `((left, right), same)`: uint8 images (pairs, height, width, channels) twice,
     and float32 labels (pairs, 1), 1 for genuine.
-
-    Args:
-        index: An `ImageIndex`; pairs that it gives are the ones drawn.
-        pixels: uint8 array (images, height, width, channels).
-        rows: The rows to draw from.
-        config: A `Config`.
 
     Attributes:
         candidates: Rows for hard impostor pairs; none where `hard_share` is 0 or pairs are given.

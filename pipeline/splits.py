@@ -48,7 +48,8 @@ def make_splits(index, digests, unreadable, config, copies=()):
         remarks.append(
             "Too many images to search for near-duplicates: only equal files are joined."
         )
-    copies = np.reshape([] if copies is None else copies, (-1, 2)).astype(int)
+        copies = ()
+    copies = np.reshape(copies, (-1, 2)).astype(int)
     # Copies of one file are one thing: a genuine pair of them would teach nothing.
     equal = [(rows[0], row) for rows in equal_files(digests, unreadable) for row in rows[1:]]
     index.groups = join_groups(index.groups, np.array([*equal, *copies], int).reshape(-1, 2))
@@ -62,9 +63,11 @@ def make_splits(index, digests, unreadable, config, copies=()):
     for row in usable[sides[usable] == ""].tolist():
         left_out.setdefault(row, "shows what another held-out class shows too")
     splits = Splits(*(np.flatnonzero(sides == name) for name in SPLITS), left_out, remarks, copies)
+    counts = np.bincount(np.delete(index.labels, list(left_out)), minlength=1)  # (classes,)
     for name in ("train", "val"):
-        _check_enough(index, splits, name)
-    remarks += _what_cannot_be_known(index, splits, config)
+        _check_enough(index, splits, name, counts)
+    if index.classes_known:
+        remarks += _what_cannot_be_known(index, splits, config, (counts >= 2).sum())
     return splits
 
 
@@ -81,23 +84,24 @@ def unusable(index, digests, unreadable):
 
 def _drawn_sides(index, usable, config, remarks):
     """Side of each row, drawn; asks for less where there are too few families, classes, images."""
-    unit = index.labels if config.hold_out_by == "class" else index.families
+    by_class = config.hold_out_by == "class"
+    unit = index.labels if by_class else index.families
     genuine = usable[~index.forged[usable]]
     genuine = genuine[np.bincount(index.labels[genuine])[index.labels[genuine]] >= 2]
     units = np.unique(unit[genuine])  # that may be kept whole: those of a genuine pair
     shares = config.unseen_share, config.val_share if config.validate_on == "classes" else 0.0
     kept = [max(2, round(share * len(units))) if share > 0 else 0 for share in shares]
     too_many = len(units) - sum(kept) < 2
-    if config.hold_out_by == "family":
-        if any(kept) and too_many:
-            remarks.append(
-                f"Too few families to keep whole ones out ({len(units)}; hold_out_by='family'): "
-                "single classes are kept out instead."
-            )
-            by_class = dataclasses.replace(config, hold_out_by="class")
-            return _drawn_sides(index, usable, by_class, remarks)
+    if too_many and any(kept) and not by_class:
+        remarks.append(
+            f"Too few families to keep whole ones out ({len(units)}; hold_out_by='family'): "
+            "single classes are kept out instead."
+        )
+        config = dataclasses.replace(config, hold_out_by="class")
+        return _drawn_sides(index, usable, config, remarks)
     # A single class that is kept unseen would have no impostors.
-    elif too_many or (round(config.unseen_share * len(units)) < 2 and len(units) < FEW_CLASSES):
+    few = round(config.unseen_share * len(units)) < 2 and len(units) < FEW_CLASSES
+    if by_class and (too_many or few):
         kept[0] = 0
     sides = _draw_sides(index, usable, config, unit, units, kept)
     if config.validate_on == "classes" or _is_enough(training_labels(index)[sides == "val"]):
@@ -106,8 +110,8 @@ def _drawn_sides(index, usable, config, remarks):
         "Too few images per class to keep two of each for validation: whole classes are "
         "kept instead (validate_on='classes')."
     )
-    by_class = dataclasses.replace(config, validate_on="classes")
-    return _drawn_sides(index, usable, by_class, remarks)
+    config = dataclasses.replace(config, validate_on="classes")
+    return _drawn_sides(index, usable, config, remarks)
 
 
 def _draw_sides(index, usable, config, unit, units, kept):
@@ -206,14 +210,10 @@ def _given_sides(index, usable, config, left_out, remarks):
     return sides
 
 
-def _what_cannot_be_known(index, splits, config):
+def _what_cannot_be_known(index, splits, config, num_classes):
     """Yields what a test on these splits will not tell."""
-    if not index.classes_known:
-        return
-    labels, tests = training_labels(index), (splits.test_known, splits.test_unseen)
-    num_classes = (_images_per_class(index, splits) >= 2).sum()
-    num_unseen = len(np.unique(index.labels[splits.test_unseen]))
-    if not any(_is_enough(labels[rows]) for rows in tests):
+    labels, num_unseen = training_labels(index), len(np.unique(index.labels[splits.test_unseen]))
+    if not any(_is_enough(labels[rows]) for rows in (splits.test_known, splits.test_unseen)):
         share = f", or set unseen_share to {2 / num_classes:.2g}" if num_classes > 3 else ""
         yield (
             "Nothing is left to test on: evaluate.py will have nothing to score. Add images, 6 in "
@@ -232,8 +232,8 @@ def _what_cannot_be_known(index, splits, config):
         )
 
 
-def _check_enough(index, splits, name):
-    """Says what was found, of the data as a whole, and what is needed, where a split lacks it."""
+def _check_enough(index, splits, name, counts):
+    """A DataError where a split lacks what it needs; `counts` are usable images of each class."""
     rows = getattr(splits, name)
     if index.pairs is not None:
         same = index.pairs[np.isin(index.pairs[:, :2], rows).all(axis=1), 2]
@@ -245,10 +245,9 @@ def _check_enough(index, splits, name):
             )
     if _is_enough(training_labels(index)[rows]):
         return
-    found = _images_per_class(index, splits)
     text = (
-        f"Too little data in '{index.source}'. Found: {found.sum()} usable images in "
-        f"{(found > 0).sum()} classes, at most {found.max()} in one"
+        f"Too little data in '{index.source}'. Found: {counts.sum()} usable images in "
+        f"{(counts > 0).sum()} classes, at most {counts.max()} in one"
     )
     for row, why in [*splits.left_out.items()][:1]:
         text += f"; {len(splits.left_out)} images left out, as '{index.names[row]}': {why}"
@@ -258,11 +257,6 @@ def _check_enough(index, splits, name):
         f"{text}. Needed: 2 classes and 4 images in each, so that training and validation have a "
         f"pair of each kind.{tables_in(index.skipped)}"
     )
-
-
-def _images_per_class(index, splits):
-    """How many usable images each class has."""
-    return np.bincount(np.delete(index.labels, list(splits.left_out)), minlength=1)
 
 
 def _is_enough(labels):

@@ -13,26 +13,69 @@ from configs import Config
 from networks import losses
 
 RNG = np.random.default_rng(0)
+# Classes of two and three images, and one without a partner, which is a negative only.
+LABELS = np.array([0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 99])
+EMBEDDINGS = RNG.normal(size=(12, 5)).astype(np.float32)
+DISTANCES = [[math.dist(one, other) for other in EMBEDDINGS] for one in EMBEDDINGS]
 
 
-def random_batch(num_classes=4, per_class=3, dim=5):
-    labels = np.repeat(np.arange(num_classes), per_class)
-    return labels, RNG.normal(size=(len(labels), dim)).astype(np.float32)
+def partners_and_others(i):
+    others = [j for j in range(12) if j != i]
+    return [j for j in others if LABELS[j] == LABELS[i]], others
 
 
-def unit(embeddings):
-    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+def contrastive_by_loops(margin):
+    pairs = [(i, j) for i in range(12) for j in range(12) if i != j]
+    genuine = [DISTANCES[i][j] for i, j in pairs if LABELS[i] == LABELS[j]]
+    impostor = [DISTANCES[i][j] for i, j in pairs if LABELS[i] != LABELS[j]]
+    inside = [(margin - distance) ** 2 for distance in impostor if distance < margin]
+    return np.mean(np.square(genuine)) + np.mean(inside)
 
 
-def test_euclidean_distance_is_the_norm_of_the_difference():
-    left, right = RNG.normal(size=(2, 7, 5)).astype(np.float32)
-    expected = [[math.dist(a, b)] for a, b in zip(left, right, strict=True)]
-    np.testing.assert_allclose(funcs.euclidean_distance([left, right]), expected, rtol=1e-5)
+def supervised_contrastive_by_loops(temperature):
+    directions, costs = [one / math.hypot(*one) for one in EMBEDDINGS], []
+    for i in range(12):
+        partners, others = partners_and_others(i)
+        shares = {j: math.exp(directions[i] @ directions[j] / temperature) for j in others}
+        if partners:
+            total = sum(shares.values())
+            costs.append(-np.mean([math.log(shares[j] / total) for j in partners]))
+    return np.mean(costs)
+
+
+def triplet_by_loops(margin, triplet):
+    num_positives, num_negatives = {"hardest": (1, 1), "1+2": (1, 2), "2+1": (2, 1)}[triplet]
+    hinges = []
+    for i in range(12):
+        partners, others = partners_and_others(i)
+        positives = sorted((DISTANCES[i][j] for j in partners), reverse=True)[:num_positives]
+        negatives = sorted(DISTANCES[i][j] for j in {*others} - {*partners})[:num_negatives]
+        hinges += [max(0, near + margin - far) for near in positives for far in negatives]
+    return np.mean(hinges)
+
+
+@pytest.mark.parametrize(
+    ("loss", "by_loops", "settings"),
+    [
+        (losses.batch_contrastive_loss, contrastive_by_loops, {"margin": 3.0}),
+        (
+            losses.supervised_contrastive_loss,
+            supervised_contrastive_by_loops,
+            {"temperature": 0.2},
+        ),
+        *(
+            (losses.batch_triplet_loss, triplet_by_loops, {"margin": 0.7, "triplet": kind})
+            for kind in ("hardest", "1+2", "2+1")
+        ),
+    ],
+)
+def test_a_loss_of_a_batch_equals_loops(loss, by_loops, settings):
+    found = float(loss(LABELS, EMBEDDINGS, **settings))
+    assert found == pytest.approx(by_loops(**settings), rel=1e-4)
 
 
 def test_contrastive_loss_by_hand():
-    same = np.array([[1.0], [0.0], [0.0]])
-    distance = np.array([[0.5], [0.2], [1.7]])
+    same, distance = np.array([[1.0], [0.0], [0.0]]), np.array([[0.5], [0.2], [1.7]])
     # (0.5^2 + (1 - 0.2)^2 + 0) / 3
     assert float(funcs.contrastive_loss(same, distance)) == pytest.approx((0.25 + 0.64) / 3)
     # Twice the margin: (0.25 + 1.8^2 + 0.3^2) / 3
@@ -40,86 +83,29 @@ def test_contrastive_loss_by_hand():
     assert float(loss) == pytest.approx((0.25 + 3.24 + 0.09) / 3)
 
 
-def test_batch_contrastive_loss_equals_a_double_loop():
-    labels, embeddings = random_batch()
-    genuine, impostor = [], []
-    for i in range(len(labels)):
-        for j in range(len(labels)):
-            distance = math.dist(embeddings[i], embeddings[j])
-            if i != j and labels[i] == labels[j]:
-                genuine.append(distance**2)
-            elif labels[i] != labels[j] and distance < 3.0:
-                impostor.append((3.0 - distance) ** 2)
-    expected = np.mean(genuine) + np.mean(impostor)
-    loss = losses.batch_contrastive_loss(labels, embeddings, margin=3.0)
-    assert float(loss) == pytest.approx(expected, rel=1e-4)
-
-
-def test_supervised_contrastive_loss_equals_a_double_loop():
-    labels, embeddings = random_batch()
-    labels = np.append(labels, 99)  # an image without partner is a negative only
-    embeddings = np.vstack([embeddings, RNG.normal(size=(1, 5)).astype(np.float32)])
-    directions, costs = unit(embeddings), []
-    for i in range(len(labels)):
-        others = [j for j in range(len(labels)) if j != i]
-        partners = [j for j in others if labels[j] == labels[i]]
-        if not partners:
-            continue
-        total = sum(math.exp(directions[i] @ directions[j] / 0.2) for j in others)
-        shares = [math.exp(directions[i] @ directions[j] / 0.2) / total for j in partners]
-        costs.append(-np.mean(np.log(shares)))
-    loss = losses.supervised_contrastive_loss(labels, embeddings, temperature=0.2)
-    assert float(loss) == pytest.approx(np.mean(costs), rel=1e-4)
-
-
-def triplet_by_loops(labels, embeddings, margin, triplet):
-    hinges = []
-    for i in range(len(labels)):
-        distances = [math.dist(embeddings[i], other) for other in embeddings]
-        others = [j for j in range(len(labels)) if j != i]
-        positives = sorted((distances[j] for j in others if labels[j] == labels[i]), reverse=True)
-        negatives = sorted(distances[j] for j in others if labels[j] != labels[i])
-        num_positives, num_negatives = {"hardest": (1, 1), "1+2": (1, 2), "2+1": (2, 1)}[triplet]
-        for positive in positives[:num_positives]:
-            for negative in negatives[:num_negatives]:
-                hinges.append(max(0.0, positive + margin - negative))
-    return np.mean(hinges)
-
-
-@pytest.mark.parametrize("triplet", ["hardest", "1+2", "2+1"])
-def test_batch_triplet_loss_equals_a_loop(triplet):
-    labels, embeddings = random_batch()
-    labels, embeddings = labels[:-1], embeddings[:-1]  # one class smaller than the others
-    loss = losses.batch_triplet_loss(labels, embeddings, margin=0.7, triplet=triplet)
-    expected = triplet_by_loops(labels, embeddings, 0.7, triplet)
-    assert float(loss) == pytest.approx(expected, rel=1e-4)
-
-
-def test_accuracy_at_a_threshold_weighs_both_kinds_the_same():
-    same = np.array([1, 1, 0, 0, 0, 0])
-    distance = np.array([0.1, 0.9, 0.2, 0.8, 0.7, 0.6])
-    assert float(funcs.accuracy(same, distance, 0.5)) == pytest.approx((1 / 2 + 3 / 4) / 2)
-
-
-def test_batch_accuracy_equals_accuracy_over_all_pairs():
-    labels, embeddings = random_batch()
-    i, j = np.triu_indices(len(labels), 1)
-    distance = np.linalg.norm(embeddings[i] - embeddings[j], axis=1)
-    expected = float(funcs.accuracy((labels[i] == labels[j]).astype("float32"), distance))
-    assert float(funcs.batch_accuracy(labels, embeddings)) == pytest.approx(expected, abs=1e-5)
-
-
-def test_cosine_distance_by_hand():
-    left, right = np.array([[3.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 2.0], [2.0, 2.0]])
-    result = funcs.cosine_distance([left.astype("float32"), right.astype("float32")])
-    np.testing.assert_allclose(result, [[1.0], [0.0]], atol=1e-6)
-
-
 def test_binary_crossentropy_by_hand():
     """A learned distance is the probability of two classes."""
     same, distance = np.array([[1.0], [0.0]]), np.array([[0.2], [0.9]], np.float32)
     loss = float(funcs.binary_crossentropy_loss(same, distance))
     assert loss == pytest.approx(-(math.log(0.8) + math.log(0.9)) / 2, rel=1e-5)
+
+
+def test_accuracy_weighs_both_kinds_the_same():
+    same = np.array([1, 1, 0, 0, 0, 0])
+    distance = np.array([0.1, 0.9, 0.2, 0.8, 0.7, 0.6])
+    assert float(funcs.accuracy(same, distance, 0.5)) == pytest.approx((1 / 2 + 3 / 4) / 2)
+    i, j = np.triu_indices(12, 1)
+    expected = float(funcs.accuracy(LABELS[i] == LABELS[j], np.array(DISTANCES)[i, j], 3.0))
+    assert 0 < expected < 1
+    assert float(funcs.batch_accuracy(LABELS, EMBEDDINGS, 3.0)) == pytest.approx(expected)
+
+
+def test_distances_by_hand():
+    expected = [[DISTANCES[i][i + 1]] for i in range(11)]
+    found = funcs.euclidean_distance([EMBEDDINGS[:-1], EMBEDDINGS[1:]])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    left, right = np.float32([[3, 0], [1, 1]]), np.float32([[0, 2], [2, 2]])
+    np.testing.assert_allclose(funcs.cosine_distance([left, right]), [[1], [0]], atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["euclidean", "cosine", "l1", "l1_512"])
@@ -137,7 +123,7 @@ def test_distance_function_agrees_with_the_two_input_model_after_loading(kind, t
     np.testing.assert_allclose(distances, expected, atol=1e-5)
 
 
-def test_saved_model_loads_in_safe_mode_in_a_new_process(tmp_path):
+def test_saved_models_load_in_a_new_process(tmp_path):
     encoder = funcs.build_encoder(Config(image_size=32, embedding_dim=8))
     encoder.save(tmp_path / "encoder.keras")
     funcs.build_siamese_network(encoder).save(tmp_path / "model.keras")

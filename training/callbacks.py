@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from evaluation.verification import all_distances, chunks
 from networks.embedding import embed
-from pipeline.pairs import NEAREST, PairBatches
+from pipeline.pairs import NEAREST
 from siamese_network_funcs import distance_function
 from training.validation import COLLAPSED, TrainingFailed
 
@@ -58,64 +58,23 @@ class Feed(keras.utils.PyDataset):
         return self.batches[self.epoch * self.steps_per_epoch + number]
 
 
-class Validation(keras.callbacks.Callback):
-    """At the end of each epoch: validation into the logs, before any callback that reads them.
-
-    `task` is a `fit.WholeEncoder` or a `fine_tuning.UpperHalf`; its batches of pairs learn which
-    images of two classes lie near each other.
-    """
-
-    def __init__(self, validator, task):
-        super().__init__()
-        self.validator, self.task, self.collapsed_before = validator, task, False
-        siamese = isinstance(task.batches, PairBatches)
-        self.distance = distance_function(task.model) if siamese else None
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Stops a training whose loss is not finite."""
-        if not np.isfinite(logs["loss"]):
-            raise TrainingFailed(f"The loss is {logs['loss']} at step {batch + 1}")
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Adds val_* to the logs; stops a training whose embeddings have collapsed twice."""
-        metrics, spread = self.validator.score(self.task.encoder, self.distance)
-        logs.update(metrics)
-        if spread < COLLAPSED and self.collapsed_before:
-            raise TrainingFailed(
-                "The embeddings have collapsed: validation pairs are on average "
-                f"{spread:.1%} as far apart as unrelated embeddings"
-            )
-        self.collapsed_before = spread < COLLAPSED
-        if len(self.task.batches.candidates):
-            self.task.batches.neighbours = self._neighbours(self.task.batches)
-
-    def _neighbours(self, batches):
-        """See `PairBatches.neighbours`; nearest among many, as the nearest of all may be mistakes.
-
-        Schroff, Kalenichenko & Philbin, "FaceNet", 2015.
-        """
-        labels = batches.index.labels[batches.candidates]
-        embeddings = embed(self.task.encoder, self.task.pixels, batches.candidates)
-        count, found = min(NEAREST, len(labels) - np.bincount(labels).max()), []
-        for some in chunks(len(labels), len(labels)):
-            distances = all_distances(embeddings[some], embeddings)
-            distances[labels[some][:, None] == labels] = np.inf
-            found.append(np.argpartition(distances, count - 1, axis=1)[:, :count])
-        return batches.candidates[np.column_stack([np.arange(len(labels)), np.concatenate(found)])]
-
-
 class Recorder(keras.callbacks.Callback):
-    """After each epoch: history and state on disk, a line for the user. Stops without progress.
+    """After each epoch: validation, history and state on disk, a line for the user.
 
-    `best_weights`, None before the first epoch, and `history`, dicts, one an epoch, are what the
-    training goes on from. `asked_to_end` is what `interrupts` gives.
+    Stops a training that goes astray, makes no progress, or is asked to end. It adds val_* to the
+    logs, so it comes before any callback that reads them. `task` is a `fit.WholeEncoder` or a
+    `fine_tuning.UpperHalf`; `asked_to_end` is what `interrupts` gives.
     """
 
-    def __init__(self, run, schedule, feed, best_weights, history, asked_to_end):
+    best_weights, collapsed_before = None, False
+
+    def __init__(self, run, task, validator, schedule, asked_to_end):
         super().__init__()
         self.run, self.config, self.schedule = run, run.config, schedule
-        self.feed, self.asked_to_end = feed, asked_to_end
-        self.best_weights, self.history = best_weights, [*history]
+        self.task, self.validator, self.asked_to_end = task, validator, asked_to_end
+        self.feed, self.history = Feed(task.batches, self.config.steps_per_epoch), []
+        siamese = self.config.sampling == "pairs"
+        self.distance = distance_function(task.model) if siamese else None
 
     @property
     def best_epoch(self):
@@ -130,9 +89,11 @@ class Recorder(keras.callbacks.Callback):
         self.bar = tqdm(total=self.config.steps_per_epoch, leave=False, disable=None, unit="step")
 
     def on_train_batch_end(self, batch, logs=None):
-        """Moves the bar; ends cleanly when asked to."""
+        """Moves the bar; ends where the loss is not finite, and cleanly when asked to."""
+        if not np.isfinite(logs["loss"]):
+            raise TrainingFailed(f"The loss is {logs['loss']} at step {batch + 1}")
         self.steps = batch + 1
-        shown = f"loss {logs['loss']:.4f}, {clock(self.schedule.seconds_left())} left"
+        shown = f"loss {logs['loss']:.4f}, {self.schedule.time_left()} left"
         self.bar.set_postfix_str(shown, refresh=False)
         self.bar.update()
         if self.asked_to_end:
@@ -143,8 +104,9 @@ class Recorder(keras.callbacks.Callback):
             raise Interrupted(f"Interrupted. Continue with: {again}")
 
     def on_epoch_end(self, epoch, logs=None):
-        """Writes history and state, then prints the epoch's line."""
+        """Validates, writes history and state, then prints the epoch's line."""
         self.bar.close()
+        self._validate(logs)
         seconds = time.monotonic() - self.begin
         numbers = {name: round(float(value), 6) for name, value in logs.items()}
         extra = {"learning_rate": self.schedule.learning_rate(), "seconds": round(seconds, 2)}
@@ -159,16 +121,29 @@ class Recorder(keras.callbacks.Callback):
         print(
             f"epoch {epoch + 1}/{math.ceil(steps / self.config.steps_per_epoch)}",
             *(f"{name} {value:.4f}" for name, value in numbers.items()),
-            f"{self.steps * self.feed.batches.images_per_step / seconds:,.0f} images/s",
-            f"{clock(self.schedule.seconds_left())} left",
+            f"{self.steps * self.task.batches.images_per_step / seconds:,.0f} images/s",
+            f"{self.schedule.time_left()} left",
             sep="  ",
             flush=True,
         )
         if self.schedule.cut_at:
             print(f"Cut at step {self.schedule.cut_at} of {steps}: the time is over.", flush=True)
 
+    def _validate(self, logs):
+        """Adds val_* to the logs; stops a training whose embeddings have collapsed twice."""
+        metrics, spread = self.validator.score(self.task.encoder, self.distance)
+        logs.update(metrics)
+        if spread < COLLAPSED and self.collapsed_before:
+            raise TrainingFailed(
+                "The embeddings have collapsed: validation pairs are on average "
+                f"{spread:.1%} as far apart as unrelated embeddings"
+            )
+        self.collapsed_before = spread < COLLAPSED
+        if len(self.task.batches.candidates):
+            self.task.batches.neighbours = nearest_of_other_classes(self.task)
+
     def _save_state(self, epochs):
-        neighbours = self.feed.batches.neighbours
+        neighbours = self.task.batches.neighbours
         self.run.save_state(
             {
                 "model": [np.array(v) for v in self.model.variables],
@@ -185,9 +160,17 @@ class Recorder(keras.callbacks.Callback):
         )
 
 
-def clock(seconds):
-    """Minutes and seconds, as 3:07."""
-    if not math.isfinite(seconds):
-        return "?:??"
-    minutes, seconds = divmod(max(0, int(seconds)), 60)
-    return f"{minutes}:{seconds:02d}"
+def nearest_of_other_classes(task):
+    """`PairBatches.neighbours`: the nearest among many, as the nearest of all may be mistakes.
+
+    Schroff, Kalenichenko & Philbin, "FaceNet", 2015.
+    """
+    batches = task.batches
+    labels = batches.index.labels[batches.candidates]
+    embeddings = embed(task.encoder, task.pixels, batches.candidates)
+    count, found = min(NEAREST, len(labels) - np.bincount(labels).max()), []
+    for some in chunks(len(labels), len(labels)):
+        distances = all_distances(embeddings[some], embeddings)
+        distances[labels[some][:, None] == labels] = np.inf
+        found.append(np.argpartition(distances, count - 1, axis=1)[:, :count])
+    return batches.candidates[np.column_stack([np.arange(len(labels)), np.concatenate(found)])]

@@ -14,6 +14,7 @@ from networks.losses import relational_distillation
 from networks.whitening import whiten
 from pipeline.augmentation import augment
 from pipeline.class_batches import ClassBatches, training_labels
+from training.validation import seconds_per_image
 
 VIEWS = 3  # of each image: as it is, mirrored where that is allowed, and augmented
 MOST_BYTES = 8_000_000_000  # of maps on disk; past them fewer views are kept
@@ -25,8 +26,8 @@ TIMED = 32  # images on which the whole network is timed
 class LowerMaps:
     """Maps of the lower half, float16 (images, height, width, channels), in several views.
 
-    `maps[rows]` are those of the images as they are. Computed once for some rows, and kept in the
-    cache, a file a view, for the next run on the same images. `lower` is the model that makes them.
+    `maps(rows, number)` are those in one view, 0: of the images as they are. Computed once, and
+    kept in the cache, a file a view, for the next run on the same images.
     """
 
     def __init__(self, lower, dataset, config):
@@ -73,11 +74,7 @@ class LowerMaps:
         maps.flush()
         partial.replace(path)
 
-    def __getitem__(self, rows):
-        return self.view(rows, 0)
-
-    def view(self, rows, number):
-        """Maps of some rows, all in the view of one number."""
+    def __call__(self, rows, number=0):
         return self.maps[number][np.searchsorted(self.rows, rows)]
 
 
@@ -86,7 +83,6 @@ class MapBatches(ClassBatches):
 
     `batches[step]` is `((maps, teacher), labels)`: float16 (batch, height, width, channels), what
     the pretrained network says of each image (batch, embedding_dim), and classes (batch,).
-    `teacher` are its embeddings of `rows`; the rest is as for `ClassBatches`.
     """
 
     def __init__(self, index, maps, rows, config, teacher):
@@ -98,7 +94,7 @@ class MapBatches(ClassBatches):
         numbers = rng.integers(len(self.pixels.maps), size=len(rows))
         maps = np.empty((len(rows), *self.pixels.shape), np.float16)
         for number in np.unique(numbers):
-            maps[numbers == number] = self.pixels.view(rows[numbers == number], number)
+            maps[numbers == number] = self.pixels(rows[numbers == number], number)
         teacher = self.teacher[np.searchsorted(self.train_rows, rows)]
         return (maps, teacher), self.labels[rows].astype(np.int32)
 
@@ -135,7 +131,7 @@ class UpperHalf:
         self.encoder = keras.Model(maps, embeddings, name="encoder")
         self._copy(self.whole, self.encoder)
         rows, mirrored = dataset.splits.train, config.horizontal_flip and len(self.pixels.maps) > 1
-        views = [functools.partial(self.pixels.view, number=at) for at in range(1 + mirrored)]
+        views = [functools.partial(self.pixels, number=at) for at in range(1 + mirrored)]
         labels = training_labels(dataset.index)
         named = not filled and whiten(self.encoder, views[0], rows, labels, *views[1:])
         self.learns = not (named and config.distillation)
@@ -152,12 +148,9 @@ class UpperHalf:
         return self.whole
 
     def seconds_at_end(self, num_images):
-        """How long the whole network will take to embed so many images after the training."""
+        """What the whole network takes to embed so many images after the training."""
         rows = self.dataset.splits.val[:TIMED]
-        embed(self.whole, self.dataset.pixels, rows)  # compiles
-        start = time.monotonic()
-        embed(self.whole, self.dataset.pixels, rows)
-        return num_images * (time.monotonic() - start) / len(rows)
+        return num_images * seconds_per_image(self.whole, self.dataset.pixels, rows)
 
     @staticmethod
     def _copy(source, target):

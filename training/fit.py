@@ -13,15 +13,14 @@ from networks.whitening import whiten
 from pipeline.class_batches import ClassBatches, training_labels
 from pipeline.pairs import PairBatches
 from pipeline.splits import SPLITS
-from training.callbacks import Feed, Interrupted, Recorder, Validation, interrupts
+from training.callbacks import Interrupted, Recorder, interrupts
 from training.fine_tuning import UpperHalf
 from training.outputs import MOST_SCORED, write_outputs, write_pairs
 from training.schedule import Schedule
-from training.validation import TrainingFailed, Validator
+from training.validation import TrainingFailed, Validator, seconds_per_image
 
 SAVING_SECONDS = 8.0  # of max_minutes, for models, thresholds and figures at the end
 SAVED_A_SECOND = 10_000_000  # weights of a model, its optimizer state and copies
-BEGINNING = {}, {"epoch": 0, "done": False, "total_steps": None, "history": []}
 
 
 @dataclasses.dataclass
@@ -38,12 +37,8 @@ class TrainedRun:
 class WholeEncoder:
     """A whole encoder trained from pixels, as `fine_tuning.UpperHalf` is an upper half from maps.
 
-    Attributes:
-        encoder: From pixels to embeddings.
-        model: What is trained: the encoder, or the two-input model around it.
-        pixels: What it takes of each row.
-        batches: What it is trained on.
-        learns: Whether it is trained at all.
+    `encoder` takes `pixels`; `model` is what is trained on `batches`, if it `learns` at all: the
+    encoder, or the two-input model around it.
     """
 
     learns = True
@@ -51,13 +46,12 @@ class WholeEncoder:
     def __init__(self, dataset, config, continues=False, own=None):
         self.config, self.pixels, self.own = config, dataset.pixels, own
         self.encoder, self.model = build_training_model(config, own)
-        batches = PairBatches if config.sampling == "pairs" else ClassBatches
-        self.batches = batches(dataset.index, dataset.pixels, dataset.splits.train, config)
+        batches, rows = {"pairs": PairBatches, "classes": ClassBatches}, dataset.splits.train
+        self.batches = batches[config.sampling](dataset.index, dataset.pixels, rows, config)
         fresh = config.weights and not continues and own is None
         if fresh and not load_weights(self.encoder, config):
-            labels, rows = training_labels(dataset.index), dataset.splits.train
             flips = [lambda rows: self.pixels[rows][:, :, ::-1]] * config.horizontal_flip
-            whiten(self.encoder, self.pixels, rows, labels, *flips)
+            whiten(self.encoder, self.pixels, rows, training_labels(dataset.index), *flips)
 
     def finished(self):
         """The encoder rebuilt in float32, so that it runs anywhere."""
@@ -73,73 +67,63 @@ class WholeEncoder:
 
 
 def fit_run(run, dataset, begin, *, encoder=None, loss=None, callbacks=()):
-    """Trains, going on from the run's last state; leaves weights, threshold and plots in the run.
+    """Trains, going on from the run's last state; leaves what a run leaves: a `TrainedRun`.
 
     Args:
-        run: A `RunDirectory`.
-        dataset: Its `Dataset`.
+        run, dataset: A `RunDirectory` and its `Dataset`.
         begin: `time.monotonic()` from which `max_minutes` count.
         encoder, loss, callbacks: Own parts, as for `train.train`.
-
-    Returns:
-        A `TrainedRun`.
 
     Raises:
         WeightsError: If pretrained weights cannot be had or do not fit.
         RunError: If a file cannot be written, or the state is damaged.
         TrainingFailed, Interrupted: If it ended early; the best weights so far are in the run.
     """
-    config, (arrays, facts) = run.config, run.load_state() or BEGINNING
+    config, (arrays, facts) = run.config, run.load_state() or ({}, {})
     write_pairs(run, dataset)
     with interrupts() as asked_to_end:
         task = _task(config, dataset, bool(arrays), encoder)
         summary = functools.partial(run.write_text, "model.txt")
         task.model.summary(80, print_fn=summary, expand_nested=True)
+        validator = Validator(dataset, config, task.pixels, loss)
+        limit = _limit(config, task, validator, begin)
+        schedule = Schedule(config, *limit, facts.get("total_steps"))
+        recorder = Recorder(run, task, validator, schedule, asked_to_end)
         if arrays:
             print(f"Continuing after epoch {facts['epoch']}.")
             _restore(task.model.variables, arrays["model"])
             task.batches.neighbours = arrays.get("neighbours", [None])[0]
-        validator = Validator(dataset, config, task.pixels, loss)
-        schedule = Schedule(config, *_limit(config, task, validator, begin), facts["total_steps"])
-        feed = Feed(task.batches, config.steps_per_epoch)
-        best, history = arrays.get("best"), facts["history"]
-        recorder = Recorder(run, schedule, feed, best, history, asked_to_end)
-        callbacks = [schedule, Validation(validator, task), recorder, *callbacks]
+            recorder.best_weights, recorder.history = arrays["best"], facts["history"]
+            recorder.feed.epoch = facts["epoch"]
         try:
             if not task.learns:
                 print("ImageNet's classes tell these apart: nothing is trained (see distillation).")
-            elif not facts["done"] and config.epochs:
+            elif config.epochs and not facts.get("done"):
                 compile_model(task.model, config, loss)
                 if arrays:
                     _restore(task.model.optimizer.variables, arrays["optimizer"])
-                feed.epoch = facts["epoch"]
                 task.model.fit(
-                    feed,
-                    initial_epoch=facts["epoch"],
+                    recorder.feed,
+                    initial_epoch=recorder.feed.epoch,
                     epochs=config.epochs,
-                    callbacks=callbacks,
+                    callbacks=[schedule, recorder, *callbacks],
                     shuffle=False,  # batches come in their own seeded order
                     verbose=0,
                 )
         except (Interrupted, TrainingFailed):
             if recorder.best_weights:  # else it begins anew
-                _finish(run, dataset, task, recorder, begin)
+                _finish(run, task, recorder, begin)
             raise
-    trained = _finish(run, dataset, task, recorder, begin)
+    trained = _finish(run, task, recorder, begin)
     run.mark_finished()
-    _print_next(run.path)
-    return trained
-
-
-def _print_next(path):
-    """What can be done with a finished run."""
     print(
         "Next:",
-        f"  python evaluate.py {path}",
-        f"  python predict.py compare {path} ONE.jpg OTHER.jpg",
-        f"  python export.py {path} --format onnx",
+        f"  python evaluate.py {run.path}",
+        f"  python predict.py compare {run.path} ONE.jpg OTHER.jpg",
+        f"  python export.py {run.path} --format onnx",
         sep="\n",
     )
+    return trained
 
 
 def _task(config, dataset, continues, own):
@@ -154,7 +138,7 @@ def _limit(config, task, validator, begin):
     """`(deadline, seconds an epoch)`: a first validation tells what embedding an image takes."""
     if config.max_minutes is None or not config.epochs:
         return float("inf"), 0.0
-    seconds = validator.seconds_per_image(task.encoder)
+    seconds = seconds_per_image(task.encoder, task.pixels, validator.rows)
     validated, mined = len(validator.rows), len(task.batches.candidates)
     an_epoch, at_end = (validated + mined) * seconds, validated + len(SPLITS) * MOST_SCORED
     saving = SAVING_SECONDS + task.model.count_params() / SAVED_A_SECOND
@@ -175,15 +159,6 @@ def build_training_model(config, encoder=None):
     return encoder, funcs.build_siamese_network(encoder, config.distance)
 
 
-def compile_model(model, config, loss=None):
-    """Compiles what is trained with a config's loss, or one's own, and optimizer."""
-    metric = funcs.accuracy if config.sampling == "pairs" else funcs.batch_accuracy
-    at = {"threshold": config.accuracy_distance}
-    metric = keras.metrics.MeanMetricWrapper(metric, name="accuracy", **at)
-    model.compile(_optimizer(config), loss=loss or funcs.build_loss(config), metrics=[metric])
-    model.optimizer.build(model.trainable_variables)
-
-
 def choose_precision(config):
     """The Keras dtype policy: `precision="auto"` takes bfloat16 where it was measured faster.
 
@@ -198,14 +173,19 @@ def choose_precision(config):
     return "mixed_bfloat16" if faster else "float32"
 
 
-def _optimizer(config):
-    if config.optimizer != "adamw":
+def compile_model(model, config, loss=None):
+    """Compiles what is trained with a config's loss, or one's own, and optimizer."""
+    if config.optimizer == "adamw":
+        optimizer = keras.optimizers.AdamW(weight_decay=config.weight_decay)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    else:
         optimizer = keras.optimizers.get(config.optimizer)
-        optimizer.learning_rate = config.learning_rate
-        return optimizer
-    optimizer = keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer
+    optimizer.learning_rate = config.learning_rate
+    metric = funcs.accuracy if config.sampling == "pairs" else funcs.batch_accuracy
+    at = {"threshold": config.accuracy_distance}
+    metric = keras.metrics.MeanMetricWrapper(metric, name="accuracy", **at)
+    model.compile(optimizer, loss=loss or funcs.build_loss(config), metrics=[metric])
+    model.optimizer.build(model.trainable_variables)
 
 
 def _restore(variables, arrays):
@@ -214,7 +194,7 @@ def _restore(variables, arrays):
         variable.assign(array)
 
 
-def _finish(run, dataset, task, recorder, begin):
+def _finish(run, task, recorder, begin):
     """Writes what the run leaves, with the best epoch's weights: a `TrainedRun`."""
     if recorder.best_weights:
         task.model.set_weights(recorder.best_weights)
@@ -222,8 +202,8 @@ def _finish(run, dataset, task, recorder, begin):
     model = funcs.build_siamese_network(encoder, run.config.distance)
     if run.config.sampling == "pairs":
         model.get_layer("distance").set_weights(task.model.get_layer("distance").get_weights())
-    threshold = write_outputs(run, dataset, model, encoder, history, recorder.best_epoch)
+    outputs = model, encoder, history, recorder.best_epoch
+    threshold = write_outputs(run, recorder.validator, *outputs)
     print(f"{(time.monotonic() - begin) / 60:.1f} minutes in all. Run directory: {run.path}")
-    names = history[0] if history else ()  # none where epochs=0
-    columns = {name: [row[name] for row in history] for name in names}
+    columns = {name: [row[name] for row in history] for name in (history or [()])[0]}
     return TrainedRun(run.path, columns, threshold, encoder, model)

@@ -9,7 +9,6 @@ from networks.embedding import embed
 from pipeline.pairs import PairBatches
 from pipeline.sheets import draw_rows
 from siamese_network_funcs import accuracy, distance_function
-from training.validation import Validator
 
 MOST_SCORED = 64  # training and test images each that the accuracies at the end are taken from
 PAIRS_SHOWN = 8  # of each kind, in pairs.png
@@ -21,40 +20,33 @@ def write_pairs(run, dataset):
     config = dataclasses.replace(run.config, **few, distance="euclidean", distillation=0.0)
     batches = PairBatches(dataset.index, dataset.pixels, dataset.splits.train, config)
     try:
-        left, right, same = batches.rows(0)
+        left, right, _ = batches.rows(0)
     except ValueError:  # no pair of one kind: training will say so
         return
     names, labels, rows = dataset.index.class_names, dataset.index.labels, []
-    for title, color, pairs in (
-        ("genuine: one class", figures.GREEN, same),
-        ("impostor: two classes", figures.RED, ~same),
-    ):
-        for of_row in np.array_split(np.flatnonzero(pairs), 2):
-            shown = np.stack([left[of_row], right[of_row]], axis=1).ravel()
-            images = [(dataset.pixels[row], figures.short(names[labels[row]])) for row in shown]
-            rows.append((title, color, images))
-            title = ""
+    shown = np.stack([left, right], axis=1).reshape(4, -1)  # two lines of each kind
+    kinds = ("genuine: one class", figures.GREEN), ("impostor: two classes", figures.RED)
+    for number, line in enumerate(shown):
+        title, color = kinds[number // 2]
+        images = [(dataset.pixels[row], figures.short(names[labels[row]])) for row in line]
+        rows.append(("" if number % 2 else title, color, images))
     run.write("pairs.png", draw_rows(rows).save)
 
 
-def write_outputs(run, dataset, model, encoder, history, best_epoch):
-    """Writes models, threshold and curves, and prints how well they do.
+def write_outputs(run, validator, model, encoder, history, best_epoch):
+    """Writes models, threshold and curves, prints how well they do, and gives the threshold.
 
     Args:
-        run, dataset: A `RunDirectory` and its `Dataset`.
+        run, validator: A `RunDirectory` and its `Validator`.
         model, encoder: The two-input model, and the encoder in it.
         history: Dicts, one an epoch.
         best_epoch: The one whose weights these are, from 1; None where nothing was trained.
-
-    Returns:
-        The distance below which a pair is called the same.
     """
     distance = distance_function(model)
     run.write("encoder.keras", encoder.save)
     run.write("model.weights.h5", model.save_weights)
     run.write_text("architecture.json", model.to_json())
-    validator = Validator(dataset, run.config)
-    embeddings = validator.embed(encoder)
+    embeddings = embed(encoder, validator.dataset.pixels, validator.rows)
     distances = verification.pair_distances(embeddings, validator.left, validator.right, distance)
     chosen = validator.choose_thresholds(embeddings, distances, distance)
     run.write_json("threshold.json", chosen)
@@ -66,12 +58,11 @@ def write_outputs(run, dataset, model, encoder, history, best_epoch):
         shown = ", ".join(f"{name} {value:.4f}" for name, value in best if name.startswith("val_"))
         print(f"Weights of epoch {best_epoch}: {shown}.")
     run.write("model.keras", model.save)  # last: it says that the rest is there
-    threshold = chosen["threshold"]
     for warning in chosen["warnings"]:
         print(warning)
-    print(f"Same below a distance of {threshold:.3f} ({chosen['chosen_for']}).")
-    _print_accuracies(validator, distances, encoder, distance, threshold)
-    return threshold
+    print(f"Same below a distance of {chosen['threshold']:.3f} ({chosen['chosen_for']}).")
+    _print_accuracies(validator, distances, encoder, distance, chosen["threshold"])
+    return chosen["threshold"]
 
 
 def _print_accuracies(validator, val_distances, encoder, distance, threshold):
@@ -86,20 +77,19 @@ def _print_accuracies(validator, val_distances, encoder, distance, threshold):
         f"Accuracy of pairs at a distance of {cuts[0]:g}, of {threshold:.3f}, at the best of all:"
     )
     for name, rows in dataset.splits.items():
-        if name == "val":
-            same, distances = validator.same, val_distances
-        elif len(rows):
+        if not len(rows):
+            continue
+        title, same, distances = name.replace("_", " ") + ":", validator.same, val_distances
+        if name != "val":
             rows = dataset.sample(rows, MOST_SCORED, np.random.default_rng(config.seed))
             try:
                 rng = np.random.default_rng(config.seed)
                 left, right, same = verification.verification_pairs(dataset, rows, rng)
             except ValueError:
-                print(f"  {name.replace('_', ' ') + ':':<13} no pair of each kind")
+                print(f"  {title:<13} no pair of each kind")
                 continue
             embeddings = embed(encoder, dataset.pixels, rows)
             distances = verification.pair_distances(embeddings, left, right, distance)
-        else:
-            continue
         found = [float(accuracy(same, distances, cut)) for cut in cuts]
         found.append(thresholds.best_threshold(same, distances)[0])
-        print(f"  {name.replace('_', ' ') + ':':<13} {'  '.join(f'{one:.1%}' for one in found)}")
+        print(f"  {title:<13} {'  '.join(f'{one:.1%}' for one in found)}")

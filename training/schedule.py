@@ -14,14 +14,10 @@ WARMUP = 0.05  # share of the steps in which the learning rate rises; a fifth of
 class Schedule(keras.callbacks.Callback):
     """Sets the learning rate of each step, and ends the training after the last one.
 
-    With `max_minutes`, some first steps are timed, and what fits becomes the number of steps.
-
-    Args:
-        config: A `Config`.
-        deadline: `time.monotonic()` at which training must stop; infinite without a limit. Where
-            it comes before the last step, `cut_at` is the step.
-        seconds_per_epoch: What validation and saving take after each epoch.
-        total_steps: Of the whole training, decided before it was continued; else None.
+    With `max_minutes`, some first steps are timed, and what fits before the `deadline`, of
+    `time.monotonic()`, becomes the number of steps: `total_steps`, which a continued training is
+    given. Where the deadline comes before the last step, `cut_at` is the step. `seconds_per_epoch`
+    is what validation and saving take.
     """
 
     def __init__(self, config, deadline, seconds_per_epoch, total_steps=None):
@@ -51,8 +47,8 @@ class Schedule(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Decides on the number of steps; ends the training after the last."""
-        self.step, now = self.first_step + batch + 1, time.monotonic()
-        self.step_end = now
+        self.step, self.step_end = self.first_step + batch + 1, time.monotonic()
+        now = self.step_end
         done = self.step - self.begin_step - UNTIMED
         if self.total_steps is None and done == 0:
             self.timed_from = now
@@ -78,8 +74,9 @@ class Schedule(keras.callbacks.Callback):
         share = (self.step - warmup) / max(total - warmup, 1)
         return highest * (1 + math.cos(math.pi * min(share, 1.0))) / 2
 
-    def seconds_left(self):
-        """Estimate from the steps done since the beginning."""
-        done, now = self.step - self.begin_step, time.monotonic()
-        per_step = (now - self.begin) / done if done else math.inf
-        return min((self.most_steps - self.step) * per_step, self.deadline - now)
+    def time_left(self):
+        """Minutes and seconds, as 3:07, estimated from the steps done since the beginning."""
+        now = time.monotonic()
+        per_step = (now - self.begin) / (self.step - self.begin_step)
+        seconds = min((self.most_steps - self.step) * per_step, self.deadline - now)
+        return "{}:{:02d}".format(*divmod(max(0, int(seconds)), 60))

@@ -17,24 +17,29 @@ MOST_IMAGES = 2000  # more make a validation slower, not surer
 A_MINUTE = 200  # images for each minute of a time limit, at most
 UNKNOWN_SCALE = 1 / 30  # so that a mean distance below 0.001 has collapsed
 COLLAPSED = 0.03  # mean distance of pairs, as a share of that of unrelated embeddings
-ADVICE = "Try a lower learning_rate, unit_length=True, or another loss or seed."
 
 
 class TrainingFailed(RuntimeError):
     """The training cannot go on; the message says what happened and what to try."""
 
     def __init__(self, what):
-        super().__init__(f"{what}. {ADVICE}")
+        advice = "Try a lower learning_rate, unit_length=True, or another loss or seed."
+        super().__init__(f"{what}. {advice}")
+
+
+def seconds_per_image(encoder, pixels, rows):
+    """How long an encoder takes to embed an image, measured on some rows."""
+    embed(encoder, pixels, rows[:EMBED_BATCH])  # compiles
+    start = time.monotonic()
+    embed(encoder, pixels, rows)
+    return (time.monotonic() - start) / len(rows)
 
 
 class Validator:
     """What an encoder is scored on after each epoch.
 
-    Args:
-        dataset: A `Dataset`.
-        config: A `Config`.
-        pixels: What the encoder takes of each row; the data set's pixels by default.
-        loss: A `keras.losses.Loss`; the config's by default.
+    `pixels` is what it takes of each row, the data set's by default; `loss` a Keras loss, the
+    config's by default.
     """
 
     def __init__(self, dataset, config, pixels=None, loss=None):
@@ -55,17 +60,6 @@ class Validator:
             drawn = [batches.rows(step) for step in range(BATCHES)]
             self.batches = [np.searchsorted(self.rows, rows) for rows in drawn]
 
-    def embed(self, encoder):
-        """Embeddings of the validation images, (images, embedding_dim)."""
-        return embed(encoder, self.pixels, self.rows)
-
-    def seconds_per_image(self, encoder):
-        """How long the encoder takes to embed an image."""
-        embed(encoder, self.pixels, self.rows[:EMBED_BATCH])  # compiles
-        start = time.monotonic()
-        self.embed(encoder)
-        return (time.monotonic() - start) / len(self.rows)
-
     def score(self, encoder, distance=None):
         """Validation metrics of an encoder, with a distance as from `distance_function`.
 
@@ -76,17 +70,16 @@ class Validator:
         Raises:
             TrainingFailed: If an embedding is not finite.
         """
-        embeddings = self.embed(encoder)
+        embeddings = embed(encoder, self.pixels, self.rows)
         if not np.isfinite(embeddings).all():
             raise TrainingFailed("Embeddings are not finite")
         distances = verification.pair_distances(embeddings, self.left, self.right, distance)
         trial_distances = few_shot.trial_distances(embeddings, self.trials, distance)
-        one_shot = few_shot.few_shot_accuracy(trial_distances, self.trials.answers)
         metrics = {
             "val_loss": self._loss(embeddings, distances),
             "val_accuracy": float(accuracy(self.same, distances, self.config.accuracy_distance)),
             "val_auc": roc_auc_score(self.same, -distances),
-            "val_one_shot": one_shot,
+            "val_one_shot": few_shot.few_shot_accuracy(trial_distances, self.trials.answers),
         }
         return metrics, float(distances.mean() / self._scale(embeddings))
 

@@ -80,28 +80,26 @@ def test_shares(build_index):
 
 
 def test_shares_of_groups(build_index):
-    sizes = np.tile([1, 2, 3, 4], 10)
-    index = build_index(np.repeat([0, 1], 100), groups=np.repeat(np.arange(80), [*sizes, *sizes]))
-    config = dataclasses.replace(CONFIG, unseen_share=0.0)
-    splits = split(index, config)
+    groups = np.repeat(np.arange(80), [1, 2, 3, 4] * 20)
+    index = build_index(np.repeat([0, 1], 100), groups=groups)
+    splits = split(index, dataclasses.replace(CONFIG, unseen_share=0.0))
     for label in (0, 1):
         for rows in (splits.val, splits.test_known):
             assert 15 <= (index.labels[rows] == label).sum() <= 18  # a group's end may stick out
 
 
 @pytest.mark.parametrize(
-    ("labels", "says"),
+    ("sizes", "says"),
     [
-        (np.repeat(np.arange(10), 2), "whole classes are kept instead"),
-        (np.repeat(np.arange(5), 2), "none is kept unseen"),
-        (np.repeat(np.arange(2), 6), "none is kept unseen"),
-        (np.repeat(np.arange(10), 3), "whole classes are kept instead"),
-        ([0] * 6 + [1] * 6 + [2] * 6 + [3] * 6 + list(range(4, 30)), "Of 4 classes"),
+        ([2] * 10, "whole classes are kept instead"),
+        ([2] * 5, "none is kept unseen"),
+        ([6] * 2, "none is kept unseen"),
+        ([3] * 10, "whole classes are kept instead"),
+        ([6] * 4 + [1] * 26, "Of 4 classes"),
     ],
-    ids=["10x2", "5x2", "2x6", "10x3", "single images"],
 )
-def test_few_images(labels, says, build_index):
-    index = build_index(labels)
+def test_few_images(sizes, says, build_index):
+    index = build_index(np.repeat(np.arange(len(sizes)), sizes))
     splits = split(index)
     in_train, in_val = (np.bincount(index.labels[rows]) for rows in (splits.train, splits.val))
     assert (in_train >= 2).sum() >= 2 and (in_val >= 2).any() and (in_val > 0).sum() >= 2
@@ -127,11 +125,9 @@ def test_three_copies_in_two_classes_are_all_left_out(build_index):
     index = build_index(np.repeat(np.arange(4), 10))
     digests = distinct(index)
     digests[[0, 1, 10]] = 99  # two copies in class 0, one in class 1
+    reasons = [f"same content as '{twin}' of another class" for twin in ("1/10.png", "0/1.png")]
     left_out = split(index, digests=digests).left_out
-    twins = {0: "1/10.png", 1: "1/10.png", 10: "0/1.png"}
-    assert left_out == {
-        row: f"same content as '{twin}' of another class" for row, twin in twins.items()
-    }
+    assert left_out == {0: reasons[0], 1: reasons[0], 10: reasons[1]}
 
 
 @pytest.mark.parametrize("sizes", [[4] * 6, [5] * 6, [6] * 3, [7, 5, 4, 9, 3], [20, 5, 5]])
@@ -189,12 +185,8 @@ def test_families_kept_whole(validate_on, build_index):
 
 def test_too_few_families_keep_classes_whole(build_index):
     index = build_index(np.repeat(np.arange(12), 12), families=np.repeat([0, 1, 2], 4))
-    by_family = dataclasses.replace(CONFIG, hold_out_by="family")
-    splits = split(index, by_family)
-    assert splits.remarks == [
-        "Too few families to keep whole ones out (3; hold_out_by='family'): single classes are "
-        "kept out instead."
-    ]
+    splits = split(index, dataclasses.replace(CONFIG, hold_out_by="family"))
+    assert splits.remarks[0].startswith("Too few families to keep whole ones out (3; hold_out_by")
     assert sides_of(splits) == sides_of(split(index))
 
 
@@ -206,7 +198,6 @@ def test_given_train_and_test(build_index):
     splits = split(index, digests=digests)
     assert splits.test_known.tolist() == list(range(81, 90))
     assert splits.test_unseen.tolist() == list(range(90, 95))
-    assert sorted([*splits.train, *splits.val]) == list(range(80))
     assert np.bincount(index.labels[splits.val]).tolist() == [3, 3, 3, 3]
     assert splits.left_out == {80: "given for test, shows what a train image shows"}
 
@@ -237,22 +228,19 @@ def test_validation_classes_out_of_a_given_train_split_are_not_known(build_index
     labels = np.tile(np.repeat(np.arange(6), 5), 2)
     index = build_index(labels, splits=["train"] * 30 + ["test"] * 30)
     splits = split(index, dataclasses.replace(CONFIG, validate_on="classes"))
-    trained = set(index.labels[splits.train].tolist())
-    assert len(trained) == 4
-    assert set(index.labels[splits.test_known].tolist()) == trained
-    assert len(splits.test_unseen) == 10
+    trained, known = (set(index.labels[rows]) for rows in (splits.train, splits.test_known))
+    assert trained == known and len(trained) == 4 and len(splits.test_unseen) == 10
 
 
 def test_pairs_of_recurring_images_are_cut_between_images(tmp_path):
     """Forty pictures in two hundred pairs of each kind, as pair folders are often made."""
     rng = np.random.default_rng(0)
-    for kind in ("similar", "dissimilar"):
+    for kind, number in itertools.product(("similar", "dissimilar"), range(200)):
         folder = tmp_path / f"{kind}_all_images"
-        folder.mkdir()
-        for number in range(200):
-            for side, picture in zip(("first", "second"), rng.permutation(40)[:2], strict=True):
-                content = np.full((4, 4), 6 * picture, np.uint8)
-                Image.fromarray(content).save(folder / f"{kind}_{number}_{side}.png")
+        folder.mkdir(exist_ok=True)
+        for side, picture in zip(("first", "second"), rng.permutation(40)[:2], strict=True):
+            content = np.full((4, 4), 6 * picture, np.uint8)
+            Image.fromarray(content).save(folder / f"{kind}_{number}_{side}.png")
     dataset = load_data(Config(data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache")))
     contents = []
     for name, rows in dataset.splits.items():

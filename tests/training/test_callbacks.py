@@ -7,7 +7,6 @@ import numpy as np
 
 from configs import Config
 from pipeline.pairs import PairBatches
-from siamese_network_funcs import build_siamese_network
 from training import callbacks
 
 
@@ -18,9 +17,8 @@ def test_neighbours_are_the_nearest_images_of_other_classes(build_index, monkeyp
     inputs = keras.Input((1, 1, 1))
     encoder = keras.Model(inputs, keras.layers.Flatten()(inputs))
     batches = PairBatches(index, pixels, np.arange(6), Config())
-    model = build_siamese_network(encoder)
-    task = SimpleNamespace(encoder=encoder, model=model, pixels=pixels, batches=batches)
-    found = callbacks.Validation(None, task)._neighbours(batches)
+    task = SimpleNamespace(encoder=encoder, pixels=pixels, batches=batches)
+    found = callbacks.nearest_of_other_classes(task)
     nearest = {row: {*others} for row, *others in found.tolist()}
     of_two = {0: {2, 3, 4}, 1: {2, 3, 4}, 5: {2, 3, 4}, 2: {0, 5, 4}, 3: {4, 0, 5}, 4: {3, 1, 2}}
     assert nearest == of_two

@@ -51,7 +51,7 @@ def test_maps_are_kept_until_the_views_look_different(tmp_path, monkeypatch):
         maps = LowerMaps(lower, dataset, config)
         expected = [lower.predict_on_batch(seen[[1, 4]]) for seen in (pixels, pixels[:, :, ::-1])]
         for number, values in enumerate(expected):
-            np.testing.assert_allclose(maps.view([1, 4], number), values, rtol=2e-3, atol=0.1)
+            np.testing.assert_allclose(maps([1, 4], number), values, rtol=2e-3, atol=0.1)
         assert len(maps.maps) == fine_tuning.VIEWS
         return len([*tmp_path.glob("maps/*.npy")]) / fine_tuning.VIEWS
 
