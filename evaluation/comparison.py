@@ -57,7 +57,7 @@ def _cells(groups):
 
 def _scores(kind, found):
     """AUC and one-shot accuracies of the runs of a row."""
-    values = {}
+    values = {}  # column -> a list of value, low and high for each run
     for scores in found:
         values.setdefault(f"{kind} AUC", []).append([scores["auc"], *scores["intervals"]["auc"]])
         for row in scores["few_shot"]:
@@ -66,9 +66,10 @@ def _scores(kind, found):
                 values.setdefault(f"{kind} {row['ways']}-way 1-shot", []).append(one_shot)
     texts = {}
     for name, each in values.items():
-        of_seeds = [value for value, *_ in each]
-        several = [np.mean(of_seeds), min(of_seeds), max(of_seeds)]
-        texts[name] = measured(*(several if len(each) > 1 else each[0]), form=".3f")
+        if len(each) > 1:
+            of_seeds = [value for value, *_ in each]
+            each = [[np.mean(of_seeds), min(of_seeds), max(of_seeds)]]
+        texts[name] = measured(*each[0], form=".3f")
     return texts
 
 
@@ -93,9 +94,8 @@ def _difference(kind, first, group):
 def auc_differences(held, other):
     """ROC AUC of `other` less that of `held`, on the images that both hold out.
 
-    Returns:
-        Array: that of the images, then those of bootstrap draws over classes, in each of which both
-        see the same; None where they share too few.
+    Returns an array: that of the images, then those of bootstrap draws over classes, in each of
+    which both see the same; None where they share too few.
     """
     digests = (each.dataset.cache.digests[each.rows] for each in (held, other))
     _, *positions = np.intersect1d(*digests, return_indices=True)

@@ -3,6 +3,8 @@
 import dataclasses
 import re
 
+from pipeline.splits import SPLITS
+
 FEW_CLASSES, POOR = 10, 0.75  # a number and a ROC AUC below which a sentence warns
 
 SCORES = {  # key in metrics.json -> title and format
@@ -30,14 +32,16 @@ def sets_of(metrics):
 
 def tables(metrics):
     """All tables that there is something for: lists of rows of text, the head first."""
-    sets, made = sets_of(metrics).items(), []
-    for corner, cells in (
-        ("", _scores),
-        ("N-way K-shot", _few_shot),
-        ("equal error rate against K references", _references),
-        ("ROC AUC of pairs by one thing alone", _shortcuts),
-    ):
-        made.append(pivot(corner, (cell for name, scores in sets for cell in cells(name, scores))))
+    corners = {  # upper left -> the cells below and beside it, of one set
+        "": _scores,
+        "N-way K-shot": _few_shot,
+        "equal error rate against K references": _references,
+        "ROC AUC of pairs by one thing alone": _shortcuts,
+    }
+    made = [
+        pivot(corner, (cell for each in sets_of(metrics).items() for cell in cells(*each)))
+        for corner, cells in corners.items()
+    ]
     if found := metrics.get("protocol"):
         made.append(pivot(found["title"], _errors(found)))
     return [rows for rows in made if len(rows) > 1]
@@ -129,9 +133,9 @@ def sentences(metrics):
     if not (sets := sets_of(metrics)):
         return {}
     name, scores = list(sets.items())[-1]  # unseen classes, where there are any
-    seen = "it trained on" if name == "known" else "it never saw"
     can = (
-        f"of pairs of images from {scores['classes']} classes {seen}, it calls "
+        f"of pairs of images from {scores['classes']} classes "
+        f"{'it trained on' if name == 'known' else 'it never saw'}, it calls "
         f"{scores['accuracy']:.0%} rightly same or different (ROC AUC {scores['auc']:.3f})"
     )
     for row in [row for row in scores["few_shot"] if row["shots"] == 1][:1]:
@@ -164,14 +168,15 @@ def leakage(metrics):
     if left_out := metrics.get("left_out"):
         said.append("{images} of {of} images were trained on and left out.".format(**left_out))
     for name, scores in sets_of(metrics).items():
-        compared = []  # what, the network's score, the baselines' by name
+        compared = {}  # what -> scores of the network and of each baseline
         for row in scores["few_shot"][:1]:
-            others = {kind: each["accuracy"] for kind, each in _methods(row).items()}
-            compared.append((f"{row['ways']}-way one-shot accuracy", others.pop("model"), others))
+            accuracies = {kind: each["accuracy"] for kind, each in _methods(row).items()}
+            compared[f"{row['ways']}-way {row['shots']}-shot accuracy"] = accuracies
         if scores["baselines"]:
-            others = {row["name"]: row["auc"] for row in scores["baselines"]}
-            compared.append(("ROC AUC of pairs", scores["auc"], others))
-        for what, network, others in compared:
+            aucs = {row["name"]: row["auc"] for row in scores["baselines"]}
+            compared["ROC AUC of pairs"] = {"model": scores["auc"]} | aucs
+        for what, others in compared.items():
+            network = others.pop("model")
             best = max(others, key=others.get)
             sentence = f"{name.capitalize()} classes, {what}: the network {network:.3f}, "
             sentence += f"the best baseline ({best}) {others[best]:.3f}."
@@ -190,11 +195,10 @@ def model_card(run, metrics):
 
     After Mitchell et al., "Model cards for model reporting", 2019.
     """
-    splits, threshold, started = map(
-        run.read_json, ("splits.json", "threshold.json", "environment.json")
-    )
-    cut = measured(threshold["threshold"], *threshold.get("interval") or (), form=".4f")
-    history = run.read_history()
+    files = "splits.json", "threshold.json", "environment.json"
+    (splits, threshold, started), history = map(run.read_json, files), run.read_history()
+    cut = measured(threshold["threshold"], *threshold["interval"], form=".4f")
+    sides = {side.replace("_", " "): len(splits[side]) for side in SPLITS}
     return {
         "Model": {
             "weights": metrics["pretrained"] or "trained from nothing",
@@ -204,10 +208,7 @@ def model_card(run, metrics):
         "Data": {
             "source": _without_folders(splits["source"]),
             "classes": f"{len(splits['known_classes'])}, {len(splits['unseen_classes'])} kept out",
-            **{
-                f"images, {side.replace('_', ' ')}": len(splits[side])
-                for side in ("train", "val", "test_known", "test_unseen")
-            },
+            **{f"images, {side}": count for side, count in sides.items()},
         },
         "Training": {
             "epochs": len(history),

@@ -53,9 +53,8 @@ def test_the_truth_lies_inside_95_times_in_100(known):
         units = Units.of(labels, np.zeros(len(labels)), known)
         found = intervals.verification_intervals(scores, *pairs, THRESHOLD, units, rng)
         accuracy = one_shot(embeddings, labels, 5, 1000, rng)
-        held = SimpleNamespace(
-            embeddings=embeddings, trial_labels=labels, distance=None, units=units
-        )
+        parts = {"embeddings": embeddings, "trial_labels": labels, "units": units}
+        held = SimpleNamespace(**parts, distance=None)
         found["5-way"] = intervals.few_shot_intervals({5: accuracy}, 1, held, rng, 1000)[5]
         if not known:
             classes = labels[np.stack(pairs[2:])]
@@ -64,7 +63,6 @@ def test_the_truth_lies_inside_95_times_in_100(known):
             low, high = found[name]
             inside.setdefault(name, []).append(low <= truths[name] <= high)
     shares = {name: np.mean(hits) for name, hits in inside.items()}
-    print(known, shares)
     assert all(share >= 0.9 for share in shares.values()), shares
     assert np.mean([*shares.values()]) <= 0.99, shares
 
@@ -114,4 +112,4 @@ def test_units_are_families_where_there_are_enough():
     assert len(Units.of(labels, families, known=False).strata) == 6
     assert len(Units.of(labels, families // 2, known=False).strata) == 12
     known = Units.of(labels, families, known=True)
-    assert len(known.strata) == 24 and known.degrees_of_freedom == 12
+    assert len(known.strata) == 24 and known.t == pytest.approx(2.178813)  # 12 degrees
