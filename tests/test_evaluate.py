@@ -52,8 +52,8 @@ def test_own_held_out_images_from_the_command_line_and_python(here, capsys):
         low, high = metrics[name]["intervals"]["auc"]
         assert low <= metrics[name]["auc"] <= high + 1e-9 and metrics[name]["auc"] > 0.5
     output = capsys.readouterr().out
-    assert "2-way, not 20-way" in output and "report.html" in output
-    assert "WARNING: Unseen classes: Mean colour alone: ROC AUC" in output
+    for said in ("2-way, not 20-way", "report.html", "WARNING: Unseen classes: Mean colour alone"):
+        assert said in output
     again, figures = evaluate.evaluate(RunDirectory("runs/run"), trials=200, verbose=0)
     assert again == metrics and isinstance(figures["roc"], Figure)
     assert capsys.readouterr() == ("", "")

@@ -54,17 +54,11 @@ def test_trials_draw_every_image_and_place_as_often(rng):
         expected = drawn.size / size
         times = np.bincount(drawn.ravel(), minlength=size)
         assert np.all(np.abs(times - expected) < 5 * np.sqrt(expected))
-
-
-def test_trials_within_families_use_those_that_have_enough_classes(rng):
-    labels = np.repeat(np.arange(12), 2)
-    families = np.repeat([0, 1, 2], [4, 12, 8])  # 2, 6 and 4 classes
-    for ways, used, possible in ((2, [0, 1, 2], 2), (4, [1, 2], 4), (20, [1], 6)):
-        trials = few_shot.draw_trials(labels, ways, 1, 600, rng, families)
-        assert trials.references.shape[1] == possible
-        found, times = np.unique(families[trials.queries], return_counts=True)
-        assert found.tolist() == used
-        assert times.min() > 0.7 * 600 / len(used)  # families are as likely, whatever their size
+    # Families that have enough classes are as likely, whatever their size.
+    labels, families = np.repeat(np.arange(12), 2), np.repeat([0, 1, 2], [4, 12, 8])
+    trials = few_shot.draw_trials(labels, 4, 1, 600, rng, families)
+    assert np.bincount(families[trials.queries])[0] == 0
+    assert np.bincount(families[trials.queries])[1:].min() > 240
 
 
 @pytest.mark.parametrize(
@@ -118,19 +112,12 @@ def errors(name, embeddings, labels, families=None):
     return {row["name"].rpartition(" ")[2]: row["error"] for row in found["rows"]}
 
 
-def test_5_way_of_perfect_constant_and_noisy_embeddings():
-    rng, labels = np.random.default_rng(0), np.arange(12).repeat(25)
+def test_5_way_of_perfect_and_constant_embeddings():
+    labels = np.arange(12).repeat(25)
     perfect = np.eye(12)[labels]
     assert errors("5-way", perfect, labels) == {"1-shot": 0, "5-shot": 0}
     constant = errors("5-way", perfect * 0, labels)
     assert constant == pytest.approx({"1-shot": 0.8, "5-shot": 0.8})
-    noisy = perfect + rng.normal(0, 0.5, perfect.shape)
-    found = errors("5-way", noisy, labels)
-    for shots in (1, 5):
-        trials = few_shot.draw_trials(labels, 5, shots, 20_000, rng)
-        distances = few_shot.trial_distances(noisy, trials)
-        plain = 1 - few_shot.few_shot_accuracy(distances, trials.answers)
-        assert found[f"{shots}-shot"] == pytest.approx(plain, abs=0.02)
 
 
 def test_within_takes_its_classes_from_one_family():

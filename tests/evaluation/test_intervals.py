@@ -84,18 +84,6 @@ def test_a_weighted_curve_is_scikit_learns(monkeypatch):
         assert scores["accuracy"] == pytest.approx(np.average(right_ones, weights=weight))
 
 
-def test_the_interval_of_a_threshold_halves_with_four_times_as_many_classes():
-    rng, widths = np.random.default_rng(0), []
-    for classes in (20, 80, 320):
-        embeddings, labels, _ = population(classes, 8, 1.5, rng)
-        _, pairs = scored_pairs(embeddings, labels, rng)
-        chosen = thresholds.choose_threshold(*pairs[:2], None, labels[np.stack(pairs[2:])])
-        low, high = chosen["interval"]
-        assert low < chosen["threshold"] < high
-        widths.append(high - low)
-    assert widths[0] / widths[2] == pytest.approx(4, rel=0.4) and widths[0] > widths[1] > widths[2]
-
-
 def test_one_variance_gives_wilsons_interval():
     """8 of 10 without any other variance: Wilson (1927) with t for 9 degrees of freedom."""
     units = Units(np.arange(10), np.zeros(10, int))

@@ -109,8 +109,3 @@ def test_curves_are_those_of_the_metrics(scored):
         model = [100 * row["model"]["accuracy"] for row in rows]
         assert line.get_ydata() == pytest.approx(model)
     assert figures.plot_few_shot("shots", {"known": one_and_three[:1], "unseen": []}) is None
-
-
-def test_the_end_of_a_long_name_is_shown():
-    assert figures.short("a very long family of plants___rust").endswith("plants___rust")
-    assert figures.short("b") == "b"
