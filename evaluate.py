@@ -126,8 +126,7 @@ def main(args=None):
             print(*summary.report_lines(scored.metrics), sep="\n")
             # The run's own report is of its own held-out images.
             name = options.protocol or (options.data and Path(options.data).stem)
-            default = scored.run / f"evaluation-{name}" if name else scored.run.path
-            out = Path(out) if out else default
+            out = Path(out or scored.run / (f"evaluation-{name}" if name else ""))
             write_report(out, scored, draw_figures(scored.metrics, scored.held_out))
             written = f"{out / 'report.html'}, metrics.json and figures"
     except (ValueError, OSError) as error:  # DataError and RunError are ValueErrors

@@ -4,14 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from evaluation import intervals
+from evaluation import intervals, verification
 from evaluation.summary import measured, pivot
-from evaluation.verification import (
-    curve_scores,
-    draw_verification_pairs,
-    operating_points,
-    pair_distances,
-)
 
 MOST_PAIRS = 5000
 PLACES = ("seed", "run_name", "runs_dir", "cache_dir")  # of one config, not settings of it
@@ -101,16 +95,17 @@ def auc_differences(held, other):
     _, *positions = np.intersect1d(*digests, return_indices=True)
     labels, forged = held.labels[positions[0]], held.forged[positions[0]]
     try:
-        pairs = draw_verification_pairs(labels, np.random.default_rng(0), MOST_PAIRS, forged)
+        left, right, same = verification.draw_verification_pairs(
+            labels, np.random.default_rng(0), MOST_PAIRS, forged
+        )
     except ValueError:  # of two classes or two images of one
         return None
-    left, right, same = pairs
     # Images are not drawn too: classes carry their spread, and intervals would be too wide.
     units = intervals.Units.of(labels, np.zeros(len(labels)), known=False)
     found = []
     for each, at in zip((held, other), positions, strict=True):
-        distances = pair_distances(each.embeddings[at], left, right, each.distance)
-        of_all = curve_scores(*operating_points(same, distances)[:2])
+        distances = verification.pair_distances(each.embeddings[at], left, right, each.distance)
+        of_all = verification.verification_scores(same, distances, 0.0)
         rng = np.random.default_rng(1)
         drawn = intervals.resampled_scores(same, distances, left, right, 0.0, units, rng)
         found.append([scores["auc"] for scores in (of_all, *drawn)])

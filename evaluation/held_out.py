@@ -75,11 +75,9 @@ def held_out_rows(run, data=None, strict=False, pair_label=None):
     """The images to score on: what a `RunDirectory` kept for test, or those of other data.
 
     Images of other data that the run was trained or validated on are left out; a DataError where
-    `strict`. `pair_label` is as in `scores.Options`, the run's own by default.
-
-    Returns:
-        `(dataset, rows, left_out)`: a `Dataset`; "known" and "unseen" -> its rows; how many
-        images were left out, or None where the data are the run's own.
+    `strict`. `pair_label` is as in `scores.Options`, the run's own by default. Returns `(dataset,
+    rows, left_out)`: a `Dataset`; "known" and "unseen" -> its rows; how many images were left out,
+    or None where the data are the run's own.
     """
     config = dataclasses.replace(run.config, data_dir=str(data)) if data else run.config
     index = read_index(config.data_dir, pair_label or config.pair_label)
@@ -156,9 +154,8 @@ def remember_trained(run, dataset):
 def trained_on(run, dataset):
     """Which images of a `Dataset` a run was trained or validated on.
 
-    Returns:
-        `(equal, alike, classes)`: boolean arrays (images,), the same file and a near-duplicate;
-        the names of the classes trained on.
+    Returns `(equal, alike, classes)`: boolean arrays (images,), the same file and a near-duplicate;
+    the names of the classes trained on.
     """
     if not (run / "trained_on.npz").exists():
         raise RunError(f"'{run.path}' does not say what it was trained on. Train it anew.")

@@ -6,15 +6,8 @@ import itertools
 import numpy as np
 from scipy import stats
 
-from evaluation import (
-    baselines,
-    few_shot,
-    intervals,
-    neighbours,
-    references,
-    thresholds,
-    verification,
-)
+from evaluation import baselines, few_shot, intervals, neighbours, references, verification
+from evaluation.thresholds import best_threshold
 
 CURVE_WAYS = 20  # N of the accuracy-against-N figure goes from 2 to this
 REFERENCES, MOST_REFERRED = (1, 5, 10), 1500  # enrolled; images that they are measured on
@@ -23,11 +16,7 @@ SEEDS = {"pairs": 0, "trials": 1, "bootstrap": 2, "references": 3, "episodes": 4
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is asked of an evaluation, on the command line too.
-
-    Raises:
-        ValueError: If a number is too small.
-    """
+    """What is asked of an evaluation, on the command line too; a ValueError of small numbers."""
 
     data: str | None = None  # folder, .zip, .csv or list of pairs; None: what the run kept for test
     pair_label: str | None = None  # what label 1 of a list of pairs means, where no column says it
@@ -97,7 +86,7 @@ def fold_scores(held):
         return {}
     for fold in np.unique(folds):
         inside = folds == fold
-        cut = thresholds.best_threshold(held.same[~inside], held.distances[~inside])[1]
+        cut = best_threshold(held.same[~inside], held.distances[~inside])[1]
         accuracies.append(np.mean((held.distances[inside] < cut) == held.same[inside]))
     accuracy, error = float(np.mean(accuracies)), float(stats.sem(accuracies))
     return {"folds": {"folds": len(accuracies), "accuracy": accuracy, "standard_error": error}}

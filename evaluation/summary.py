@@ -77,13 +77,10 @@ def _scores(name, scores):
 def _few_shot(name, scores):
     for row in scores["few_shot"]:
         line = f"{name}, {row['ways']}-way {row['shots']}-shot {row['classes']}"
-        for method, found in _methods(row).items():
-            ends = found.get("interval", ())
-            yield line, method, measured(found["accuracy"], *ends, form=".1%")
-
-
-def _methods(row):
-    return {name: found for name, found in row.items() if isinstance(found, dict)}
+        for method, found in row.items():
+            if isinstance(found, dict):
+                ends = found.get("interval", ())
+                yield line, method, measured(found["accuracy"], *ends, form=".1%")
 
 
 def _references(name, scores):
@@ -170,8 +167,9 @@ def leakage(metrics):
     for name, scores in sets_of(metrics).items():
         compared = {}  # what -> scores of the network and of each baseline
         for row in scores["few_shot"][:1]:
-            accuracies = {kind: each["accuracy"] for kind, each in _methods(row).items()}
-            compared[f"{row['ways']}-way {row['shots']}-shot accuracy"] = accuracies
+            what = f"{row['ways']}-way {row['shots']}-shot accuracy"
+            methods = {kind: each for kind, each in row.items() if isinstance(each, dict)}
+            compared[what] = {kind: each["accuracy"] for kind, each in methods.items()}
         if scores["baselines"]:
             aucs = {row["name"]: row["auc"] for row in scores["baselines"]}
             compared["ROC AUC of pairs"] = {"model": scores["auc"]} | aucs
@@ -198,35 +196,32 @@ def model_card(run, metrics):
     files = "splits.json", "threshold.json", "environment.json"
     (splits, threshold, started), history = map(run.read_json, files), run.read_history()
     cut = measured(threshold["threshold"], *threshold["interval"], form=".4f")
-    sides = {side.replace("_", " "): len(splits[side]) for side in SPLITS}
-    return {
+    card = {
         "Model": {
             "weights": metrics["pretrained"] or "trained from nothing",
             "images": "{} x {} pixels, {} channels".format(*run.config.image_shape),
             "threshold": f"{cut}, {threshold['chosen_for']}",
         },
         "Data": {
-            "source": _without_folders(splits["source"]),
+            "source": splits["source"],
             "classes": f"{len(splits['known_classes'])}, {len(splits['unseen_classes'])} kept out",
-            **{f"images, {side}": count for side, count in sides.items()},
+            **{f"images, {side.replace('_', ' ')}": len(splits[side]) for side in SPLITS},
         },
         "Training": {
             "epochs": len(history),
             "minutes": f"{sum(float(row['seconds']) for row in history) / 60:.1f}",
             "started": started["time"],
-            "command": " ".join(map(_without_folders, started["command"])),
+            "command": " ".join(started["command"]),
         },
         "Versions": {
             "python": started["python"],
             **started["versions"],
             **{name: started[name] for name in ("backend", "machine", "commit")},
         },
-        "Settings": {
-            name: _without_folders(str(value))
-            for name, value in dataclasses.asdict(run.config).items()
-        },
+        "Settings": dataclasses.asdict(run.config),
     }
-
-
-def _without_folders(text):
-    return re.sub(r"[^\s=]*[/\\](?=.)", "", text)
+    folders = re.compile(r"[^\s=]*[/\\](?=.)")
+    return {
+        title: {fact: folders.sub("", str(value)) for fact, value in facts.items()}
+        for title, facts in card.items()
+    }

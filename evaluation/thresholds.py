@@ -14,11 +14,8 @@ def choose_threshold(same, distances, false_accept_rate, classes):
     """The distance below which two images are called the same, as `threshold.json` holds it.
 
     From validation pairs and the `classes` of their images (2, pairs). `false_accept_rate` is the
-    share of impostors that may pass, None for the equal error rate.
-
-    Returns:
-        Dict: `threshold`, its 95% `interval` for other classes, `chosen_for`, `val_accuracy` there,
-        `calibration` of `probability`, how many pairs of each kind it stands on, and `warnings`.
+    share of impostors that may pass, None for the equal error rate. The `interval` is the 95% one
+    for other classes; `calibration` is for `probability`.
     """
     rate, _ = equal_error_rate(same, distances)
     purpose = f"false-accept rate {false_accept_rate}"
