@@ -42,11 +42,10 @@ def plot_roc(held_out):
         genuine = kinds.pop("genuine")
         for (kind, impostor), style in zip(kinds.items(), ("-", "--"), strict=False):
             pairs = genuine | impostor
-            if len(np.unique(genuine[pairs])) == 2:
-                false, true, _ = roc_curve(genuine[pairs], -held.distances[pairs])
-                label = f"{held.name} classes, {kind}: AUC {auc(false, true):.3f}"
-                for graph in (axes, inset):
-                    graph.plot(false, true, style, color=COLORS[held.name], label=label)
+            false, true, _ = roc_curve(genuine[pairs], -held.distances[pairs])
+            label = f"{held.name} classes, {kind}: AUC {auc(false, true):.3f}"
+            for graph in (axes, inset):
+                graph.plot(false, true, style, color=COLORS[held.name], label=label)
     axes.plot([0, 1], [0, 1], ":", color=QUIET, label="chance")
     return _with_legend(figure, axes)
 
