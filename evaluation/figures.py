@@ -105,8 +105,9 @@ def plot_confusion(held):
     labels, all_names = held.labels[some], held.dataset.index.class_names
     classes, shares = most_confused(labels, nearest, MOST_NAMED)
     names = [short(all_names[each]) for each in classes]
-    title = f"Nearest image's class, {held.name} classes"
-    title += f"\nthe {len(classes)} most confused of {len(np.unique(labels))}"
+    title, count = f"Nearest image's class, {held.name} classes", len(np.unique(labels))
+    if len(classes) < count:
+        title += f"\nthe {len(classes)} most confused of {count}"
     figure, axes = _graph(title, "class of the nearest image", "class of the image", height=WIDTH)
     picture = axes.imshow(100 * shares, cmap="Greens", vmin=0, vmax=100)
     figure.colorbar(picture, shrink=0.6, label="% of the class")

@@ -32,19 +32,10 @@ def sets_of(metrics):
 
 def tables(metrics):
     """All tables that there is something for: lists of rows of text, the head first."""
-    corners = {  # upper left -> the cells below and beside it, of one set
-        "": _scores,
-        "N-way K-shot": _few_shot,
-        "equal error rate against K references": _references,
-        "ROC AUC of pairs by one thing alone": _shortcuts,
-    }
-    made = [
-        pivot(corner, (cell for each in sets_of(metrics).items() for cell in cells(*each)))
-        for corner, cells in corners.items()
-    ]
-    if found := metrics.get("protocol"):
-        made.append(pivot(found["title"], _errors(found)))
-    return [rows for rows in made if len(rows) > 1]
+    cells = {}
+    for title, *cell in _cells(metrics):
+        cells.setdefault(title, []).append(cell)
+    return [pivot(title, of) for title, of in cells.items()]
 
 
 def pivot(corner, cells):
@@ -63,46 +54,44 @@ def measured(value, *ends, form):
     return f"{value:{form}}" + (f" [{', '.join(f'{end:{form}}' for end in ends)}]" if ends else "")
 
 
-def _scores(name, scores):
-    column = f"{name} classes"
-    yield "images, classes", column, f"{scores['images']:,}, {scores['classes']}"
-    for key, (title, form) in SCORES.items():
-        if key in scores:
-            yield title, column, measured(scores[key], *scores["intervals"].get(key, ()), form=form)
-    if folds := scores.get("folds"):
-        text = "{accuracy:.2%} +- {standard_error:.2%} over {folds} folds"
-        yield "accuracy by folds", column, text.format(**folds)
+def _cells(metrics):
+    """`(upper left of its table, row, column, text)` of every cell."""
+    for name, scores in sets_of(metrics).items():
+        column = f"{name} classes"
+        yield "", "images, classes", column, f"{scores['images']:,}, {scores['classes']}"
+        for key, (title, form) in SCORES.items():
+            if key in scores:
+                ends = scores["intervals"].get(key, ())
+                yield "", title, column, measured(scores[key], *ends, form=form)
+        if folds := scores.get("folds"):
+            text = "{accuracy:.2%} +- {standard_error:.2%} over {folds} folds"
+            yield "", "accuracy by folds", column, text.format(**folds)
+        for row in scores["few_shot"]:
+            line = f"{name}, {row['ways']}-way {row['shots']}-shot {row['classes']}"
+            for method, found in _methods(row).items():
+                text = measured(found["accuracy"], *found.get("interval", ()), form=".1%")
+                yield "N-way K-shot", line, method, text
+        for row in scores["references"]:
+            line = f"{name}, K = {row['references']}, {row['rule']} distance"
+            for kind in ("random", "skilled"):
+                if kind in row:
+                    title = "equal error rate against K references"
+                    yield title, line, kind, f"{row[kind]:.1%}"
+        for key, kind in (("auc", ""), ("skilled_auc", ", skilled")):
+            for row in scores["baselines"]:
+                if key in row:
+                    title = "ROC AUC of pairs by one thing alone"
+                    yield title, row["name"], f"{column}{kind}", f"{row[key]:.3f}"
+    if found := metrics.get("protocol"):
+        for row in found["rows"]:
+            text = measured(row["error"], *row["interval"], form=".2%")
+            yield found["title"], row["name"], "error", text
+        for name, error in found["published"].items():
+            yield found["title"], name, "error", f"{error:.2%}, published"
 
 
-def _few_shot(name, scores):
-    for row in scores["few_shot"]:
-        line = f"{name}, {row['ways']}-way {row['shots']}-shot {row['classes']}"
-        for method, found in row.items():
-            if isinstance(found, dict):
-                ends = found.get("interval", ())
-                yield line, method, measured(found["accuracy"], *ends, form=".1%")
-
-
-def _references(name, scores):
-    for row in scores["references"]:
-        line = f"{name}, K = {row['references']}, {row['rule']} distance"
-        for kind in ("random", "skilled"):
-            if kind in row:
-                yield line, kind, f"{row[kind]:.1%}"
-
-
-def _shortcuts(name, scores):
-    for key, kind in (("auc", ""), ("skilled_auc", ", skilled")):
-        for row in scores["baselines"]:
-            if key in row:
-                yield row["name"], f"{name} classes{kind}", f"{row[key]:.3f}"
-
-
-def _errors(protocol):
-    for row in protocol["rows"]:
-        yield row["name"], "error", measured(row["error"], *row["interval"], form=".2%")
-    for name, error in protocol["published"].items():
-        yield name, "error", f"{error:.2%}, published"
+def _methods(row):
+    return {name: found for name, found in row.items() if isinstance(found, dict)}
 
 
 def markdown(rows):
@@ -168,8 +157,7 @@ def leakage(metrics):
         compared = {}  # what -> scores of the network and of each baseline
         for row in scores["few_shot"][:1]:
             what = f"{row['ways']}-way {row['shots']}-shot accuracy"
-            methods = {kind: each for kind, each in row.items() if isinstance(each, dict)}
-            compared[what] = {kind: each["accuracy"] for kind, each in methods.items()}
+            compared[what] = {kind: each["accuracy"] for kind, each in _methods(row).items()}
         if scores["baselines"]:
             aucs = {row["name"]: row["auc"] for row in scores["baselines"]}
             compared["ROC AUC of pairs"] = {"model": scores["auc"]} | aucs
