@@ -1,5 +1,4 @@
-"""Scores a finished run on images it never trained on. The only place that computes a number
-to publish.
+"""Scores a finished run on images it never trained on.
 
 python evaluate.py RUN                  its own held-out images: known and unseen classes
 python evaluate.py RUN --data PATH      another folder, without what the run was trained on
@@ -16,14 +15,13 @@ from pathlib import Path
 
 from evaluation import comparison, summary
 from evaluation.figures import draw_figures
-from evaluation.held_out import embed_set, held_out_rows
+from evaluation.held_out import HeldOut, held_out_rows
 from evaluation.protocols import LAKE, PROTOCOLS, episode_scores, lake_scores
 from evaluation.report import write_report
 from evaluation.scores import Options, score_set
-from networks.embedding import start_keras
+from networks.embedding import embed, start_keras
 from pipeline.files import DataError
-from pipeline.image_index import read_index
-from run_directory import RunDirectory, RunError, silence, write_atomically
+from run_directory import RunDirectory, RunError, silence
 
 
 def evaluate(run, data=None, *, verbose=1, **options):
@@ -71,11 +69,10 @@ def _score(run, options):
     )
     for name, rows in sides.items():
         try:
-            held = embed_set(name, dataset, rows, encoder, distance, options.rng("pairs"))
+            of_set = embed(encoder, dataset.pixels, rows), distance, options.rng("pairs")
+            held_out.append(HeldOut(name, dataset, rows, *of_set))
         except ValueError as error:
             print(f"No score on {name} classes. {error}")
-        else:
-            held_out.append(held)
     if not held_out:
         raise DataError("There is nothing to score on. Give a folder of images with --data.")
     if options.protocol:
@@ -121,9 +118,6 @@ def main(args=None):
     begin = time.monotonic()
     try:
         run, runs, out, options = parse(args)
-        if options.data and options.protocol != LAKE:
-            # A wrong path is told before Keras is imported.
-            read_index(options.data, options.pair_label)
         start_keras()
         if runs:
             written = _compare(runs, options, out)
@@ -132,8 +126,7 @@ def main(args=None):
             print(*summary.report_lines(scored.metrics), sep="\n")
             # The run's own report is of its own held-out images.
             name = options.protocol or (options.data and Path(options.data).stem)
-            default = scored.run / f"evaluation-{name}" if name else scored.run.path
-            out = Path(out) if out else default
+            out = Path(out or scored.run / (f"evaluation-{name}" if name else ""))
             write_report(out, scored, draw_figures(scored.metrics, scored.held_out))
             written = f"{out / 'report.html'}, metrics.json and figures"
     except (ValueError, OSError) as error:  # DataError and RunError are ValueErrors
@@ -149,12 +142,8 @@ def _compare(runs, options, out):
     print("", summary.markdown(rows), sep="\n")
     path = Path(out or ".", "comparison.csv")
     path.parent.mkdir(parents=True, exist_ok=True)
-
-    def write(partial):
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(rows)
-
-    write_atomically(path, write)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
     return path
 
 

@@ -77,10 +77,8 @@ def shortcut_scores(held, ink=False):
     """ROC AUC of the pairs of a `HeldOut` by the difference of single numbers of their pictures.
 
     Paper (the median of the border), darkest tenth of a percent and mean colour are the file's;
-    with `ink` also those of what the network sees.
-
-    Returns:
-        List of dicts: `name`, `auc`, and `skilled_auc` where there are forgeries.
+    with `ink` also those of what the network sees. Returns a list of dicts: `name`, `auc`, and
+    `skilled_auc` where there are forgeries.
     """
     kinds, pairs = held.kinds_of_pairs(), {"auc": slice(None)}
     if "skilled" in kinds:
@@ -88,7 +86,7 @@ def shortcut_scores(held, ink=False):
     numbers = _of_files(held.dataset, held.rows)
     numbers["eight border pixels"] = background_pixels(held.dataset.pixels[held.rows])
     if ink:
-        seen = _stacked([_of_pixels(held.image(at)) for at in range(len(held.rows))])
+        seen = _named([_of_pixels(held.image(at)) for at in range(len(held.rows))])
         numbers |= {f"{name}, after ink": values for name, values in seen.items()}
     found = []
     for name, values in numbers.items():
@@ -112,33 +110,30 @@ def shortcut_warnings(scores):
 
 def _of_files(dataset, rows):
     kinds = [kind.decode().split() for kind in dataset.cache.rows["kind"][rows]]
-    sizes = [[int(side) for side in size.split("x")] for size, _ in kinds]
+    sizes = np.array([size.split("x") for size, _ in kinds]).astype(int)
+    modes = np.array([mode for _, mode in kinds])
 
     def read(row, size):
-        shape = *(min(side, LARGEST_SIDE) for side in size[::-1]), 3
+        shape = *np.minimum(size[::-1], LARGEST_SIDE).tolist(), 3
         plain = types.SimpleNamespace(image_shape=shape, fit="stretch", ink=False)
         data = read_bytes(dataset.index.source, dataset.index.names[row])
         return _of_pixels(decode(data, plain, dataset.cache.ranges)[0])
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        numbers = _stacked(list(pool.map(read, rows, sizes)))
-    modes = np.array([mode for _, mode in kinds])
+        numbers = _named([*pool.map(read, rows, sizes)])
     numbers["mode of the file"] = (modes[:, None] == np.unique(modes)).astype(int)
-    return numbers | {"width and height": np.array(sizes)}
+    return numbers | {"width and height": sizes}
 
 
 def _of_pixels(image):
     grey = image.mean(axis=2)
-    return {
-        "paper": [np.median(_border(grey))],
-        "darkest tenth of a percent": [np.quantile(grey, 0.001)],
-        "mean colour": image.mean(axis=(0, 1)),
-    }
+    return [np.median(_border(grey)), np.quantile(grey, 0.001), *image.mean(axis=(0, 1))]
+
+
+def _named(numbers):
+    paper, darkest, colour = np.split(np.array(numbers), [1, 2], axis=1)
+    return {"paper": paper, "darkest tenth of a percent": darkest, "mean colour": colour}
 
 
 def _border(image):
     return np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-
-
-def _stacked(numbers):
-    return {name: np.array([each[name] for each in numbers]) for name in numbers[0]}

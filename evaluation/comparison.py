@@ -4,14 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from evaluation import intervals
+from evaluation import intervals, verification
 from evaluation.summary import measured, pivot
-from evaluation.verification import (
-    curve_scores,
-    draw_verification_pairs,
-    operating_points,
-    pair_distances,
-)
 
 MOST_PAIRS = 5000
 PLACES = ("seed", "run_name", "runs_dir", "cache_dir")  # of one config, not settings of it
@@ -57,7 +51,7 @@ def _cells(groups):
 
 def _scores(kind, found):
     """AUC and one-shot accuracies of the runs of a row."""
-    values = {}
+    values = {}  # column -> a list of value, low and high for each run
     for scores in found:
         values.setdefault(f"{kind} AUC", []).append([scores["auc"], *scores["intervals"]["auc"]])
         for row in scores["few_shot"]:
@@ -66,9 +60,10 @@ def _scores(kind, found):
                 values.setdefault(f"{kind} {row['ways']}-way 1-shot", []).append(one_shot)
     texts = {}
     for name, each in values.items():
-        of_seeds = [value for value, *_ in each]
-        several = [np.mean(of_seeds), min(of_seeds), max(of_seeds)]
-        texts[name] = measured(*(several if len(each) > 1 else each[0]), form=".3f")
+        if len(each) > 1:
+            of_seeds = [value for value, *_ in each]
+            each = [[np.mean(of_seeds), min(of_seeds), max(of_seeds)]]
+        texts[name] = measured(*each[0], form=".3f")
     return texts
 
 
@@ -93,24 +88,24 @@ def _difference(kind, first, group):
 def auc_differences(held, other):
     """ROC AUC of `other` less that of `held`, on the images that both hold out.
 
-    Returns:
-        Array: that of the images, then those of bootstrap draws over classes, in each of which both
-        see the same; None where they share too few.
+    Returns an array: that of the images, then those of bootstrap draws over classes, in each of
+    which both see the same; None where they share too few.
     """
     digests = (each.dataset.cache.digests[each.rows] for each in (held, other))
     _, *positions = np.intersect1d(*digests, return_indices=True)
     labels, forged = held.labels[positions[0]], held.forged[positions[0]]
     try:
-        pairs = draw_verification_pairs(labels, np.random.default_rng(0), MOST_PAIRS, forged)
+        left, right, same = verification.draw_verification_pairs(
+            labels, np.random.default_rng(0), MOST_PAIRS, forged
+        )
     except ValueError:  # of two classes or two images of one
         return None
-    left, right, same = pairs
     # Images are not drawn too: classes carry their spread, and intervals would be too wide.
     units = intervals.Units.of(labels, np.zeros(len(labels)), known=False)
     found = []
     for each, at in zip((held, other), positions, strict=True):
-        distances = pair_distances(each.embeddings[at], left, right, each.distance)
-        of_all = curve_scores(*operating_points(same, distances)[:2])
+        distances = verification.pair_distances(each.embeddings[at], left, right, each.distance)
+        of_all = verification.verification_scores(same, distances, 0.0)
         rng = np.random.default_rng(1)
         drawn = intervals.resampled_scores(same, distances, left, right, 0.0, units, rng)
         found.append([scores["auc"] for scores in (of_all, *drawn)])

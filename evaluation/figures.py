@@ -19,10 +19,10 @@ def draw_figures(metrics, held_out):
     """What a report shows of the sets of `evaluate.evaluate`: name -> `Figure`."""
     if not held_out:
         return {}
-    figures = {"roc": plot_roc(held_out), "distances": plot_distances(metrics, held_out)}
-    for name, along, key in (("n_way", "ways", "curve"), ("k_shot", "shots", "few_shot")):
-        rows = {held.name: metrics[held.name][key] for held in held_out}
-        figures[name] = plot_few_shot(along, rows)
+    sets = {held.name: metrics[held.name] for held in held_out}
+    figures = {"roc": plot_roc(held_out), "distances": plot_distances(sets, held_out)}
+    figures["n_way"] = plot_few_shot("ways", {name: each["curve"] for name, each in sets.items()})
+    figures["k_shot"] = plot_few_shot("shots", {n: each["few_shot"] for n, each in sets.items()})
     for held in held_out:
         if held.dataset.index.classes_known:  # else only pairs are
             figures[f"confusion_{held.name}"] = plot_confusion(held)
@@ -42,11 +42,10 @@ def plot_roc(held_out):
         genuine = kinds.pop("genuine")
         for (kind, impostor), style in zip(kinds.items(), ("-", "--"), strict=False):
             pairs = genuine | impostor
-            if len(np.unique(genuine[pairs])) == 2:
-                false, true, _ = roc_curve(genuine[pairs], -held.distances[pairs])
-                label = f"{held.name} classes, {kind}: AUC {auc(false, true):.3f}"
-                for graph in (axes, inset):
-                    graph.plot(false, true, style, color=COLORS[held.name], label=label)
+            false, true, _ = roc_curve(genuine[pairs], -held.distances[pairs])
+            label = f"{held.name} classes, {kind}: AUC {auc(false, true):.3f}"
+            for graph in (axes, inset):
+                graph.plot(false, true, style, color=COLORS[held.name], label=label)
     axes.plot([0, 1], [0, 1], ":", color=QUIET, label="chance")
     return _with_legend(figure, axes)
 
@@ -58,12 +57,11 @@ def plot_distances(metrics, held_out):
     for axes, held in zip(graphs, held_out, strict=True):
         low, high = held.distances.min(), held.distances.max()
         edges = np.linspace(low, max(high, low + 1e-6), 51)  # those of a constant network are equal
+        look = {"density": True, "histtype": "stepfilled", "alpha": 0.55}
         for (kind, pairs), color in zip(held.kinds_of_pairs().items(), KINDS, strict=False):
-            look = {"density": True, "histtype": "stepfilled", "color": color, "alpha": 0.55}
-            axes.hist(held.distances[pairs], edges, label=kind, **look)
+            axes.hist(held.distances[pairs], edges, label=kind, color=color, **look)
         threshold, right = (metrics[held.name][key] for key in ("threshold", "accuracy"))
-        look = {"color": "black", "linestyle": "--", "linewidth": 1}
-        axes.axvline(threshold, label=f"threshold {threshold:.3f}", **look)
+        axes.axvline(threshold, color="k", ls="--", lw=1, label=f"threshold {threshold:.3f}")
         title = f"Distances, {held.name} classes: {right:.1%} of pairs right"
         _quiet(axes, title=title, yticks=[])
     graphs[-1].set(xlabel="distance")
@@ -93,8 +91,7 @@ def plot_few_shot(along, sets):
                 color, label = COLORS[name], f"{kind}, {value}{unit} {name}"
                 if kind == "random":  # whatever the classes
                     color, label = QUIET, f"random, {value}{unit}"
-                look = {"color": color, "marker": marker, "markersize": 3, "linestyle": style}
-                axes.plot(places, accuracy, label=label, **look)
+                axes.plot(places, accuracy, marker + style, ms=3, color=color, label=label)
             band = 100 * np.array([row["model"]["interval"] for row in line]).T
             axes.fill_between(places, *band, color=COLORS[name], alpha=0.15, linewidth=0)
     axes.set_ylim(0, 101)
@@ -130,22 +127,21 @@ def plot_t_sne(held):
     if len(some) < 4:
         return None
     # Not from principal components: of equal embeddings they are NaN.
-    settings = {"init": "random", "max_iter": 500, "random_state": 0}
-    method = TSNE(perplexity=min(30, (len(some) - 1) / 3), **settings)
+    perplexity = min(30, (len(some) - 1) / 3)
+    method = TSNE(perplexity=perplexity, init="random", max_iter=500, random_state=0)
     with threadpool_limits(1):  # its threads wait for one another where others compute too
         places, labels = method.fit_transform(held.embeddings[some]), held.labels[some]
     classes, counts = np.unique(labels, return_counts=True)
     named = np.sort(classes[np.argsort(-counts, kind="stable")[:MOST_NAMED]])
     figure, axes = _graph(f"t-SNE, {held.name} classes", "", "", height=WIDTH)
     axes.set(xticks=[], yticks=[])
-    others = ~np.isin(labels, named)
-    if others.any():
-        label = f"{len(classes) - len(named)} other classes"
-        axes.scatter(*places[others].T, s=6, color="#d4d6da", label=label)
+    if unnamed := len(classes) - len(named):
+        others = places[~np.isin(labels, named)]
+        axes.scatter(*others.T, s=6, color="#d4d6da", label=f"{unnamed} other classes")
     for number, each in enumerate(named):
-        look = {"color": f"C{number % 10}", "marker": "o^"[number // 10], "s": 10}
+        color, marker = f"C{number % 10}", "o^"[number // 10]
         name = short(held.dataset.index.class_names[each])
-        axes.scatter(*places[labels == each].T, label=name, **look)
+        axes.scatter(*places[labels == each].T, s=10, c=color, marker=marker, label=name)
     return _with_legend(figure, axes)
 
 
@@ -186,7 +182,8 @@ def _quiet(axes, **words):
 
 def _with_legend(figure, axes):
     """Below the graph, where it covers nothing."""
-    named = {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    look = {"frameon": False, "fontsize": 7, "ncols": 2}
-    figure.legend(named.values(), named.keys(), loc="outside lower center", **look)
+    handles, labels = axes.get_legend_handles_labels()
+    named = dict(zip(labels, handles, strict=True))  # each once
+    place = "outside lower center"
+    figure.legend(named.values(), named.keys(), loc=place, frameon=False, fontsize=7, ncols=2)
     return figure

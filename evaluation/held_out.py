@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import numpy as np
 
@@ -20,37 +19,36 @@ from run_directory import RunError
 MOST_SEEN = 5000  # images whose neighbours are looked for
 
 
-@dataclasses.dataclass
 class HeldOut:
-    """One set of images to score on; images are told by their position in `rows`."""
+    """One set of images to score on; images are told by their position in `rows`.
 
-    name: str  # "known" or "unseen"
-    dataset: Dataset
-    rows: np.ndarray  # of the dataset, sorted
-    labels: np.ndarray  # their classes
-    embeddings: np.ndarray  # (images, embedding_dim)
-    distance: Callable | None  # of two embeddings, as in `verification`
-    left: np.ndarray  # of verification pairs
-    right: np.ndarray
-    same: np.ndarray  # True for genuine pairs
-    distances: np.ndarray  # of the pairs
+    Args:
+        name: "known" or "unseen".
+        dataset: A `Dataset`.
+        rows: Which of its images, sorted.
+        embeddings: Theirs, (images, embedding_dim).
+        distance: Of two embeddings, as in `verification`.
+        rng: Draws the verification pairs, `left`, `right` and `same`.
+    """
+
+    def __init__(self, name, dataset, rows, embeddings, distance, rng):
+        index = dataset.index
+        self.name, self.dataset, self.rows = name, dataset, rows
+        self.embeddings, self.distance = embeddings, distance
+        self.labels, self.families = index.labels[rows], index.families[rows]
+        self.forged = index.forged[rows]
+        self.trial_labels = training_labels(index)[rows]  # where a forgery is alone in its class
+        self.units = Units.of(self.labels, self.families, name == "known")
+        self.left, self.right, self.same = verification.verification_pairs(dataset, rows, rng)
+        self.distances = verification.pair_distances(embeddings, self.left, self.right, distance)
 
     def image(self, position):
         """One image, uint8 array (height, width, channels)."""
         return self.dataset.pixels[self.rows[position]]
 
-    @property
-    def forged(self):
-        """Which images are forgeries, (images,)."""
-        return self.dataset.index.forged[self.rows]
-
-    @property
-    def pair_folds(self):
-        """Fold of each pair, (pairs,), or None where a list names none."""
-        index = self.dataset.index
-        if index.pair_folds is None:
-            return None
-        return index.pair_folds[np.isin(index.pairs[:, :2], self.rows).all(axis=1)]
+    def class_name(self, position):
+        """The name of an image's class."""
+        return self.dataset.index.class_names[self.labels[position]]
 
     def kinds_of_pairs(self):
         """Name -> which pairs are genuine, impostors or, where there are any, skilled forgeries."""
@@ -65,25 +63,6 @@ class HeldOut:
         order = np.argsort(self.distances, kind="stable")
         return order[self.same[order]], order[~self.same[order]]
 
-    def class_name(self, position):
-        """The name of an image's class."""
-        return self.dataset.index.class_names[self.labels[position]]
-
-    @property
-    def families(self):
-        """The family of each image, (images,)."""
-        return self.dataset.index.families[self.rows]
-
-    @property
-    def trial_labels(self):
-        """The class of each image for a trial, in which a forgery is alone in its class."""
-        return training_labels(self.dataset.index)[self.rows]
-
-    @property
-    def units(self):
-        """What an interval draws anew, see `intervals.Units`."""
-        return Units.of(self.labels, self.families, self.name == "known")
-
     @functools.cached_property
     def neighbours(self):
         """`(positions, nearest)`: a seeded choice of genuine images, and `neighbours.nearest`."""
@@ -96,11 +75,9 @@ def held_out_rows(run, data=None, strict=False, pair_label=None):
     """The images to score on: what a `RunDirectory` kept for test, or those of other data.
 
     Images of other data that the run was trained or validated on are left out; a DataError where
-    `strict`. `pair_label` is as in `scores.Options`, the run's own by default.
-
-    Returns:
-        `(dataset, rows, left_out)`: a `Dataset`; "known" and "unseen" -> its rows; how many
-        images were left out, or None where the data are the run's own.
+    `strict`. `pair_label` is as in `scores.Options`, the run's own by default. Returns `(dataset,
+    rows, left_out)`: a `Dataset`; "known" and "unseen" -> its rows; how many images were left out,
+    or None where the data are the run's own.
     """
     config = dataclasses.replace(run.config, data_dir=str(data)) if data else run.config
     index = read_index(config.data_dir, pair_label or config.pair_label)
@@ -144,13 +121,13 @@ def _other_rows(run, dataset, strict):
     print(f"{said}: left out." if trained.any() else f"{said}.")
     known = np.isin(index.class_names, classes)
     if known.any():
-        count, all_names = known.sum(), len(known)
-        said = f"{count} of {all_names} class names are names the run was trained on: "
-        if trained.any() or 2 * count >= all_names:
-            print(f"{said}these classes count as known.")
-        else:  # equal names may be chance
-            print(f"{said}as no image is, all classes count as unseen.")
-            known[:] = False
+        chance = not trained.any() and 2 * known.sum() < len(known)
+        verdict = "as no image is, all classes count as unseen."
+        print(
+            f"{known.sum()} of {len(known)} class names are names the run was trained on: "
+            f"{verdict if chance else 'these classes count as known.'}"
+        )
+        known &= not chance
     known[trained_labels] = True
     # What shows the same thing as a trained image says nothing new either.
     free = usable & ~np.isin(index.groups, index.groups[trained])
@@ -171,20 +148,14 @@ def remember_trained(run, dataset):
         "thumbnails": thumbnails(cache.pixels)[rows] if len(index) <= MOST_IMAGES else [],
         "classes": np.array(index.class_names)[np.unique(index.labels[rows])],
     }
-
-    def write(path):
-        with open(path, "wb") as file:
-            np.savez_compressed(file, **arrays)
-
-    run.write("trained_on.npz", write)
+    run.write("trained_on.npz", lambda path: np.savez_compressed(path, **arrays))
 
 
 def trained_on(run, dataset):
     """Which images of a `Dataset` a run was trained or validated on.
 
-    Returns:
-        `(equal, alike, classes)`: boolean arrays (images,), the same file and a near-duplicate;
-        the names of the classes trained on.
+    Returns `(equal, alike, classes)`: boolean arrays (images,), the same file and a near-duplicate;
+    the names of the classes trained on.
     """
     if not (run / "trained_on.npz").exists():
         raise RunError(f"'{run.path}' does not say what it was trained on. Train it anew.")
@@ -198,14 +169,3 @@ def trained_on(run, dataset):
         across = (trained < len(small)) & (other >= len(small))
         alike[other[across] - len(small)] = True
     return equal, alike, classes
-
-
-def embed_set(name, dataset, rows, encoder, distance, rng):
-    """Embeds a set, each image once, and draws its verification pairs: a `HeldOut`."""
-    from networks.embedding import embed
-
-    labels = dataset.index.labels[rows]
-    pairs = verification.verification_pairs(dataset, rows, rng)
-    embeddings = embed(encoder, dataset.pixels, rows)
-    distances = verification.pair_distances(embeddings, *pairs[:2], distance)
-    return HeldOut(name, dataset, rows, labels, embeddings, distance, *pairs, distances)

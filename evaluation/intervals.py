@@ -40,9 +40,9 @@ class Units:
         return cls(units, np.zeros(units.max() + 1, int))
 
     @property
-    def degrees_of_freedom(self):
-        """Of Student's t: units less one a stratum."""
-        return max(1, len(self.strata) - len(np.unique(self.strata)))
+    def t(self):
+        """Student's t for 95%: its degrees of freedom are the units less one a stratum."""
+        return stats.t.ppf(0.975, max(1, len(self.strata) - len(np.unique(self.strata))))
 
     def weights(self, rng):
         """Weights of the units in each draw, (DRAWS, units), of mean 1."""
@@ -63,16 +63,14 @@ class Units:
 
     def margin(self, resampled):
         """Half of the interval of a value that is no share, from its values over the draws."""
-        t = stats.t.ppf(0.975, self.degrees_of_freedom)
-        return float(t * np.std(resampled, ddof=1) / DAMPING)
+        return float(self.t * np.std(resampled, ddof=1) / DAMPING)
 
     def interval(self, value, resampled, trials=np.inf):
         """`[low, high]` of a share from its values over the draws and the chance of `trials`."""
         variance = np.var(resampled, ddof=1) / DAMPING**2 + value * (1 - value) / trials
-        worth = len(self.of_image)
+        worth, t = len(self.of_image), self.t
         if variance > 0 and 0 < value < 1:
             worth = value * (1 - value) / variance
-        t = stats.t.ppf(0.975, self.degrees_of_freedom)
         middle = value + t**2 / (2 * worth)
         half = t * np.sqrt(value * (1 - value) / worth + (t / (2 * worth)) ** 2)
         ends = np.array([middle - half, middle + half]) / (1 + t**2 / worth)
@@ -87,7 +85,7 @@ def verification_intervals(scores, same, distances, left, right, threshold, unit
 
 
 def resampled_scores(same, distances, left, right, threshold, units, rng):
-    """Scores of the pairs in each draw, dicts."""
+    """What a ROC curve and the threshold give in each draw, dicts."""
     order = np.argsort(distances, kind="stable")  # sorted once, for all draws
     same, distances, left, right = (each[order] for each in (same, distances, left, right))
     ends = np.append(np.flatnonzero(np.diff(distances)), len(distances) - 1)  # ties stay together

@@ -16,8 +16,8 @@ def nearest(embeddings, distance=None):
     found = np.empty((len(embeddings), min(NEIGHBOURS, len(embeddings) - 1)), int)
     for rows in chunks(len(embeddings), len(embeddings)):
         distances = all_distances(embeddings[rows], embeddings, distance)
-        own = np.arange(len(embeddings))[rows]
-        distances[np.arange(len(own)), own] = np.inf
+        own = np.arange(len(distances))
+        distances[own, rows.start + own] = np.inf
         found[rows] = np.argsort(distances, axis=1, kind="stable")[:, : found.shape[1]]
     return found
 
@@ -63,7 +63,7 @@ def suspected_label_errors(labels, neighbours):
     around = labels[neighbours]  # (n, count)
     most, counts = stats.mode(around, axis=1)
     shares = counts / around.shape[1]
-    found = np.flatnonzero((most != labels) & (shares > 0.5))
-    twins = neighbours[found, (around == most[:, None])[found].argmax(axis=1)]
-    order = np.argsort(-shares[found], kind="stable")
-    return [(int(found[at]), int(twins[at]), float(shares[found[at]])) for at in order]
+    twins = neighbours[np.arange(len(labels)), (around == most[:, None]).argmax(axis=1)]
+    order = np.argsort(-shares, kind="stable")
+    found = order[(most != labels)[order] & (shares[order] > 0.5)]
+    return [(int(at), int(twins[at]), float(shares[at])) for at in found]

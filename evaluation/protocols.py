@@ -7,6 +7,7 @@ import numpy as np
 
 from configs import Config
 from evaluation import baselines, few_shot
+from networks.embedding import embed
 from pipeline.files import DataError, list_files, read_bytes
 from pipeline.reading import decode
 
@@ -36,8 +37,6 @@ def lake_scores(source, encoder, config, distance=None):
     Lake, Salakhutdinov & Tenenbaum, "Human-level concept learning through probabilistic program
     induction", 2015. `source` is as for `read_lake_runs`; the result is as of `_found`.
     """
-    from networks.embedding import embed
-
     if not source:
         raise DataError(f"--protocol {LAKE} needs --data: a folder or zip of its runs.")
     errors = {}
@@ -45,14 +44,12 @@ def lake_scores(source, encoder, config, distance=None):
         files = [read_bytes(source, name) for name in [*tests, *trainings]]
         seen, native = (np.stack([decode(f, of)[0] for f in files]) for of in (config, NATIVE))
         queries, known = np.split(np.arange(len(files)), [len(tests)])
-        references = np.tile(known[:, None], (len(tests), 1, 1))
-        trials = few_shot.Trials(queries, references, answers)
+        trials = few_shot.Trials(queries, np.tile(known[:, None], (len(tests), 1, 1)), answers)
         embeddings = embed(encoder, seen, np.arange(len(files)))
         for name, method in baselines.methods(embeddings, native, distance).items():
             accuracy = few_shot.few_shot_accuracy(method(trials), answers)
             errors.setdefault(name, []).append(1 - accuracy)
-    title = f"Lake's {len(errors['model'])} one-shot runs of Omniglot, error"
-    return _found(LAKE, title, errors)
+    return _found(LAKE, f"Lake's {len(errors['model'])} one-shot runs of Omniglot, error", errors)
 
 
 def episode_scores(name, held_out, options):
@@ -66,9 +63,9 @@ def episode_scores(name, held_out, options):
     errors = {}
     for held, shots in itertools.product(held_out, numbers):
         rng, families = options.rng("episodes", shots), held.families if within else None
-        labels = held.trial_labels
+        drawn = held.trial_labels, ways, shots + queries, count, rng, families
         try:
-            images = few_shot.draw_episodes(labels, ways, shots + queries, count, rng, families)
+            images = few_shot.draw_episodes(*drawn)
         except ValueError:
             continue
         if images.shape[1] == ways:
@@ -100,9 +97,8 @@ def _found(name, title, errors):
 def read_lake_runs(source):
     """Yields `(test files, training files, answers)` of each run in a zip or folder.
 
-    Raises:
-        DataError: If it holds no `runNN/class_labels.txt` whose every line names a test file and
-            the training file of the same character.
+    A DataError if it holds no `runNN/class_labels.txt` whose every line names a test file and the
+    training file of the same character.
     """
     files = list_files(source)
     labels = sorted(name for name in files if PurePosixPath(name).name == "class_labels.txt")

@@ -16,19 +16,14 @@ RULES = {  # a score (n,) from distances to the references, (n, k), and among th
 IMPOSTORS = {"random": "images of other classes", "skilled": "forgeries"}
 NO_DISTANCE = 1e-9  # whose logarithm can be taken
 DRAWS = 5  # of the references of a class, for a table
-KINDS = ("genuine", "random", "skilled")  # of the class, of another one, forgeries of the class
 
 
 def unknown_thresholds(impostors):
-    """The table for "none of these", from validation images.
+    """The table for "none of these", from distances of each validation image to other classes'.
 
-    Every image is of an unknown class to references of the other classes. With n references drawn
-    from those, one is nearer than t with probability 1 - (1 - p)^n, where p is the share of them
-    that are nearer: averaged over the images, that is the false-accept rate at t.
-
-    Args:
-        impostors: Distances of each image to those of other classes, a list of arrays; where
-            classes are not known, one array of all impostor pairs in it.
+    `impostors` is a list of arrays, or of one of all impostor pairs where classes are not known.
+    With n references of other classes drawn, one is nearer than t with probability 1 - (1 - p)^n,
+    where p is the share of them that are: averaged over the images, the false-accept rate at t.
     """
     cuts = np.unique(np.quantile(np.concatenate(impostors), np.geomspace(1e-6, 1, 600)))
     nearer = np.array([np.searchsorted(np.sort(row), cuts) / len(row) for row in impostors])
@@ -66,13 +61,8 @@ def reference_thresholds(distances, labels, forged, rng):
     """The best of `RULES` for enrolled classes and its table, from validation images.
 
     A false accept is a forgery where there are any, else an image of another class. The best rule
-    has the lowest equal error rate with the most references there can be.
-
-    Args:
-        distances: Of all images to each other, (n, n).
-        labels: Their classes, (n,).
-        forged: Which are forgeries, (n,).
-        rng: Draws the references.
+    has the lowest equal error rate with the most references there can be. `distances`, `labels`
+    and `forged` are as in `reference_distances`.
 
     Returns:
         The table, with `rule`, `impostors` in words, `measured` (equal error rates of all rules
@@ -84,7 +74,7 @@ def reference_thresholds(distances, labels, forged, rng):
         return None
     scores = [reference_distances(distances, labels, forged, n, rng, DRAWS) for n in numbers]
     measured = {rule: equal_errors(of) for rule, of in scores[-1].items()}
-    kind = "skilled" if all("skilled" in errors for errors in measured.values()) else "random"
+    kind = "skilled" if "skilled" in measured["nearest"] else "random"
     rule = min(RULES, key=lambda rule: measured[rule][kind])
     return {
         "rule": rule,
@@ -110,18 +100,23 @@ def enrolled_threshold(table, count, false_accept_rate=None):
 def reference_distances(distances, labels, forged, count, rng, draws=1):
     """Scores every image against `count` references of each class that has more images.
 
-    `distances` are of all images to each other, `(n, n)`; of each class genuine images are drawn
-    as references `draws` times. Returns a dict: rule -> kind of image -> array of distances.
+    `distances` are of all images to each other, `(n, n)`, `forged` says which are forgeries,
+    `(n,)`; of each class genuine images are drawn as references `draws` times.
+
+    Returns:
+        Dict: rule -> kind -> array of distances. Kinds are "genuine" (of the class), "random" (of
+        another one) and "skilled" (forgeries of the class).
     """
-    found = {rule: {kind: [np.empty(0)] for kind in KINDS} for rule in RULES}
+    kinds = "genuine", *IMPOSTORS
+    found = {rule: {kind: [np.empty(0)] for kind in kinds} for rule in RULES}
     for label in np.repeat(np.unique(labels), draws):
         own = rng.permutation(np.flatnonzero((labels == label) & ~forged))
         chosen, rest = own[:count], own[count:]
         if len(rest):
-            skilled = np.flatnonzero((labels == label) & forged)
             random = np.flatnonzero((labels != label) & ~forged)
+            skilled = np.flatnonzero((labels == label) & forged)
             among = distances[np.ix_(chosen, chosen)]
-            for kind, rows in zip(KINDS, (rest, random, skilled), strict=True):
+            for kind, rows in zip(kinds, (rest, random, skilled), strict=True):
                 to = distances[np.ix_(rows, chosen)]
                 for rule, score in RULES.items():
                     found[rule][kind].append(score(to, among))
@@ -134,7 +129,7 @@ def reference_distances(distances, labels, forged, count, rng, draws=1):
 def equal_errors(scores):
     """Equal error rate of each kind of impostor, from one rule's scores; without those missing."""
     found, genuine = {}, scores["genuine"]
-    for kind in KINDS[1:]:
+    for kind in IMPOSTORS:
         if len(genuine) and len(scores[kind]):
             same = np.arange(len(genuine) + len(scores[kind])) < len(genuine)
             found[kind] = equal_error_rate(same, np.concatenate([genuine, scores[kind]]))[0]

@@ -33,7 +33,6 @@ def write_report(out, scored, figures):
     """
     run, metrics, held_out = scored.run, scored.metrics, scored.held_out
     out.mkdir(parents=True, exist_ok=True)
-    _write_text(out / "metrics.json", json.dumps(metrics, indent=2))
     for name, figure in figures.items():
         write_atomically(out / f"{name}.png", figure.savefig)
     plots = [out / f"{name}.png" for name in figures]
@@ -48,22 +47,21 @@ def write_report(out, scored, figures):
         "maps": _explained(held_out[-1], scored.encoder) if held_out else [],
         "card": summary.model_card(run, metrics),
     }
+    texts = {"metrics.json": json.dumps(metrics, indent=2)}
     for name in ("report.html", "model_card.md"):
-        _write_text(out / name, TEMPLATES.get_template(name).render(shown))
-
-
-def _write_text(path, text):
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        texts[name] = TEMPLATES.get_template(name).render(shown)
+    for name, text in texts.items():
+        write_atomically(out / name, lambda path, text=text: path.write_text(text, "utf-8"))
 
 
 def _details(held, scores):
-    """The pairs of images behind one set's scores, as `_figure` gives them."""
+    """What a set's section shows: worst pairs, images at odds with their label, hardest classes."""
     genuine, impostors = held.nearest_first()
-    shown = {"held": held, "scores": scores, "odd": [], "hardest": []}
+    shown = {"held": held, "scores": scores, "odd": []}
     shown |= {"far": _pairs(held, genuine[::-1]), "close": _pairs(held, impostors)}
-    if "most_confused" in scores:  # else classes are not known, pairs alone
-        recall = sorted(scores["class_recall_at_1"].items(), key=lambda each: each[1])
-        shown["hardest"] = [[name, f"{share:.1%}"] for name, share in recall]
+    recall = sorted(scores.get("class_recall_at_1", {}).items(), key=lambda each: each[1])
+    shown["hardest"] = [[name, f"{share:.1%}"] for name, share in recall]
+    if recall:  # else classes are not known, pairs alone
         some, nearest = held.neighbours
         for at, twin, share in neighbours.suspected_label_errors(held.labels[some], nearest):
             own, other = held.class_name(some[at]), held.class_name(some[twin])

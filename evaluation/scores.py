@@ -6,15 +6,8 @@ import itertools
 import numpy as np
 from scipy import stats
 
-from evaluation import (
-    baselines,
-    few_shot,
-    intervals,
-    neighbours,
-    references,
-    thresholds,
-    verification,
-)
+from evaluation import baselines, few_shot, intervals, neighbours, references, verification
+from evaluation.thresholds import best_threshold
 
 CURVE_WAYS = 20  # N of the accuracy-against-N figure goes from 2 to this
 REFERENCES, MOST_REFERRED = (1, 5, 10), 1500  # enrolled; images that they are measured on
@@ -23,11 +16,7 @@ SEEDS = {"pairs": 0, "trials": 1, "bootstrap": 2, "references": 3, "episodes": 4
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is asked of an evaluation, on the command line too.
-
-    Raises:
-        ValueError: If a number is too small.
-    """
+    """What is asked of an evaluation, on the command line too; a ValueError of small numbers."""
 
     data: str | None = None  # folder, .zip, .csv or list of pairs; None: what the run kept for test
     pair_label: str | None = None  # what label 1 of a list of pairs means, where no column says it
@@ -39,10 +28,10 @@ class Options:
     seed: int = 0  # of pairs, trials and bootstrap
 
     def __post_init__(self):
-        given = {"ways": self.ways, "shots": self.shots, "trials": [self.trials]}
-        for (name, numbers), least in zip(given.items(), (2, 1, 1), strict=True):
+        for name, least in (("ways", 2), ("shots", 1), ("trials", 1)):
+            numbers = np.atleast_1d(getattr(self, name)).tolist()
             if not numbers or min(numbers) < least:
-                raise ValueError(f"{name} must be {least} or more. Received: {[*numbers]}.")
+                raise ValueError(f"{name} must be {least} or more. Received: {numbers}.")
 
     def rng(self, purpose, *others):
         """A NumPy generator for one of `SEEDS`."""
@@ -55,14 +44,14 @@ def score_set(held, threshold, options, ink=False):
     `threshold` is the run's, `ink` whether its images are ink alone. Where classes are not known,
     as in lists of pairs, there are scores of pairs alone.
     """
-    index, pairs = held.dataset.index, (held.same, held.distances)
+    pairs = held.same, held.distances
     found = {"images": len(held.rows), "classes": len(np.unique(held.labels))}
     found |= verification.verification_scores(*pairs, threshold)
     of_pairs = *pairs, held.left, held.right, threshold, held.units, options.rng("bootstrap")
     found["intervals"] = intervals.verification_intervals(found, *of_pairs)
     found |= impostor_scores(held) | fold_scores(held)
     found |= {"few_shot": [], "curve": [], "references": []}
-    if index.classes_known:
+    if held.dataset.index.classes_known:
         pixels = held.dataset.pixels[held.rows]
         methods = baselines.methods(held.embeddings, pixels, held.distance)
         found["few_shot"] = few_shot_table(held, methods, options)
@@ -89,13 +78,15 @@ def impostor_scores(held):
 
 def fold_scores(held):
     """Mean accuracy over the folds of a list, each at the threshold best on the others (LFW)."""
-    folds = held.pair_folds
-    if folds is None or len(np.unique(folds)) < 2:
+    index, accuracies = held.dataset.index, []
+    if index.pair_folds is None:
         return {}
-    accuracies = []
+    folds = index.pair_folds[np.isin(index.pairs[:, :2], held.rows).all(axis=1)]
+    if len(np.unique(folds)) < 2:
+        return {}
     for fold in np.unique(folds):
         inside = folds == fold
-        cut = thresholds.best_threshold(held.same[~inside], held.distances[~inside])[1]
+        cut = best_threshold(held.same[~inside], held.distances[~inside])[1]
         accuracies.append(np.mean((held.distances[inside] < cut) == held.same[inside]))
     accuracy, error = float(np.mean(accuracies)), float(stats.sem(accuracies))
     return {"folds": {"folds": len(accuracies), "accuracy": accuracy, "standard_error": error}}
@@ -126,8 +117,10 @@ def few_shot_table(held, methods, options):
     table = {}
     for place, ways, shots in itertools.product(places, options.ways, options.shots):
         what = f"{held.name} classes, {shots}-shot {place} families"
+        families = held.families if place == "within" else None
+        drawn = ways, shots, options.trials, options.rng("trials", ways, shots), families
         try:
-            trials = _trials(held, ways, shots, options, place, ways, shots)
+            trials = few_shot.draw_trials(held.trial_labels, *drawn)
         except ValueError as error:
             if ways == options.ways[0]:  # the others lack the same images
                 print(f"{what}: {error}")
@@ -146,18 +139,14 @@ def n_way_curve(held, methods, options):
 
     All N come from the same trials: the right class and the first N - 1 others.
     """
+    drawn = CURVE_WAYS, 1, options.trials, options.rng("trials")
     try:
-        trials = _trials(held, CURVE_WAYS, 1, options)
+        trials = few_shot.draw_trials(held.trial_labels, *drawn)
     except ValueError:
         return []
     numbers = range(2, trials.references.shape[1] + 1)
     shown = {name: methods[name] for name in ("model", "raw pixels")}
     return _accuracies(held, shown, trials, numbers, "across", options)
-
-
-def _trials(held, ways, shots, options, place="across", *seeds):
-    families, rng = held.families if place == "within" else None, options.rng("trials", *seeds)
-    return few_shot.draw_trials(held.trial_labels, ways, shots, options.trials, rng, families)
 
 
 def _accuracies(held, methods, trials, numbers, place, options):

@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 from evaluation.verification import all_distances
+from networks.embedding import embed
 
 PATCHES = 6  # squares along a side that are covered in turn
 
@@ -15,8 +16,6 @@ def similarity_map(encoder, pixels, other_embedding, distance=None):
     (embedding_dim,) an array (PATCHES, PATCHES); 0 where the part does not matter (Zeiler and
     Fergus, "Visualizing and understanding convolutional networks", 2014).
     """
-    from networks.embedding import embed
-
     down, across = (_strips(side) for side in pixels.shape[:2])
     squares = down[:, None, :, None] & across[:, None]  # (PATCHES, PATCHES, height, width)
     squares = squares.reshape(-1, *pixels.shape[:2], 1)

@@ -3,6 +3,8 @@
 import dataclasses
 import re
 
+from pipeline.splits import SPLITS
+
 FEW_CLASSES, POOR = 10, 0.75  # a number and a ROC AUC below which a sentence warns
 
 SCORES = {  # key in metrics.json -> title and format
@@ -30,17 +32,10 @@ def sets_of(metrics):
 
 def tables(metrics):
     """All tables that there is something for: lists of rows of text, the head first."""
-    sets, made = sets_of(metrics).items(), []
-    for corner, cells in (
-        ("", _scores),
-        ("N-way K-shot", _few_shot),
-        ("equal error rate against K references", _references),
-        ("ROC AUC of pairs by one thing alone", _shortcuts),
-    ):
-        made.append(pivot(corner, (cell for name, scores in sets for cell in cells(name, scores))))
-    if found := metrics.get("protocol"):
-        made.append(pivot(found["title"], _errors(found)))
-    return [rows for rows in made if len(rows) > 1]
+    cells = {}
+    for title, *cell in _cells(metrics):
+        cells.setdefault(title, []).append(cell)
+    return [pivot(title, of) for title, of in cells.items()]
 
 
 def pivot(corner, cells):
@@ -59,49 +54,44 @@ def measured(value, *ends, form):
     return f"{value:{form}}" + (f" [{', '.join(f'{end:{form}}' for end in ends)}]" if ends else "")
 
 
-def _scores(name, scores):
-    column = f"{name} classes"
-    yield "images, classes", column, f"{scores['images']:,}, {scores['classes']}"
-    for key, (title, form) in SCORES.items():
-        if key in scores:
-            yield title, column, measured(scores[key], *scores["intervals"].get(key, ()), form=form)
-    if folds := scores.get("folds"):
-        text = "{accuracy:.2%} +- {standard_error:.2%} over {folds} folds"
-        yield "accuracy by folds", column, text.format(**folds)
-
-
-def _few_shot(name, scores):
-    for row in scores["few_shot"]:
-        line = f"{name}, {row['ways']}-way {row['shots']}-shot {row['classes']}"
-        for method, found in _methods(row).items():
-            ends = found.get("interval", ())
-            yield line, method, measured(found["accuracy"], *ends, form=".1%")
+def _cells(metrics):
+    """`(upper left of its table, row, column, text)` of every cell."""
+    for name, scores in sets_of(metrics).items():
+        column = f"{name} classes"
+        yield "", "images, classes", column, f"{scores['images']:,}, {scores['classes']}"
+        for key, (title, form) in SCORES.items():
+            if key in scores:
+                ends = scores["intervals"].get(key, ())
+                yield "", title, column, measured(scores[key], *ends, form=form)
+        if folds := scores.get("folds"):
+            text = "{accuracy:.2%} +- {standard_error:.2%} over {folds} folds"
+            yield "", "accuracy by folds", column, text.format(**folds)
+        for row in scores["few_shot"]:
+            line = f"{name}, {row['ways']}-way {row['shots']}-shot {row['classes']}"
+            for method, found in _methods(row).items():
+                text = measured(found["accuracy"], *found.get("interval", ()), form=".1%")
+                yield "N-way K-shot", line, method, text
+        for row in scores["references"]:
+            line = f"{name}, K = {row['references']}, {row['rule']} distance"
+            for kind in ("random", "skilled"):
+                if kind in row:
+                    title = "equal error rate against K references"
+                    yield title, line, kind, f"{row[kind]:.1%}"
+        for key, kind in (("auc", ""), ("skilled_auc", ", skilled")):
+            for row in scores["baselines"]:
+                if key in row:
+                    title = "ROC AUC of pairs by one thing alone"
+                    yield title, row["name"], f"{column}{kind}", f"{row[key]:.3f}"
+    if found := metrics.get("protocol"):
+        for row in found["rows"]:
+            text = measured(row["error"], *row["interval"], form=".2%")
+            yield found["title"], row["name"], "error", text
+        for name, error in found["published"].items():
+            yield found["title"], name, "error", f"{error:.2%}, published"
 
 
 def _methods(row):
     return {name: found for name, found in row.items() if isinstance(found, dict)}
-
-
-def _references(name, scores):
-    for row in scores["references"]:
-        line = f"{name}, K = {row['references']}, {row['rule']} distance"
-        for kind in ("random", "skilled"):
-            if kind in row:
-                yield line, kind, f"{row[kind]:.1%}"
-
-
-def _shortcuts(name, scores):
-    for key, kind in (("auc", ""), ("skilled_auc", ", skilled")):
-        for row in scores["baselines"]:
-            if key in row:
-                yield row["name"], f"{name} classes{kind}", f"{row[key]:.3f}"
-
-
-def _errors(protocol):
-    for row in protocol["rows"]:
-        yield row["name"], "error", measured(row["error"], *row["interval"], form=".2%")
-    for name, error in protocol["published"].items():
-        yield name, "error", f"{error:.2%}, published"
 
 
 def markdown(rows):
@@ -129,9 +119,9 @@ def sentences(metrics):
     if not (sets := sets_of(metrics)):
         return {}
     name, scores = list(sets.items())[-1]  # unseen classes, where there are any
-    seen = "it trained on" if name == "known" else "it never saw"
     can = (
-        f"of pairs of images from {scores['classes']} classes {seen}, it calls "
+        f"of pairs of images from {scores['classes']} classes "
+        f"{'it trained on' if name == 'known' else 'it never saw'}, it calls "
         f"{scores['accuracy']:.0%} rightly same or different (ROC AUC {scores['auc']:.3f})"
     )
     for row in [row for row in scores["few_shot"] if row["shots"] == 1][:1]:
@@ -164,14 +154,15 @@ def leakage(metrics):
     if left_out := metrics.get("left_out"):
         said.append("{images} of {of} images were trained on and left out.".format(**left_out))
     for name, scores in sets_of(metrics).items():
-        compared = []  # what, the network's score, the baselines' by name
+        compared = {}  # what -> scores of the network and of each baseline
         for row in scores["few_shot"][:1]:
-            others = {kind: each["accuracy"] for kind, each in _methods(row).items()}
-            compared.append((f"{row['ways']}-way one-shot accuracy", others.pop("model"), others))
+            what = f"{row['ways']}-way {row['shots']}-shot accuracy"
+            compared[what] = {kind: each["accuracy"] for kind, each in _methods(row).items()}
         if scores["baselines"]:
-            others = {row["name"]: row["auc"] for row in scores["baselines"]}
-            compared.append(("ROC AUC of pairs", scores["auc"], others))
-        for what, network, others in compared:
+            aucs = {row["name"]: row["auc"] for row in scores["baselines"]}
+            compared["ROC AUC of pairs"] = {"model": scores["auc"]} | aucs
+        for what, others in compared.items():
+            network = others.pop("model")
             best = max(others, key=others.get)
             sentence = f"{name.capitalize()} classes, {what}: the network {network:.3f}, "
             sentence += f"the best baseline ({best}) {others[best]:.3f}."
@@ -190,42 +181,35 @@ def model_card(run, metrics):
 
     After Mitchell et al., "Model cards for model reporting", 2019.
     """
-    splits, threshold, started = map(
-        run.read_json, ("splits.json", "threshold.json", "environment.json")
-    )
-    cut = measured(threshold["threshold"], *threshold.get("interval") or (), form=".4f")
-    history = run.read_history()
-    return {
+    files = "splits.json", "threshold.json", "environment.json"
+    (splits, threshold, started), history = map(run.read_json, files), run.read_history()
+    cut = measured(threshold["threshold"], *threshold["interval"], form=".4f")
+    card = {
         "Model": {
             "weights": metrics["pretrained"] or "trained from nothing",
             "images": "{} x {} pixels, {} channels".format(*run.config.image_shape),
             "threshold": f"{cut}, {threshold['chosen_for']}",
         },
         "Data": {
-            "source": _without_folders(splits["source"]),
+            "source": splits["source"],
             "classes": f"{len(splits['known_classes'])}, {len(splits['unseen_classes'])} kept out",
-            **{
-                f"images, {side.replace('_', ' ')}": len(splits[side])
-                for side in ("train", "val", "test_known", "test_unseen")
-            },
+            **{f"images, {side.replace('_', ' ')}": len(splits[side]) for side in SPLITS},
         },
         "Training": {
             "epochs": len(history),
             "minutes": f"{sum(float(row['seconds']) for row in history) / 60:.1f}",
             "started": started["time"],
-            "command": " ".join(map(_without_folders, started["command"])),
+            "command": " ".join(started["command"]),
         },
         "Versions": {
             "python": started["python"],
             **started["versions"],
             **{name: started[name] for name in ("backend", "machine", "commit")},
         },
-        "Settings": {
-            name: _without_folders(str(value))
-            for name, value in dataclasses.asdict(run.config).items()
-        },
+        "Settings": dataclasses.asdict(run.config),
     }
-
-
-def _without_folders(text):
-    return re.sub(r"[^\s=]*[/\\](?=.)", "", text)
+    folders = re.compile(r"[^\s=]*[/\\](?=.)")
+    return {
+        title: {fact: folders.sub("", str(value)) for fact, value in facts.items()}
+        for title, facts in card.items()
+    }

@@ -14,22 +14,20 @@ def choose_threshold(same, distances, false_accept_rate, classes):
     """The distance below which two images are called the same, as `threshold.json` holds it.
 
     From validation pairs and the `classes` of their images (2, pairs). `false_accept_rate` is the
-    share of impostors that may pass, None for the equal error rate.
-
-    Returns:
-        Dict: `threshold`, its 95% `interval` for other classes, `chosen_for`, `val_accuracy` there,
-        `calibration` of `probability`, how many pairs of each kind it stands on, and `warnings`.
+    share of impostors that may pass, None for the equal error rate. The `interval` is the 95% one
+    for other classes; `calibration` is for `probability`.
     """
+    rate, _ = equal_error_rate(same, distances)
+    purpose = f"false-accept rate {false_accept_rate}"
+    if false_accept_rate is None:
+        purpose = f"equal error rate {rate:.4f}"
 
     def choose(weights=None):
         if false_accept_rate is None:
             return equal_error_rate(same, distances, weights)[1]
         return threshold_at_false_accept(same, distances, false_accept_rate, weights)
 
-    threshold, rate = choose(), equal_error_rate(same, distances)[0]
-    purpose = f"equal error rate {rate:.4f}"
-    if false_accept_rate is not None:
-        purpose = f"false-accept rate {false_accept_rate}"
+    threshold = choose()
     _, classes = np.unique(classes, return_inverse=True)
     units = Units(np.arange(classes.max() + 1), np.zeros(classes.max() + 1, int))
     drawn = units.pair_weights(*classes, np.random.default_rng(0))

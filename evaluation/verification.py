@@ -84,10 +84,8 @@ def finite(distances):
 
 def verification_pairs(dataset, rows, rng):
     """The pairs that a `Dataset` gives among some sorted rows, else drawn: positions in `rows`."""
-    index = dataset.index
-    return dataset.given_pairs(rows) or draw_verification_pairs(
-        index.labels[rows], rng, forged=index.forged[rows]
-    )
+    labels, forged = dataset.index.labels[rows], dataset.index.forged[rows]
+    return dataset.given_pairs(rows) or draw_verification_pairs(labels, rng, forged=forged)
 
 
 def draw_verification_pairs(labels, rng, max_pairs=20_000, forged=False):
@@ -144,7 +142,6 @@ def grouped(labels, among=True):
 
 
 def _one_of(groups, labels, rng):
-    """An image of each of some classes, from `grouped`."""
     images, starts, counts = groups
     return images[starts[labels] + rng.integers(counts[labels])]
 
@@ -211,12 +208,10 @@ def last_within(rate, false_accept, values):
 
 
 def verification_scores(same, distances, threshold):
-    """Scores verification, with a threshold that was chosen on validation pairs.
+    """Scores verification at a threshold that was chosen on validation pairs.
 
-    Returns:
-        Dict that JSON can hold; `accuracy`, `precision` and `recall` are at `threshold`.
-        `smallest_rate` is the false-accept rate below which so few impostors measure nothing;
-        true accepts at such are left out.
+    Returns a dict that JSON can hold. `smallest_rate` is the false-accept rate below which so few
+    impostors measure nothing; true accepts at such are left out.
     """
     same, distances = checked(same, distances)
     smallest, accepted = min(1.0, LEAST_ACCEPTED / np.sum(~same)), distances < threshold

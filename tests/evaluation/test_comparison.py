@@ -15,18 +15,18 @@ from configs import Config
 from evaluation.comparison import ScoredRun, auc_differences, compare
 
 CLASSES, IMAGES = 12, 10
+ALL = np.arange(CLASSES * IMAGES)
 
 
-def held_out(noise, seed, rows=None, name="unseen"):
+def held_out(noise, seed, rows=ALL):
     """Classes whose images lie at a point each, and noise; images are told by their digests."""
-    rows = np.arange(CLASSES * IMAGES) if rows is None else rows
-    labels = np.repeat(np.arange(CLASSES), IMAGES)
+    labels = ALL // IMAGES
     truth = np.random.default_rng(0).normal(size=(CLASSES, 8))[labels]
     embeddings = truth + noise * np.random.default_rng(seed).normal(size=truth.shape)
-    dataset = SimpleNamespace(cache=SimpleNamespace(digests=np.arange(len(labels))))
-    parts = {"name": name, "dataset": dataset, "rows": rows, "distance": None}
-    parts["forged"] = np.zeros(len(rows), bool)
-    return SimpleNamespace(labels=labels[rows], embeddings=embeddings[rows], **parts)
+    dataset = SimpleNamespace(cache=SimpleNamespace(digests=ALL))
+    parts = {"dataset": dataset, "rows": rows, "forged": np.zeros(len(rows), bool)}
+    parts |= {"labels": labels[rows], "embeddings": embeddings[rows]}
+    return SimpleNamespace(name="unseen", distance=None, **parts)
 
 
 def scored(name, noise, seed=0, run_seed=0, auc=0.9, **settings):
@@ -50,13 +50,13 @@ def test_the_better_is_better_and_an_equal_one_is_chance():
     assert "encoder" not in first and "run_name" not in first
     worse = compared(runs[1], runs[0])[1]
     assert worse["unseen verdict"] == "worse"
-    assert [row["unseen AUC difference"][:2] for row in (better, worse)] == ["+0", "-0"]
-    assert worse["unseen AUC difference"][1:6] == better["unseen AUC difference"][1:6]
+    gain, loss = (row["unseen AUC difference"] for row in (better, worse))
+    assert gain[0] == "+" and loss[:6] == "-" + gain[1:6]
 
 
 def test_the_difference_is_that_of_all_pairs_of_the_shared_images():
-    """Every second image is held out by the other run, and in another order of classes."""
-    rows = np.arange(0, CLASSES * IMAGES, 2)
+    """Every second image is held out by the other run."""
+    rows = ALL[::2]
     left, right = np.triu_indices(len(rows), 1)
     both = held_out(1.5, 1), held_out(0.7, 2, rows)
     same = both[1].labels[left] == both[1].labels[right]
@@ -72,12 +72,11 @@ def test_the_difference_is_that_of_all_pairs_of_the_shared_images():
 
 
 def test_equal_runs_differ_by_chance_in_19_of_20():
-    seeds = np.random.default_rng(5).integers(10**6, size=(60, 2))
-    wrong = 0
-    for one, other in seeds:
-        _, row = compared(scored("a", 1.5, one), scored("b", 1.5, other, margin=2.0))
-        wrong += row["unseen verdict"] != "no more than chance"
-    assert wrong <= 7  # 3 are expected
+    verdicts = [
+        compared(scored("a", 1.5, one), scored("b", 1.5, other, margin=2.0))[1]["unseen verdict"]
+        for one, other in np.random.default_rng(5).integers(10**6, size=(60, 2))
+    ]
+    assert verdicts.count("no more than chance") >= 53  # 57 are expected
 
 
 def test_seeds_of_one_config_are_a_row_with_mean_and_range():
@@ -98,10 +97,9 @@ def test_command_line(tiny_run, tmp_path, monkeypatch, capsys):
     assert evaluate.main(asked) == 0
     with open("tables/comparison.csv", newline="") as file:
         one, other = csv.DictReader(file)
-    assert (one["margin"], other["margin"]) == ("1.0", "2.0")
-    assert other["unseen verdict"] == "no more than chance" and one["unseen verdict"] == ""
+    assert one["runs"] == "runs/run" and (one["margin"], other["margin"]) == ("1.0", "2.0")
     assert other["known AUC difference"].startswith("+0.000 [") and "known 2-way 1-shot" in one
-    assert one["runs"] == "runs/run"
+    assert other["unseen verdict"] == "no more than chance"
     assert "no more than chance" in capsys.readouterr().out
     assert evaluate.main(["runs/run", "--compare", "runs/other"]) == 2
     assert evaluate.main(["--compare", "runs/run", "nowhere"]) == 2
