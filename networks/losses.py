@@ -64,16 +64,18 @@ def batch_triplet_loss(labels, embeddings, margin=1.0, triplet="hardest"):
     return masked_mean(hinges, there)
 
 
-def relational_distillation(teacher, embeddings):
-    """How far the similarities of a batch have moved from those that another network sees.
+def relational_distillation(labels, embeddings, teacher):
+    """How far similarities within classes have moved from those that another network sees.
 
-    The mean squared difference of the cosines of all pairs; both embeddings are of unit length.
+    The mean squared difference of the cosines of genuine pairs; `teacher` (batch, d) are the other
+    network's embeddings, both of unit length. What varies within known classes tells unseen ones
+    apart, and is lost where each class becomes one point.
 
     Reference:
-        Park, Kim, Lu & Cho, "Relational Knowledge Distillation", 2019.
+        After Park, Kim, Lu & Cho, "Relational Knowledge Distillation", 2019, who take all pairs.
     """
     ours, theirs = (ops.matmul(x, ops.transpose(x)) for x in (embeddings, teacher))
-    return masked_mean(ops.square(ours - theirs), 1 - ops.eye(ops.shape(ours)[0]))
+    return masked_mean(ops.square(ours - theirs), pair_masks(labels, ours.dtype)[0])
 
 
 def pair_masks(labels, dtype="float32"):

@@ -81,8 +81,9 @@ class LowerMaps:
 class MapBatches(ClassBatches):
     """Batches of classes for the upper half.
 
-    `batches[step]` is `((maps, teacher), labels)`: float16 (batch, height, width, channels), what
-    the pretrained network says of each image (batch, embedding_dim), and classes (batch,).
+    `batches[step]` is `((maps, teacher, labels), labels)`: float16 (batch, height, width,
+    channels), what the pretrained network says of each image (batch, embedding_dim), and classes
+    (batch,).
     """
 
     def __init__(self, index, maps, rows, config, teacher):
@@ -96,7 +97,8 @@ class MapBatches(ClassBatches):
         for number in np.unique(numbers):
             maps[numbers == number] = self.pixels(rows[numbers == number], number)
         teacher = self.teacher[np.searchsorted(self.train_rows, rows)]
-        return (maps, teacher), self.labels[rows].astype(np.int32)
+        labels = self.labels[rows].astype(np.int32)
+        return (maps, teacher, labels), labels
 
 
 class Distillation(keras.layers.Layer):
@@ -106,9 +108,9 @@ class Distillation(keras.layers.Layer):
         super().__init__()
         self.weight = weight
 
-    def call(self, embeddings, teacher):
-        """Both (batch, embedding_dim), of unit length."""
-        self.add_loss(self.weight * relational_distillation(teacher, embeddings))
+    def call(self, embeddings, teacher, labels):
+        """The first two (batch, embedding_dim), of unit length; classes (batch,)."""
+        self.add_loss(self.weight * relational_distillation(labels, embeddings, teacher))
         return embeddings
 
 
@@ -139,8 +141,9 @@ class UpperHalf:
         known /= np.linalg.norm(known, axis=1, keepdims=True)
         self.batches = MapBatches(dataset.index, self.pixels, rows, config, known)
         teacher = keras.Input((config.embedding_dim,), name="teacher")
-        distilled = Distillation(config.distillation)(embeddings, teacher)
-        self.model = keras.Model([maps, teacher], distilled)
+        classes = keras.Input((), name="labels", dtype="int32")
+        distilled = Distillation(config.distillation)(embeddings, teacher, classes)
+        self.model = keras.Model([maps, teacher, classes], distilled)
 
     def finished(self):
         """The whole encoder, from raw pixels, with what was trained in it."""

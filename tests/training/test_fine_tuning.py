@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import CONFIGS, Config
-from networks.losses import relational_distillation, supervised_contrastive_loss
+from networks.losses import supervised_contrastive_loss
 from train import train
 from training import fine_tuning
 from training.fine_tuning import Distillation, LowerMaps
@@ -18,19 +18,22 @@ from training.fit import compile_model
 @pytest.mark.parametrize("weight", [0.0, 3.0])
 def test_the_loss_on_maps_is_that_of_classes_and_of_the_teacher(weight):
     config = Config(sampling="classes", optimizer="sgd", learning_rate=0.1)
-    maps, teacher = keras.Input((4,)), keras.Input((3,))
+    maps, teacher, classes = keras.Input((4,)), keras.Input((3,)), keras.Input((), dtype="int32")
     embeddings = keras.layers.UnitNormalization()(keras.layers.Dense(3)(maps))
     encoder = keras.Model(maps, embeddings)
-    model = keras.Model([maps, teacher], Distillation(weight)(embeddings, teacher))
+    distilled = Distillation(weight)(embeddings, teacher, classes)
+    model = keras.Model([maps, teacher, classes], distilled)
     rng = np.random.default_rng(0)
     inputs, labels = rng.normal(size=(8, 4)).astype("float32"), np.repeat(np.arange(4), 2)
     known = rng.normal(size=(8, 3)).astype("float32")
+    genuine = labels[:, None] == labels[None]
     compile_model(model, config)
     for _ in range(2):
         before = encoder.predict(inputs, verbose=0)
         expected = supervised_contrastive_loss(labels, before, config.temperature)
-        expected += weight * relational_distillation(known, before)
-        found = model.train_on_batch([inputs, known], labels)[0]
+        moved = np.square(before @ before.T - known @ known.T)
+        expected += weight * moved[genuine & ~np.eye(8, dtype=bool)].mean()
+        found = model.train_on_batch([inputs, known, labels], labels)[0]
         model.reset_metrics()
         assert found == pytest.approx(float(expected), rel=1e-4)
 
