@@ -190,9 +190,12 @@ def _names(file, pattern):
     return re.findall(f"^{pattern}", Path(file).read_text(), re.M)
 
 
-HERE, KERAS = Path(__file__).parent, Path(importlib.util.find_spec("keras").origin).parent
+HERE, KERAS = Path(__file__).parent, importlib.util.find_spec("keras")
 ENCODERS = _names(HERE / "networks/encoders.py", r"def ([a-z]\w*)\(pixels, embedding_dim\)")
-APPLICATIONS = _names(KERAS / "applications/__init__.py", r".*\b([A-Z]\w+) as \1\b")
+APPLICATIONS = []  # where Keras is not installed, what needs it will say so
+if KERAS:
+    folder = Path(KERAS.origin).parent / "applications"
+    APPLICATIONS = _names(folder / "__init__.py", r".*\b([A-Z]\w+) as \1\b")
 LOSSES = {  # what each sampling can feed
     "pairs": _names(HERE / "siamese_network_funcs.py", r"def (\w+)_loss\(same, distance\b"),
     "classes": _names(
