@@ -304,7 +304,7 @@ CONFIGS = {  # a line for each of: data, batches, augmentation, network and loss
         epochs=0,
     ),
     # Ours for signatures, as data/draw_signatures.py draws: ink alone, small turns, no flips. 60
-    # drawn writers, 200 steps: skilled EER on others 18.8%, with ten references 10.4%; random 0.4%.
+    # drawn writers, 200 steps: skilled EER on others 18.1%, with ten references 7.4%; random 0.2%.
     "signatures": Config(
         **SIGNATURES, validate_on="classes",
         sampling="classes", classes_per_batch=6, images_per_class=16,
