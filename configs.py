@@ -194,8 +194,9 @@ HERE, KERAS = Path(__file__).parent, importlib.util.find_spec("keras")
 ENCODERS = _names(HERE / "networks/encoders.py", r"def ([a-z]\w*)\(pixels, embedding_dim\)")
 APPLICATIONS = []  # where Keras is not installed, what needs it will say so
 if KERAS:
-    folder = Path(KERAS.origin).parent / "applications"
-    APPLICATIONS = _names(folder / "__init__.py", r".*\b([A-Z]\w+) as \1\b")
+    APPLICATIONS = _names(
+        Path(KERAS.origin).parent / "applications/__init__.py", r".*\b([A-Z]\w+) as \1\b"
+    )
 LOSSES = {  # what each sampling can feed
     "pairs": _names(HERE / "siamese_network_funcs.py", r"def (\w+)_loss\(same, distance\b"),
     "classes": _names(
@@ -304,7 +305,7 @@ CONFIGS = {  # a line for each of: data, batches, augmentation, network and loss
         epochs=0,
     ),
     # Ours for signatures, as data/draw_signatures.py draws: ink alone, small turns, no flips. 60
-    # drawn writers, 200 steps: skilled EER on others 18.1%, with ten references 7.4%; random 0.2%.
+    # drawn writers, 3 minutes: skilled EER on others 18.1%, with ten references 7.4%; random 0.2%.
     "signatures": Config(
         **SIGNATURES, validate_on="classes",
         sampling="classes", classes_per_batch=6, images_per_class=16,

@@ -19,9 +19,10 @@ from evaluation.held_out import HeldOut, held_out_rows
 from evaluation.protocols import LAKE, PROTOCOLS, episode_scores, lake_scores
 from evaluation.report import write_report
 from evaluation.scores import Options, score_set
+from evaluation.verification import verification_pairs
 from networks.embedding import embed, start_keras
 from pipeline.files import DataError
-from run_directory import RunDirectory, RunError, silence
+from run_directory import RunDirectory, RunError, silence, write_atomically
 
 
 def evaluate(run, data=None, *, verbose=1, **options):
@@ -69,10 +70,12 @@ def _score(run, options):
     )
     for name, rows in sides.items():
         try:
-            of_set = embed(encoder, dataset.pixels, rows), distance, options.rng("pairs")
-            held_out.append(HeldOut(name, dataset, rows, *of_set))
+            pairs = verification_pairs(dataset, rows, options.rng("pairs"))
         except ValueError as error:
             print(f"No score on {name} classes. {error}")
+            continue
+        embeddings = embed(encoder, dataset.pixels, rows)
+        held_out.append(HeldOut(name, dataset, rows, embeddings, distance, pairs))
     if not held_out:
         raise DataError("There is nothing to score on. Give a folder of images with --data.")
     if options.protocol:
@@ -142,8 +145,12 @@ def _compare(runs, options, out):
     print("", summary.markdown(rows), sep="\n")
     path = Path(out or ".", "comparison.csv")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
+
+    def write(partial):
+        with open(partial, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
+
+    write_atomically(path, write)
     return path
 
 

@@ -28,10 +28,10 @@ class HeldOut:
         rows: Which of its images, sorted.
         embeddings: Theirs, (images, embedding_dim).
         distance: Of two embeddings, as in `verification`.
-        rng: Draws the verification pairs, `left`, `right` and `same`.
+        pairs: `(left, right, same)`, as `verification.verification_pairs` gives them.
     """
 
-    def __init__(self, name, dataset, rows, embeddings, distance, rng):
+    def __init__(self, name, dataset, rows, embeddings, distance, pairs):
         index = dataset.index
         self.name, self.dataset, self.rows = name, dataset, rows
         self.embeddings, self.distance = embeddings, distance
@@ -39,7 +39,7 @@ class HeldOut:
         self.forged = index.forged[rows]
         self.trial_labels = training_labels(index)[rows]  # where a forgery is alone in its class
         self.units = Units.of(self.labels, self.families, name == "known")
-        self.left, self.right, self.same = verification.verification_pairs(dataset, rows, rng)
+        self.left, self.right, self.same = pairs
         self.distances = verification.pair_distances(embeddings, self.left, self.right, distance)
 
     def image(self, position):

@@ -33,6 +33,7 @@ def write_report(out, scored, figures):
     """
     run, metrics, held_out = scored.run, scored.metrics, scored.held_out
     out.mkdir(parents=True, exist_ok=True)
+    _write_text(out / "metrics.json", json.dumps(metrics, indent=2))  # first, whatever fails later
     for name, figure in figures.items():
         write_atomically(out / f"{name}.png", figure.savefig)
     plots = [out / f"{name}.png" for name in figures]
@@ -47,11 +48,12 @@ def write_report(out, scored, figures):
         "maps": _explained(held_out[-1], scored.encoder) if held_out else [],
         "card": summary.model_card(run, metrics),
     }
-    texts = {"metrics.json": json.dumps(metrics, indent=2)}
     for name in ("report.html", "model_card.md"):
-        texts[name] = TEMPLATES.get_template(name).render(shown)
-    for name, text in texts.items():
-        write_atomically(out / name, lambda path, text=text: path.write_text(text, "utf-8"))
+        _write_text(out / name, TEMPLATES.get_template(name).render(shown))
+
+
+def _write_text(path, text):
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _details(held, scores):

@@ -183,7 +183,7 @@ def model_card(run, metrics):
     """
     files = "splits.json", "threshold.json", "environment.json"
     (splits, threshold, started), history = map(run.read_json, files), run.read_history()
-    cut = measured(threshold["threshold"], *threshold["interval"], form=".4f")
+    cut = measured(threshold["threshold"], *threshold.get("interval", ()), form=".4f")
     card = {
         "Model": {
             "weights": metrics["pretrained"] or "trained from nothing",

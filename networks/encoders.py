@@ -24,9 +24,10 @@ WIDE = 1.2  # times its height: a picture from which more columns are told apart
 
 
 def build_encoder(config):
-    """The encoder that a config describes: a `keras.Model` from raw pixels to float32 embeddings.
+    """The encoder that a config describes.
 
-    Pretrained networks have no weights yet: `load_weights`.
+    A `keras.Model` from raw pixels (batch, *config.image_shape), 0 to 255, to float32 embeddings
+    (batch, embedding_dim). Pretrained networks have no weights yet: `load_weights`.
     """
     pixels = keras.Input(config.image_shape, name="pixels")
     if config.encoder in ENCODERS:

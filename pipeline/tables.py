@@ -219,11 +219,9 @@ def is_true(cell, what, words=None):
     """Whether a cell says 1, true, yes or y, or a true one of `words`; `what` it is, for errors."""
     said = BOOLEANS.get(cell.lower()) if words is None else words.get(letters(cell))
     if said is None:
-        expected = (
-            f"one of {', '.join(words)}, as others are"
-            if words
-            else ("1 or 0, true or false, yes or no")
-        )
+        expected = "1 or 0, true or false, yes or no"
+        if words:
+            expected = f"one of {', '.join(words)}, as others are"
         raise DataError(f"{what} must be {expected}. Received: '{cell}'.")
     return said
 

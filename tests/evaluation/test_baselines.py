@@ -8,6 +8,7 @@ from scipy.ndimage import gaussian_filter
 from configs import Config
 from evaluation import baselines
 from evaluation.held_out import HeldOut
+from evaluation.verification import verification_pairs
 from pipeline.image_cache import open_cache
 from pipeline.image_index import read_index
 from prepare_data import Dataset
@@ -66,7 +67,8 @@ def test_paper_and_pen_are_found(tmp_path, monkeypatch, rng):
     index = read_index("data")
     dataset = Dataset(index, open_cache(index, Config(image_size=32)), splits=None)
     rows = np.arange(len(index))
-    held = HeldOut("unseen", dataset, rows, np.zeros((len(rows), 1)), None, rng)
+    pairs = verification_pairs(dataset, rows, rng)
+    held = HeldOut("unseen", dataset, rows, np.zeros((len(rows), 1)), None, pairs)
     found = {row["name"]: row for row in baselines.shortcut_scores(held)}
     pen, paper = found["darkest tenth of a percent"], found["paper"]
     assert pen["skilled_auc"] > 0.99  # another pen
