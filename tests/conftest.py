@@ -20,21 +20,21 @@ TINY = (
 ).split()
 
 
-def noise_about_colors(num_classes, per_class, deviation=40):
-    """`(images, labels)`: uint8 (n, 16, 16, 3), noise about a colour of each class."""
-    rng, labels = np.random.default_rng(0), np.repeat(np.arange(num_classes), per_class)
-    colors = rng.integers(40, 215, (num_classes, 1, 1, 3))[labels]
-    noise = rng.normal(0, deviation, (len(labels), 16, 16, 3))
+def noise_about_colors(num_classes, per_class, deviation=40, seed=0):
+    """`(images, labels)`: uint8 (n, 16, 16, 3), noise about a colour of each of up to 8 classes."""
+    labels = np.repeat(np.arange(num_classes), per_class)
+    colors = 75 + 100 * (labels[:, None, None, None] >> np.arange(3) & 1)
+    noise = np.random.default_rng(seed).normal(0, deviation, (len(labels), 16, 16, 3))
     return (colors + noise).clip(0, 255).astype(np.uint8), labels
 
 
-def write_classes(folder, images, labels, name="class"):
-    """Writes images as `class0/0.png` and so on, numbered within their class; gives the folder."""
-    for label in np.unique(labels):
-        (folder / f"{name}{label}").mkdir(parents=True)
-        for number, image in enumerate(images[labels == label]):
-            Image.fromarray(image).save(folder / f"{name}{label}" / f"{number}.png")
-    return folder
+def write_colors(folder, num_classes=8, per_class=14, name="class", seed=0):
+    """Writes `noise_about_colors` as `class0/0.png` and so on, numbered within their class."""
+    drawn = zip(*noise_about_colors(num_classes, per_class, seed=seed), strict=True)
+    for row, (image, label) in enumerate(drawn):
+        path = folder / f"{name}{label}" / f"{row % per_class}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
 
 
 def encoded(image, form="PNG", **options):
@@ -131,19 +131,6 @@ def real_data():
     return Path(folder)
 
 
-@pytest.fixture(scope="session")
-def write_colors():
-    """`write_colors(folder)` writes classes of 16 x 16 pixels, noise about a colour each."""
-
-    def write(folder, num_classes=8, per_class=14, name="class", seed=0):
-        labels = np.repeat(np.arange(num_classes), per_class)
-        colors = 75 + 100 * (labels[:, None, None, None] >> np.arange(3) & 1)
-        noise = np.random.default_rng(seed).normal(0, 40, (len(labels), 16, 16, 3))
-        write_classes(folder, (colors + noise).clip(0, 255).astype(np.uint8), labels, name)
-
-    return write
-
-
 @pytest.fixture(scope="module")
 def browser():
     """A headless Chromium."""
@@ -158,7 +145,7 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def tiny_run(write_colors, tmp_path_factory):
+def tiny_run(tmp_path_factory):
     """A folder with `images`, 8 classes of 14, and a run trained on them, `runs/run`: to copy."""
     import train
 
@@ -168,3 +155,16 @@ def tiny_run(write_colors, tmp_path_factory):
         patch.chdir(folder)
         assert train.main(["leaves", "--data_dir", "images", *TINY]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def place(tiny_run, tmp_path_factory):
+    """A copy of `tiny_run` for one file of tests."""
+    return shutil.copytree(tiny_run, tmp_path_factory.mktemp("place"), dirs_exist_ok=True)
+
+
+@pytest.fixture
+def here(place, monkeypatch):
+    """The same, as current directory."""
+    monkeypatch.chdir(place)
+    return place

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import encoded, write_zip
+from conftest import encoded, write_colors, write_zip
 from keras import ops
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
@@ -23,17 +23,9 @@ from run_directory import RunDirectory
 
 
 @pytest.fixture(scope="module")
-def place(tiny_run, write_colors, tmp_path_factory):
+def place(place):
     """A folder with a finished run, the images it was trained on, and others."""
-    folder = tmp_path_factory.mktemp("evaluate")
-    shutil.copytree(tiny_run, folder, dirs_exist_ok=True)
-    write_colors(folder / "fresh", name="new", seed=1)
-    return folder
-
-
-@pytest.fixture
-def here(place, monkeypatch):
-    monkeypatch.chdir(place)
+    write_colors(place / "fresh", name="new", seed=1)
     return place
 
 
@@ -119,7 +111,7 @@ def test_a_learned_distance_counts_everywhere(here, tmp_path, monkeypatch):
     assert found["rows"][0]["error"] > 0.9
 
 
-def test_what_was_trained_on_is_recognised_and_left_out(here, write_colors, tmp_path, capsys):
+def test_what_was_trained_on_is_recognised_and_left_out(here, tmp_path, capsys):
     splits = json.loads(Path("runs/run/splits.json").read_text())
     copied, encoded, mirrored = splits["train"][:3]
     write_colors(tmp_path / "mixed", 2, 5, seed=2)  # known by the name of their class
@@ -139,7 +131,7 @@ def test_what_was_trained_on_is_recognised_and_left_out(here, write_colors, tmp_
     assert "3 of 23 images of 'mixed', of 3 classes, were trained" in capsys.readouterr().err
 
 
-def test_class_names_alone_make_no_known_classes(here, write_colors, tmp_path, capsys):
+def test_class_names_alone_make_no_known_classes(here, tmp_path, capsys):
     run = RunDirectory("runs/run")
     write_colors(tmp_path / "other", per_class=3, seed=4)  # 6 of its 8 names were trained on
     _, sides, left_out = held_out_rows(run, tmp_path / "other")
@@ -166,7 +158,7 @@ def test_the_runs_own_folder_gives_its_own_held_out_images(here):
     ("size", "status", "message"),
     [((1, 5), 2, "at least 2 classes"), ((4, 1), 2, "at least 2"), ((3, 3), 0, "6 images each")],
 )
-def test_too_little_data_is_a_sentence(here, write_colors, tmp_path, capsys, size, status, message):
+def test_too_little_data_is_a_sentence(here, tmp_path, capsys, size, status, message):
     write_colors(tmp_path / "few", *size, name="few", seed=2)
     asked = ["runs/run", "--data", str(tmp_path / "few"), "--out", str(tmp_path)]
     assert evaluate.main(asked) == status

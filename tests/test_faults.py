@@ -21,7 +21,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import noise_about_colors, write_classes
+from conftest import write_colors
 from PIL import Image
 
 from configs import Config
@@ -80,7 +80,7 @@ def workplace(tmp_path):
 
 
 def draw_images(folder):
-    write_classes(folder / "images", *noise_about_colors(6, 10))
+    write_colors(folder / "images", 6, 10)
     return folder
 
 

@@ -22,23 +22,20 @@ NUM_CLASSES, PER_CLASS = 8, 14  # of `tiny_run`
 
 
 @pytest.fixture(scope="module")
-def place(tiny_run, tmp_path_factory):
-    """A folder `images`, and a run copied to where it cannot find what it was trained on."""
-    folder = tmp_path_factory.mktemp("predict")
-    shutil.copytree(tiny_run / "runs" / "run", folder / "copy")
-    shutil.copytree(tiny_run / "images", folder / "images")
-    config = json.loads((folder / "copy" / "config.json").read_text()) | {"data_dir": "gone"}
-    (folder / "copy" / "config.json").write_text(json.dumps(config))
+def place(place):
+    """A folder `images`, and a run that cannot find what it was trained on."""
+    (place / "runs/run").rename(place / "copy")
+    config = json.loads((place / "copy/config.json").read_text()) | {"data_dir": "gone"}
+    (place / "copy/config.json").write_text(json.dumps(config))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predict, "SimilarityModel", functools.cache(SimilarityModel))
-        yield folder
+        yield place
 
 
 @pytest.fixture
-def here(place, monkeypatch):
-    monkeypatch.chdir(place)
+def here(here):
     shutil.rmtree("copy/embeddings", ignore_errors=True)
-    return place
+    return here
 
 
 @pytest.fixture

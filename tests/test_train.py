@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from conftest import noise_about_colors, write_classes
+from conftest import write_colors
 from PIL import Image
 
 import train
@@ -37,7 +37,7 @@ PAIRS_WITH_DROPOUT = (
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
     """A folder with eight classes of twelve coloured noise images, as current directory."""
-    write_classes(tmp_path / "images", *noise_about_colors(8, 12))
+    write_colors(tmp_path / "images", 8, 12)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -87,12 +87,10 @@ def test_seeds_of_one_config_are_a_row_with_mean_and_range():
     assert one["unseen AUC"] == "0.800 [0.700, 0.900]" and other["unseen verdict"] == "better"
 
 
-def test_command_line(tiny_run, tmp_path, monkeypatch, capsys):
-    shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
+def test_command_line(here, capsys):
     shutil.copytree("runs/run", "runs/other")
-    config = json.loads((tmp_path / "runs/other/config.json").read_text())
-    (tmp_path / "runs/other/config.json").write_text(json.dumps(config | {"margin": 2.0}))
+    config = json.loads((here / "runs/other/config.json").read_text())
+    (here / "runs/other/config.json").write_text(json.dumps(config | {"margin": 2.0}))
     asked = "--trials 20 --ways 2 --shots 1 --compare runs/run runs/other --out tables".split()
     assert evaluate.main(asked) == 0
     with open("tables/comparison.csv", newline="") as file:

@@ -1,7 +1,6 @@
 """The report says what was measured, of the images it was measured on, on any screen."""
 
 import json
-import shutil
 
 import keras
 import numpy as np
@@ -14,14 +13,12 @@ from evaluation.similarity_map import PATCHES, overlay, similarity_map
 
 
 @pytest.fixture(scope="module")
-def scored(tiny_run, tmp_path_factory):
+def scored(place):
     """`(its folder, metrics)` of a run that was scored on its own held-out images."""
-    folder = tmp_path_factory.mktemp("report")
-    shutil.copytree(tiny_run, folder, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+        patch.chdir(place)
         assert evaluate.main("runs/run --trials 50 --ways 2 --shots 1 3".split()) == 0
-    return folder / "runs/run", json.loads((folder / "runs/run/metrics.json").read_text())
+    return place / "runs/run", json.loads((place / "runs/run/metrics.json").read_text())
 
 
 def test_page_and_model_card_say_what_was_measured(scored):

@@ -19,16 +19,14 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def place(tiny_run, tmp_path_factory):
+def place(place):
     """A folder with a run, images and references."""
-    folder = tmp_path_factory.mktemp("serve")
-    shutil.copytree(tiny_run, folder, dirs_exist_ok=True)
     for label in (0, 7):
-        (folder / "references" / f"colour {label}").mkdir(parents=True)
-        shutil.copy(folder / f"images/class{label}/0.png", folder / f"references/colour {label}")
-    (folder / "secret.txt").write_text("for nobody else")
-    (folder / "references/link.png").symlink_to(folder / "secret.txt")
-    return folder
+        (place / "references" / f"colour {label}").mkdir(parents=True)
+        shutil.copy(place / f"images/class{label}/0.png", place / f"references/colour {label}")
+    (place / "secret.txt").write_text("for nobody else")
+    (place / "references/link.png").symlink_to(place / "secret.txt")
+    return place
 
 
 @pytest.fixture(scope="module")
