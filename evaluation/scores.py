@@ -32,6 +32,8 @@ class Options:
             numbers = np.atleast_1d(getattr(self, name)).tolist()
             if not numbers or min(numbers) < least:
                 raise ValueError(f"{name} must be {least} or more. Received: {numbers}.")
+            if name != "trials":
+                object.__setattr__(self, name, tuple(numbers))  # one number, or several
 
     def rng(self, purpose, *others):
         """A NumPy generator for one of `SEEDS`."""

@@ -85,7 +85,7 @@ def scored(monkeypatch, encoder, distance=None, **options):
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")  # as of a histogram of equal distances
 def test_constant_network_scores_one_in_n_and_a_perfect_one_all(here, monkeypatch):
-    asked = {"data": "fresh", "ways": (2, 5, 8)}
+    asked = {"data": "fresh", "ways": (2, 5, 8), "shots": 1}
     result = scored(monkeypatch, constant_encoder(), **asked)["unseen"]
     assert [row["ways"] for row in result["curve"]] == [2, 3, 4, 5, 6, 7, 8]
     for row in result["few_shot"] + result["curve"]:
