@@ -119,17 +119,6 @@ def test_continuing_gives_the_weights_of_an_undisturbed_run(
     assert train.main(["runs/ended"]) == train.WRONG_INPUT  # finished now
 
 
-@pytest.mark.slow
-def test_killed_after_the_last_epoch_trains_no_more(workplace, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(fit, "write_outputs", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            run_train("late", "--epochs", "1")
-    monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: pytest.fail("trained again"))
-    assert train.main(["runs/late"]) == 0
-    assert (workplace / "runs/late/accuracy.png").exists()
-
-
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
