@@ -1,4 +1,4 @@
-"""Starts Keras where it is first needed: quietly, seeded, deterministic if asked."""
+"""Starts Keras, quiet and seeded; embeds images by batches; scales embeddings to unit length."""
 
 import concurrent.futures
 import contextlib
