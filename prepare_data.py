@@ -72,19 +72,18 @@ class Dataset:
         return np.sort(np.concatenate(some))
 
 
-def load_data(config, report=print):
+def load_data(config):
     """Reads, decodes (once) and splits the images of a `Config`: a `Dataset`.
 
-    `report` is called with each line for the user. A DataError if the data cannot be used says
-    why and how to mend it.
+    A DataError if the data cannot be used says why and how to mend it.
     """
     cache_dir(config)  # is told before anything is drawn
     if config.data_dir == DRAWN_LEAVES and not Path(DRAWN_LEAVES).exists():
         with one_at_a_time(DRAWN_LEAVES):
             if not Path(DRAWN_LEAVES).exists():  # no other process drew them meanwhile
-                report(f"No data at hand: drawing leaves into {DRAWN_LEAVES}, once.")
+                print(f"No data at hand: drawing leaves into {DRAWN_LEAVES}, once.")
                 script = Path(__file__).parent / "data" / "draw_leaves.py"
-                runpy.run_path(str(script))["draw_leaves"](DRAWN_LEAVES, report=report)
+                runpy.run_path(str(script))["draw_leaves"](DRAWN_LEAVES)
     index = read_index(config.data_dir, config.pair_label)
     if index.pairs is None and (config.max_classes or config.max_images_per_class):
         rng = np.random.default_rng([config.seed, 5])
