@@ -74,6 +74,7 @@ def write_kinds(folder):
     clear = Image.merge("RGBA", [*rgb.split(), grey])
     kinds = {"deep.png": deep, "clear.png": clear, "two.png": grey.convert("1")}
     kinds |= {"palette.gif": rgb.quantize(9), "cmyk.jpg": rgb.convert("CMYK"), "turned.jpg": rgb}
+    kinds |= {"float.tiff": grey.convert("F"), "photo.webp": rgb}
     for name, image in kinds.items():
         image.save(folder / name, exif=exif if name == "turned.jpg" else b"")
     return sorted(folder.iterdir())
