@@ -124,9 +124,12 @@ def create_pairs(images, labels, rng=None):
             "Pairs need two classes or more, and two images of one class. Received: "
             f"{len(labels)} images in {len(counts)} classes."
         )
-    rows = np.arange(len(labels))
-    genuine = [rng.choice(rows[(labels == labels[row]) & (rows != row)]) for row in left]
-    impostor = [rng.choice(rows[labels != labels[row]]) for row in left]
+    by_class, starts, own = np.argsort(labels), np.cumsum(counts) - counts, labels[left]
+    place = np.argsort(by_class)[left] - starts[own]  # of each image in its class
+    other = rng.integers(counts[own] - 1)
+    genuine = by_class[starts[own] + other + (other >= place)]
+    other = rng.integers(len(labels) - counts[own])
+    impostor = by_class[other + counts[own] * (other >= starts[own])]
     same = np.repeat(np.float32([1, 0]), len(left))[:, None]
     return (images[np.tile(left, 2)], images[np.concatenate([genuine, impostor])]), same
 
