@@ -75,7 +75,7 @@ def test_paper_and_pen_are_found(tmp_path, monkeypatch, rng):
     assert abs(paper["skilled_auc"] - 0.5) < 0.1 < 0.45 < paper["auc"]  # the same paper
     assert found["width and height"]["auc"] == found["mode of the file"]["auc"] == 0.5
     after = {row["name"] for row in baselines.shortcut_scores(held, ink=True)} - found.keys()
-    names = "paper", "darkest tenth of a percent", "mean colour"
+    names = "paper", "darkest tenth of a percent", "mean colour", "eight border pixels"
     assert after == {f"{name}, after ink" for name in names}
 
 
