@@ -193,6 +193,7 @@ def curve_scores(false_accept, true_accept, smallest_rate=0.0):
     scores = {
         "auc": float(metrics.auc(false_accept, true_accept)),
         "equal_error_rate": float(np.interp(0, excess, false_accept)),
+        "best_accuracy": float(1 + np.max(true_accept - false_accept)) / 2,  # SigNet's
     }
     for rate in FALSE_ACCEPT_RATES:
         if rate >= smallest_rate:

@@ -132,6 +132,7 @@ def test_thresholds_hold_what_they_promise(pairs, rate):
     accuracy, threshold = thresholds.best_threshold(same, distances)
     balanced = [(1 - false + true) / 2 for false, true in rates]
     assert accuracy == pytest.approx(max(balanced))
+    assert verification.verification_scores(same, distances, 0.3)["best_accuracy"] == accuracy
     false, true = accept_rates(same, distances, threshold)
     assert accuracy == pytest.approx((1 - false + true) / 2)
 
