@@ -47,8 +47,9 @@ class HeldOut:
         return self.dataset.pixels[self.rows[position]]
 
     def class_name(self, position):
-        """The name of an image's class."""
-        return self.dataset.index.class_names[self.labels[position]]
+        """The name of an image's class, and whether it is a forgery of that."""
+        name = self.dataset.index.class_names[self.labels[position]]
+        return f"{name}, forged" if self.forged[position] else name
 
     def kinds_of_pairs(self):
         """Name -> which pairs are genuine, impostors or, where there are any, skilled forgeries."""

@@ -69,6 +69,7 @@ def test_paper_and_pen_are_found(tmp_path, monkeypatch, rng):
     rows = np.arange(len(index))
     pairs = verification_pairs(dataset, rows, rng)
     held = HeldOut("unseen", dataset, rows, np.zeros((len(rows), 1)), None, pairs)
+    assert [held.class_name(at) for at in (0, 6)] == ["0", "0, forged"]
     found = {row["name"]: row for row in baselines.shortcut_scores(held)}
     pen, paper = found["darkest tenth of a percent"], found["paper"]
     assert pen["skilled_auc"] > 0.99  # another pen
