@@ -15,8 +15,8 @@ COLUMNS = {  # and what public data sets call them, letters alone; the first tha
     "path": "path filepath filepaths imagepath imgpath filename imagename imgname image img file "
     "imageid imgid idcode imagefile images paths files fname isicid id name",
     "label": "label labels class classname classid target category individualid individual "
-    "identity person subject writer breed species diagnosis dx itemid labelgroup landmarkid "
-    "hotelid productid",
+    "identity person subject writer writerid signer breed species diagnosis dx itemid labelgroup "
+    "landmarkid hotelid productid",
     "group": "group groupid lesionid patientid patient",
     "split": "split dataset set subset partition evaluationstatus",
     "forged": "forged isforged forgery isforgery",
