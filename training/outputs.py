@@ -23,12 +23,14 @@ def write_pairs(run, dataset):
         left, right, _ = batches.rows(0)
     except ValueError:  # no pair of one kind: training will say so
         return
-    names, labels, rows = dataset.index.class_names, dataset.index.labels, []
+    index, rows = dataset.index, []
     shown = np.stack([left, right], axis=1).reshape(4, -1)  # two lines of each kind
     kinds = ("genuine: one class", figures.GREEN), ("impostor: two classes", figures.RED)
     for number, line in enumerate(shown):
-        title, color = kinds[number // 2]
-        images = [(dataset.pixels[row], figures.short(names[labels[row]])) for row in line]
+        (title, color), images = kinds[number // 2], []
+        for row in line:
+            name = figures.short(index.class_names[index.labels[row]])
+            images.append((dataset.pixels[row], name + ", forged" * int(index.forged[row])))
         rows.append(("" if number % 2 else title, color, images))
     run.write("pairs.png", draw_rows(rows).save)
 
