@@ -85,7 +85,7 @@ def shortcut_scores(held, ink=False):
         pairs["skilled_auc"] = held.same | kinds["skilled"]
     numbers = _of_files(held.dataset, held.rows)
     if ink:
-        seen = _named([_of_pixels(held.image(at)) for at in range(len(held.rows))])
+        seen = _by_name([_of_pixels(held.image(at)) for at in range(len(held.rows))])
         numbers |= {f"{name}, after ink": values for name, values in seen.items()}
     found = []
     for name, values in numbers.items():
@@ -119,22 +119,23 @@ def _of_files(dataset, rows):
         return _of_pixels(decode(data, plain, dataset.cache.ranges)[0])
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        numbers = _named([*pool.map(read, rows, sizes)])
+        numbers = _by_name([*pool.map(read, rows, sizes)])
     numbers["mode of the file"] = (modes[:, None] == np.unique(modes)).astype(int)
     return numbers | {"width and height": sizes}
 
 
 def _of_pixels(image):
     grey = image.mean(axis=2)
-    numbers = [np.median(_border(grey)), np.quantile(grey, 0.001), *image.mean(axis=(0, 1))]
-    return [*numbers, *background_pixels(image[None])[0]]
+    return {
+        "paper": [np.median(_border(grey))],
+        "darkest tenth of a percent": [np.quantile(grey, 0.001)],
+        "mean colour": image.mean(axis=(0, 1)),
+        "eight border pixels": background_pixels(image[None])[0],
+    }
 
 
-def _named(numbers):
-    numbers, names = np.array(numbers), ("paper", "darkest tenth of a percent", "mean colour")
-    ends = 1, 2, 2 + (numbers.shape[1] - 2) // 9  # then eight pixels of as many channels
-    parts = np.split(numbers, ends, axis=1)
-    return dict(zip([*names, "eight border pixels"], parts, strict=True))
+def _by_name(found):
+    return {name: np.array([numbers[name] for numbers in found]) for name in found[0]}
 
 
 def _border(image):

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from evaluation import figures, thresholds, verification
+from evaluation import figures, verification
 from networks.embedding import embed
 from pipeline.pairs import PairBatches
 from pipeline.sheets import draw_rows
@@ -93,5 +93,6 @@ def _print_accuracies(validator, val_distances, encoder, distance, threshold):
             embeddings = embed(encoder, dataset.pixels, rows)
             distances = verification.pair_distances(embeddings, left, right, distance)
         found = [float(accuracy(same, distances, cut)) for cut in cuts]
-        found.append(thresholds.best_threshold(same, distances)[0])
+        curve = verification.operating_points(same, distances)[:2]
+        found.append(verification.curve_scores(*curve)["best_accuracy"])
         print(f"  {title:<13} {'  '.join(f'{one:.1%}' for one in found)}")
