@@ -72,8 +72,11 @@ def make_splits(index, digests, unreadable, config, copies=()):
 
 
 def unusable(index, digests, unreadable):
-    """Row -> reason of images that are unreadable, or of a file that lies in two classes."""
-    reasons, labels = dict(unreadable), training_labels(index)
+    """Row -> reason of images that are unreadable, or of a file that lies in two classes.
+
+    The genuine images of a class and its forgeries are two.
+    """
+    reasons, labels = dict(unreadable), 2 * index.labels + index.forged
     for rows in equal_files(digests, unreadable) if index.classes_known else ():
         one_of = {labels[row]: row for row in rows}  # a row of each class
         for row in rows if len(one_of) > 1 else ():
