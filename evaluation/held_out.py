@@ -104,6 +104,8 @@ def _other_rows(run, dataset, strict):
     index, cache = dataset.index, dataset.cache
     usable = np.ones(len(index), bool)
     usable[list(unusable(index, cache.digests, cache.unreadable))] = False
+    if index.pairs is None:  # a twin is too easily found
+        usable &= np.isin(np.arange(len(index)), np.unique(cache.digests, return_index=True)[1])
     equal, alike, classes = trained_on(run, dataset)
     trained = usable & (equal | alike)
     trained_labels = np.unique(index.labels[trained])

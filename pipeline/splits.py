@@ -60,6 +60,9 @@ def make_splits(index, digests, unreadable, config, copies=()):
         sides = _pair_sides(index, usable, config, left_out, remarks)
     else:
         sides = _drawn_sides(index, usable, config, remarks)
+    for one, row in equal if index.pairs is None else ():  # a twin is too easily found
+        if sides[one] == sides[row] not in ("", "train"):
+            sides[row], left_out[row] = "", "an exact copy of another held-out image"
     for row in usable[sides[usable] == ""].tolist():
         left_out.setdefault(row, "shows what another held-out class shows too")
     splits = Splits(*(np.flatnonzero(sides == name) for name in SPLITS), left_out, remarks, copies)

@@ -250,3 +250,13 @@ def test_a_list_of_pairs_with_folds(here, capsys):
     run.config = dataclasses.replace(run.config, pair_label="different")
     index = held_out_rows(run, "pairs.csv")[0].index
     assert index.pairs[:, 2].sum() == sum(same) + 1
+
+
+def test_of_copies_one_is_scored(here):
+    """A set that lies twice, in a folder of its own name, scores as it does once."""
+    shutil.copytree("fresh", "twice")
+    shutil.copytree("fresh", "twice/fresh")
+    once, twice = (held_out_rows(RunDirectory("runs/run"), data)[1] for data in ("fresh", "twice"))
+    assert {name: len(rows) for name, rows in twice.items()} == {
+        name: len(rows) for name, rows in once.items()
+    }
