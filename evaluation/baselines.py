@@ -76,17 +76,16 @@ def centred_blurred_pixels(images, blur=0.025):
 def shortcut_scores(held, ink=False):
     """ROC AUC of the pairs of a `HeldOut` by the difference of single numbers of their pictures.
 
-    Paper (the median of the border), darkest tenth of a percent and mean colour are the file's;
-    with `ink` also those of what the network sees. Returns a list of dicts: `name`, `auc`, and
-    `skilled_auc` where there are forgeries.
+    Paper (the median of the border), darkest tenth of a percent, mean colour and eight border
+    pixels are the file's; with `ink` also those of what the network sees. Returns a list of dicts:
+    `name`, `auc`, and `skilled_auc` where there are forgeries.
     """
     kinds, pairs = held.kinds_of_pairs(), {"auc": slice(None)}
     if "skilled" in kinds:
         pairs["skilled_auc"] = held.same | kinds["skilled"]
     numbers = _of_files(held.dataset, held.rows)
-    numbers["eight border pixels"] = background_pixels(held.dataset.pixels[held.rows])
     if ink:
-        seen = _named([_of_pixels(held.image(at)) for at in range(len(held.rows))])
+        seen = _by_name([_of_pixels(held.image(at)) for at in range(len(held.rows))])
         numbers |= {f"{name}, after ink": values for name, values in seen.items()}
     found = []
     for name, values in numbers.items():
@@ -120,19 +119,23 @@ def _of_files(dataset, rows):
         return _of_pixels(decode(data, plain, dataset.cache.ranges)[0])
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        numbers = _named([*pool.map(read, rows, sizes)])
+        numbers = _by_name([*pool.map(read, rows, sizes)])
     numbers["mode of the file"] = (modes[:, None] == np.unique(modes)).astype(int)
     return numbers | {"width and height": sizes}
 
 
 def _of_pixels(image):
     grey = image.mean(axis=2)
-    return [np.median(_border(grey)), np.quantile(grey, 0.001), *image.mean(axis=(0, 1))]
+    return {
+        "paper": [np.median(_border(grey))],
+        "darkest tenth of a percent": [np.quantile(grey, 0.001)],
+        "mean colour": image.mean(axis=(0, 1)),
+        "eight border pixels": background_pixels(image[None])[0],
+    }
 
 
-def _named(numbers):
-    paper, darkest, colour = np.split(np.array(numbers), [1, 2], axis=1)
-    return {"paper": paper, "darkest tenth of a percent": darkest, "mean colour": colour}
+def _by_name(found):
+    return {name: np.array([numbers[name] for numbers in found]) for name in found[0]}
 
 
 def _border(image):

@@ -47,8 +47,9 @@ class HeldOut:
         return self.dataset.pixels[self.rows[position]]
 
     def class_name(self, position):
-        """The name of an image's class."""
-        return self.dataset.index.class_names[self.labels[position]]
+        """The name of an image's class, and whether it is a forgery of that."""
+        name = self.dataset.index.class_names[self.labels[position]]
+        return f"{name}, forged" if self.forged[position] else name
 
     def kinds_of_pairs(self):
         """Name -> which pairs are genuine, impostors or, where there are any, skilled forgeries."""
@@ -75,12 +76,12 @@ def held_out_rows(run, data=None, strict=False, pair_label=None):
     """The images to score on: what a `RunDirectory` kept for test, or those of other data.
 
     Images of other data that the run was trained or validated on are left out; a DataError where
-    `strict`. `pair_label` is as in `scores.Options`, the run's own by default. Returns `(dataset,
-    rows, left_out)`: a `Dataset`; "known" and "unseen" -> its rows; how many images were left out,
-    or None where the data are the run's own.
+    `strict`. `pair_label` is as in `scores.Options`; the run's own is that of its own list alone.
+    Returns `(dataset, rows, left_out)`: a `Dataset`; "known" and "unseen" -> its rows; how many
+    images were left out, or None where the data are the run's own.
     """
     config = dataclasses.replace(run.config, data_dir=str(data)) if data else run.config
-    index = read_index(config.data_dir, pair_label or config.pair_label)
+    index = read_index(config.data_dir, pair_label or (None if data else config.pair_label))
     cache = open_cache(index, config, run.ranges if data else None)
     dataset = Dataset(index, cache, splits=None)
     if data:
@@ -103,6 +104,8 @@ def _other_rows(run, dataset, strict):
     index, cache = dataset.index, dataset.cache
     usable = np.ones(len(index), bool)
     usable[list(unusable(index, cache.digests, cache.unreadable))] = False
+    if index.pairs is None:  # a twin is too easily found
+        usable &= np.isin(np.arange(len(index)), np.unique(cache.digests, return_index=True)[1])
     equal, alike, classes = trained_on(run, dataset)
     trained = usable & (equal | alike)
     trained_labels = np.unique(index.labels[trained])

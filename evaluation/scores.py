@@ -88,7 +88,7 @@ def fold_scores(held):
         return {}
     for fold in np.unique(folds):
         inside = folds == fold
-        cut = best_threshold(held.same[~inside], held.distances[~inside])[1]
+        cut = best_threshold(held.same[~inside], held.distances[~inside])
         accuracies.append(np.mean((held.distances[inside] < cut) == held.same[inside]))
     accuracy, error = float(np.mean(accuracies)), float(stats.sem(accuracies))
     return {"folds": {"folds": len(accuracies), "accuracy": accuracy, "standard_error": error}}

@@ -15,6 +15,7 @@ SCORES = {  # key in metrics.json -> title and format
     "random_auc": ("ROC AUC, random impostors", ".4f"),
     "random_equal_error_rate": ("equal error rate, random impostors", ".1%"),
     "accuracy": ("accuracy at the threshold", ".1%"),
+    "best_accuracy": ("best mean of true accepts and true rejects", ".1%"),
     "precision": ("precision there", ".1%"),
     "recall": ("recall there", ".1%"),
     "recall_at_1": ("nearest other image is of the class", ".1%"),

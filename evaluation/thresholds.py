@@ -61,14 +61,9 @@ def equal_error_rate(same, distances, weights=None):
 
 
 def best_threshold(same, distances):
-    """`(accuracy, threshold)` where most pairs are right, both kinds weighing the same.
-
-    That accuracy is what SigNet reports; of test pairs it flatters (Dey et al. 2017).
-    """
+    """The threshold where most pairs are right, both kinds weighing the same."""
     false_accept, true_accept, thresholds = operating_points(same, distances)
-    accuracy = (1 - false_accept + true_accept) / 2
-    best = np.argmax(accuracy)
-    return float(accuracy[best]), float(thresholds[best])
+    return float(thresholds[np.argmax(true_accept - false_accept)])
 
 
 def threshold_at_false_accept(same, distances, rate, weights=None):

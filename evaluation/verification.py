@@ -182,17 +182,21 @@ def checked(same, distances):
     if same.all() or not same.any():
         raise ValueError(
             f"Verification needs genuine and impostor pairs. Received: {same.sum()} genuine and "
-            f"{np.sum(~same)} impostors. Draw both kinds with draw_verification_pairs."
+            f"{np.sum(~same)} impostors. List or draw pairs of both kinds."
         )
     return same, distances
 
 
 def curve_scores(false_accept, true_accept, smallest_rate=0.0):
-    """What a ROC curve tells, at false-accept rates from the smallest; the EER is interpolated."""
+    """What a ROC curve tells, at false-accept rates from the smallest; the EER is interpolated.
+
+    The best accuracy, both kinds weighing the same, is SigNet's (Dey et al. 2017): it flatters.
+    """
     excess = false_accept + true_accept - 1  # rises from -1 to 1 along the curve
     scores = {
         "auc": float(metrics.auc(false_accept, true_accept)),
         "equal_error_rate": float(np.interp(0, excess, false_accept)),
+        "best_accuracy": float(1 + np.max(true_accept - false_accept)) / 2,
     }
     for rate in FALSE_ACCEPT_RATES:
         if rate >= smallest_rate:

@@ -73,15 +73,16 @@ def _kinds_of_folders(folders):
     for folder in folders:
         for parent, part in steps_of(folder):
             beside.setdefault(parent, {})[part.lower()] = part
-    kinds = [{_kind(part) for part in parts} for parts in beside.values()]
-    both = {base for those in kinds for base, forged in those if forged and (base, False) in those}
+    kinds = {parent: {_kind(part) for part in parts} for parent, parts in beside.items()}
+    both = {base for of in kinds.values() for base, forged in of if forged and (base, False) in of}
+    paired = {up for up, of in kinds.items() if any(f and b and b in beside[up] for b, f in of)}
     found = {}
     for folder in folders:
         parts, forged = [], False
         for parent, part in steps_of(folder):
             (base, is_forged), others = _kind(part), beside[parent]
-            if is_forged and base and base in others:
-                part = others[base]
+            if is_forged and base and parent in paired:
+                part = others.get(base, base)
             elif is_forged is not None and base in both:
                 part = base
             else:

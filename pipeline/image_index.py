@@ -87,7 +87,7 @@ def read_index(source, pair_label=None):
         if is_pair_list(lines):
             given = read_pairs(source, lines, pair_label, skipped, remarks)
             return _pair_index(source, *given, skipped, remarks)
-        rows = _with_forgeries([*table_rows(source, lines, skipped, remarks)])
+        rows = _with_forgeries([*table_rows(source, lines, skipped, remarks)], remarks)
         return _assemble(source, rows, skipped, remarks)
     images = dict(sorted(find_images(source, skipped).items()))
     if (given := folder_pairs(images, skipped)) is not None:
@@ -126,11 +126,16 @@ def _leaves(source, places, skipped):
     return leaf_of
 
 
-def _with_forgeries(rows):
+def _with_forgeries(rows, remarks):
     """Rows of a table; where it names no forgeries, with those that folders or labels tell."""
     if any(forged for *_, forged in rows):
         return rows
     by_path = class_folders([name for name, *_ in rows])
+    kinds = {(label, by_path[name][1]) for name, _, label, *_ in rows}
+    if len(kinds) == len(dict(kinds)) == len({forged for _, forged in kinds}) == 2:
+        places = place_images(by_path, {})[0]
+        remarks.append("Labels tell which images are forged; classes are as their names say.")
+        rows = [(n, stamp, places.get(n, [label])[0], *more) for n, stamp, label, *more in rows]
     by_label = class_folders({f"{label}/1.png" for _, _, label, *_ in rows})
     found = []
     for name, stamp, label, group, split, _ in rows:

@@ -72,7 +72,8 @@ def read_pairs(source, rows, pair_label, skipped, remarks):
     found = {pair: said for pair, said in found.items() if ", ".join(pair) not in skipped}
     if not found:
         why = "; ".join(by_reason(skipped, 1)[:3])
-        raise DataError(f"{source}: none of its {len(pairs)} pairs can be used ({why}).")
+        raise DataError(f"{source}: none of its {len(pairs)} pairs can be used ({why}). Its paths "
+                        "are relative to its folder: put the list above its images.")  # fmt: skip
     return found, stamps
 
 

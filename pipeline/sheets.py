@@ -43,12 +43,13 @@ def draw_rows(rows, side=160):
 
 
 def contact_sheet(dataset):
-    """A picture of the first images of each class of a `Dataset`, a class a line."""
+    """A picture of some images of each class of a `Dataset`, a class a line."""
     index, rows = dataset.index, []
     usable = np.setdiff1d(np.arange(len(index)), list(dataset.splits.left_out))
     for label in np.unique(index.labels[usable])[:MOST_CLASSES]:
         own = usable[index.labels[usable] == label]
-        images = [(dataset.pixels[row], "") for row in own[:COLUMNS]]
+        some = own[np.unique(np.linspace(0, len(own) - 1, COLUMNS).astype(int))]
+        images = [(dataset.pixels[row], "forged" * int(index.forged[row])) for row in some]
         rows.append((f"{index.class_names[label]}  ({len(own)})", "black", images))
     return draw_rows(rows, SIDE)
 

@@ -60,6 +60,9 @@ def make_splits(index, digests, unreadable, config, copies=()):
         sides = _pair_sides(index, usable, config, left_out, remarks)
     else:
         sides = _drawn_sides(index, usable, config, remarks)
+    for one, row in equal if index.pairs is None else ():  # a twin is too easily found
+        if sides[one] == sides[row] not in ("", "train"):
+            sides[row], left_out[row] = "", "an exact copy of another held-out image"
     for row in usable[sides[usable] == ""].tolist():
         left_out.setdefault(row, "shows what another held-out class shows too")
     splits = Splits(*(np.flatnonzero(sides == name) for name in SPLITS), left_out, remarks, copies)
@@ -72,8 +75,11 @@ def make_splits(index, digests, unreadable, config, copies=()):
 
 
 def unusable(index, digests, unreadable):
-    """Row -> reason of images that are unreadable, or of a file that lies in two classes."""
-    reasons, labels = dict(unreadable), training_labels(index)
+    """Row -> reason of images that are unreadable, or of a file that lies in two classes.
+
+    The genuine images of a class and its forgeries are two.
+    """
+    reasons, labels = dict(unreadable), 2 * index.labels + index.forged
     for rows in equal_files(digests, unreadable) if index.classes_known else ():
         one_of = {labels[row]: row for row in rows}  # a row of each class
         for row in rows if len(one_of) > 1 else ():

@@ -15,8 +15,8 @@ COLUMNS = {  # and what public data sets call them, letters alone; the first tha
     "path": "path filepath filepaths imagepath imgpath filename imagename imgname image img file "
     "imageid imgid idcode imagefile images paths files fname isicid id name",
     "label": "label labels class classname classid target category individualid individual "
-    "identity person subject writer breed species diagnosis dx itemid labelgroup landmarkid "
-    "hotelid productid",
+    "identity person subject writer writerid signer breed species diagnosis dx itemid labelgroup "
+    "landmarkid hotelid productid",
     "group": "group groupid lesionid patientid patient",
     "split": "split dataset set subset partition evaluationstatus",
     "forged": "forged isforged forgery isforgery",
@@ -151,17 +151,21 @@ def _forged_column(plain, lines, at):
 def find_listed(source, names):
     """Where the files of a list are: listed name -> name relative to the folder of the list.
 
-    Where most are not there, they are looked for in the folders beside the list, whatever their
-    suffix, and then without the first folders of their paths, which may be another machine's.
+    A file that is not there may be one whose name differs in case alone. Where most are not there,
+    they are looked for in the folders beside the list, whatever their suffix, and then without the
+    first folders of their paths, which may be another machine's.
 
     Raises:
         DataError: If a name may be one of two files.
     """
     names = dict.fromkeys(names)  # in the order of the list
     found = {name: posixpath.normpath(name) for name in names}
-    if 2 * sum(os.path.lexists(existing(source.parent, name)) for name in names) >= len(names):
-        return found
-    files = [file for file in list_files(source.parent) if file.lower().endswith(IMAGE_SUFFIXES)]
+    gone = [name for name in names if not os.path.lexists(existing(source.parent, name))]
+    files = list_files(source.parent) if gone else ()
+    files = [file for file in files if file.lower().endswith(IMAGE_SUFFIXES)]
+    if 2 * len(gone) <= len(names):
+        written = {file.lower(): file for file in files}
+        return found | {name: written.get(found[name].lower(), found[name]) for name in gone}
     files = {file: _parts(file) for file in files}
     for cut in range(max(len(_parts(name)) for name in names)):
         ends, fits = {name: _parts(name)[cut:] for name in names}, defaultdict(list)

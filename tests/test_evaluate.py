@@ -1,5 +1,6 @@
 """Evaluation end to end on tiny sets, and Lake's protocol on runs of its form."""
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -237,3 +238,17 @@ def test_a_list_of_pairs_with_folds(here, capsys):
     assert found["num_genuine"] == sum(same) and found["folds"]["folds"] == 10
     assert found["auc"] == pytest.approx(roc_auc_score(same, -np.array(distances)), abs=1e-3)
     assert score("--pairs", "pairs.csv", "--out", "listed")["unseen"]["auc"] == found["auc"]
+    run = RunDirectory("runs/run")  # of a list whose labels mean the contrary
+    run.config = dataclasses.replace(run.config, pair_label="different")
+    index = held_out_rows(run, "pairs.csv")[0].index
+    assert index.pairs[:, 2].sum() == sum(same) + 1
+
+
+def test_of_copies_one_is_scored(here):
+    """A set that lies twice, in a folder of its own name, scores as it does once."""
+    shutil.copytree("fresh", "twice")
+    shutil.copytree("fresh", "twice/fresh")
+    once, twice = (held_out_rows(RunDirectory("runs/run"), data)[1] for data in ("fresh", "twice"))
+    assert {name: len(rows) for name, rows in twice.items()} == {
+        name: len(rows) for name, rows in once.items()
+    }

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from evaluation import figures, thresholds, verification
+from evaluation import figures, verification
 from networks.embedding import embed
 from pipeline.pairs import PairBatches
 from pipeline.sheets import draw_rows
@@ -23,12 +23,14 @@ def write_pairs(run, dataset):
         left, right, _ = batches.rows(0)
     except ValueError:  # no pair of one kind: training will say so
         return
-    names, labels, rows = dataset.index.class_names, dataset.index.labels, []
+    index, rows = dataset.index, []
     shown = np.stack([left, right], axis=1).reshape(4, -1)  # two lines of each kind
     kinds = ("genuine: one class", figures.GREEN), ("impostor: two classes", figures.RED)
     for number, line in enumerate(shown):
-        title, color = kinds[number // 2]
-        images = [(dataset.pixels[row], figures.short(names[labels[row]])) for row in line]
+        (title, color), images = kinds[number // 2], []
+        for row in line:
+            name = figures.short(index.class_names[index.labels[row]])
+            images.append((dataset.pixels[row], name + ", forged" * int(index.forged[row])))
         rows.append(("" if number % 2 else title, color, images))
     run.write("pairs.png", draw_rows(rows).save)
 
@@ -91,5 +93,6 @@ def _print_accuracies(validator, val_distances, encoder, distance, threshold):
             embeddings = embed(encoder, dataset.pixels, rows)
             distances = verification.pair_distances(embeddings, left, right, distance)
         found = [float(accuracy(same, distances, cut)) for cut in cuts]
-        found.append(thresholds.best_threshold(same, distances)[0])
+        curve = verification.operating_points(same, distances)[:2]
+        found.append(verification.curve_scores(*curve)["best_accuracy"])
         print(f"  {title:<13} {'  '.join(f'{one:.1%}' for one in found)}")

@@ -69,13 +69,14 @@ def test_paper_and_pen_are_found(tmp_path, monkeypatch, rng):
     rows = np.arange(len(index))
     pairs = verification_pairs(dataset, rows, rng)
     held = HeldOut("unseen", dataset, rows, np.zeros((len(rows), 1)), None, pairs)
+    assert [held.class_name(at) for at in (0, 6)] == ["0", "0, forged"]
     found = {row["name"]: row for row in baselines.shortcut_scores(held)}
     pen, paper = found["darkest tenth of a percent"], found["paper"]
     assert pen["skilled_auc"] > 0.99  # another pen
     assert abs(paper["skilled_auc"] - 0.5) < 0.1 < 0.45 < paper["auc"]  # the same paper
     assert found["width and height"]["auc"] == found["mode of the file"]["auc"] == 0.5
     after = {row["name"] for row in baselines.shortcut_scores(held, ink=True)} - found.keys()
-    names = "paper", "darkest tenth of a percent", "mean colour"
+    names = "paper", "darkest tenth of a percent", "mean colour", "eight border pixels"
     assert after == {f"{name}, after ink" for name in names}
 
 

@@ -89,7 +89,8 @@ CASES = {  # files > class (or else their folder) F if forged @ split; - why not
         Hindi/2/H-S-2-G-01.tif > 2""",
     "forgeries GPDS": "001/c-001-01.jpg, 002/c-002-24.jpg | 001/cf-001-01.jpg > 001 F",
     "forgeries of nobody": """a/1.png, b/1.png | a_forg/1.png > a F | genuine/c/1.png > c |
-        forged/c/1.png > c F | forged/d/1.png > - a forgery of 'd', of which there is no""",
+        forged/c/1.png > c F | forged/d/1.png > - a forgery of 'd', of which there is no |
+        e_forg/1.png > - a forgery of 'e', of which there is no""",
     "forgeries MCYT-75": "0/0000v00.bmp, 1/0001v00.bmp | 0/0000f14.bmp > 0 F",
     "two kinds of nothing": "original/1.png, forged/1.png",
     "forged classes alone": "a_forg/1.png, b_forg/1.png",

@@ -50,11 +50,12 @@ def test_separators_and_headers(header, separator, write_images):
         ["image1,image2,label", "a/1,a/2,same", "b/1,b/2,same", "a/1,b/1,different"],
         ["n,id_a,id_b,is_duplicate", "0,a/1,a/2,1", "1,b/2,b/1,1", "2,b/1,a/1,0"],
         ["left;right;class", "a/1.png;a/2.png;Genuine", "b/1;b/2;genuine", "a/1;b/1;forged"],
+        ["left,right,same", "a/1.png,a/2.png,1", "a/1.png,b/1.png,0", "b/1.png,B/2.PNG,1"],
         ["Anchor,Positive,Negative", "a/1.png,a/2.png,b/1.png", "b/1.png,b/2.png,a/1.png"],
     ],
 )
 def test_lists_that_say_it_in_words(lines, write_images):
-    """Names without a suffix too, where the columns say that there are two images."""
+    """Names without a suffix or in another case too, as files of the images are called."""
     index = read_index(write_list(write_images(*FILES), lines))
     pairs = {(*sorted(pair), same) for *pair, same in given(index)}
     assert pairs == PAIRS and index.class_names == ["a", "b"] and not index.skipped

@@ -130,6 +130,23 @@ def test_three_copies_in_two_classes_are_all_left_out(build_index):
     assert left_out == {0: reasons[0], 1: reasons[0], 10: reasons[1]}
 
 
+def test_a_forgery_that_lies_twice_is_one_of_its_class(build_index):
+    index = build_index(np.repeat(np.arange(4), 10), forged=np.arange(40) % 10 >= 5)
+    digests = distinct(index)
+    digests[[5, 6]], digests[[10, 15]] = 98, 99  # the second of both kinds
+    splits = split(index, digests=digests)
+    assert splits.left_out.keys() == {10, 15} and sides_of(splits)[5] == sides_of(splits)[6]
+
+
+def test_of_copies_one_is_held_out(build_index):
+    index = build_index(np.tile(np.repeat(np.arange(4), 10), 2))
+    splits = split(index, digests=np.tile(np.arange(40, dtype=np.uint64), 2))
+    side = sides_of(splits)
+    assert all(side[row] == "train" or row + 40 not in side for row in side if row < 40)
+    assert all(row >= 40 and side[row - 40] != "train" for row in splits.left_out)
+    assert splits.left_out and len(splits.train) % 2 == 0
+
+
 @pytest.mark.parametrize("sizes", [[4] * 6, [5] * 6, [6] * 3, [7, 5, 4, 9, 3], [20, 5, 5]])
 def test_no_single_image_of_a_class_is_held_out(sizes, build_index):
     index = build_index(np.repeat(np.arange(len(sizes)), sizes))

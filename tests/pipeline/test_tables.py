@@ -24,11 +24,14 @@ TABLES = {  # lines of a table; file > what becomes of it, as in `CASES`; no > i
         filename,writer,genuine / 1.jpg,a,1 / 2.jpg,b,yes / 3.jpg,b,0
         1.jpg > a | 2.jpg > b | 3.jpg > b F""",
     "signatures of two types": """
-        image,type,writer / 1.jpg,genuine,a / 2.jpg,genuine,b / 3.jpg,Forged,b
+        image,type,writer_id / 1.jpg,genuine,a / 2.jpg,genuine,b / 3.jpg,Forged,b
         1.jpg > a | 2.jpg > b | 3.jpg > b F""",
     "forgeries in a column of labels": """
         image,writer,label / 1.jpg,a,genuine / 2.jpg,b,genuine / 3.jpg,b,skilled
         1.jpg > a | 2.jpg > b | 3.jpg > b F""",
+    "labels of forgeries, writers in the names": """
+        image,label / original_1_1.png,0 / original_2_1.png,0 / forgeries_2_1.png,1
+        original_1_1.png > 1 | original_2_1.png > 2 | forgeries_2_1.png > 2 F""",
     "real and fake in two columns": """path,label,label_str / 1.jpg,1,real / 2.jpg,0,fake
         1.jpg > 1 | 2.jpg > 0""",
     "forgeries by their folders": """path,label / a/1.jpg,a / b/2.jpg,b / b_forg/3.jpg,b
