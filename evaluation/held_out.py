@@ -76,12 +76,18 @@ def held_out_rows(run, data=None, strict=False, pair_label=None):
     """The images to score on: what a `RunDirectory` kept for test, or those of other data.
 
     Images of other data that the run was trained or validated on are left out; a DataError where
-    `strict`. `pair_label` is as in `scores.Options`; the run's own is that of its own list alone.
+    `strict`. `pair_label` is as in `scores.Options`, the run's own where nothing else tells.
     Returns `(dataset, rows, left_out)`: a `Dataset`; "known" and "unseen" -> its rows; how many
     images were left out, or None where the data are the run's own.
     """
     config = dataclasses.replace(run.config, data_dir=str(data)) if data else run.config
-    index = read_index(config.data_dir, pair_label or (None if data else config.pair_label))
+    try:
+        index = read_index(config.data_dir, pair_label)
+    except DataError:
+        if pair_label or not config.pair_label:
+            raise
+        index = read_index(config.data_dir, config.pair_label)
+        print(f"Label 1 means {config.pair_label}, as in the list that the run was trained on.")
     cache = open_cache(index, config, run.ranges if data else None)
     dataset = Dataset(index, cache, splits=None)
     if data:

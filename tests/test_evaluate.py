@@ -242,6 +242,10 @@ def test_a_list_of_pairs_with_folds(here, capsys):
     run.config = dataclasses.replace(run.config, pair_label="different")
     index = held_out_rows(run, "pairs.csv")[0].index
     assert index.pairs[:, 2].sum() == sum(same) + 1
+    Path("other.csv").write_text("\n".join(lines).replace("same", "label"))
+    index = held_out_rows(run, "other.csv")[0].index
+    assert index.pairs[:, 2].sum() == len(same) - sum(same)
+    assert "means different" in capsys.readouterr().out
 
 
 def test_of_copies_one_is_scored(here):
