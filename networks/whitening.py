@@ -85,10 +85,13 @@ def choose_weights(features, labels, sizes, num_directions, last_is_classes=Fals
     features, labels, lost = features[some], member[some], []
     for weights in tried:
         given = features[:, weights > 0] * weights[weights > 0], labels
-        of_folds = [_score_new(*given, fold == out, num_directions) for out in range(FOLDS)]
-        lost.append(1 - np.array(of_folds))
-    able = [at for at in range(len(tried)) if not at or (lost[at] < CLEARLY * lost[0]).all()]
-    return tried[min(able, key=lambda at: lost[at].mean())]
+        lost.append([])
+        for out in range(FOLDS):
+            lost[-1].append(1 - _score_new(*given, fold == out, num_directions))
+            if len(lost) > 1 and lost[-1][out] >= CLEARLY * lost[0][out]:
+                lost[-1] = [np.inf]  # other folds cannot mend it
+                break
+    return tried[np.argmin([np.mean(of_folds) for of_folds in lost])]
 
 
 def _score_new(features, labels, out, num_directions):
