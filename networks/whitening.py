@@ -10,7 +10,6 @@ import keras
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from networks.embedding import embed
 from networks.encoders import CLASSES, HEAD, MAPS
 
 MOST_NUMBERS = 60_000_000  # of features that a head is fitted to; more images change nothing
@@ -26,21 +25,22 @@ def features_of(encoder):
     return keras.Model(encoder.inputs, encoder.get_layer(HEAD).input)
 
 
-def whiten(encoder, pixels, rows, labels, mirrored=None):
+def whiten(encoder, rows, labels, features, mirrored=None):
     """Fits the head of an encoder to training images, of very many to a sample, as `fit_head`.
 
-    `pixels` is what the encoder takes of each row, `labels` their classes; `mirrored` a function of
-    rows that gives mirror images, which few images are joined by. False where there is no head.
+    `labels` are the classes of all rows; `features(model, rows=...)` is what a model that
+    `features_of` gives makes of some rows, `mirrored` the same of mirror images, which few images
+    are joined by. False where there is no head.
     """
     if HEAD not in [layer.name for layer in encoder.layers]:
         return False
     model = features_of(encoder)
     most = max(2, MOST_NUMBERS // model.output_shape[-1])
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))]
-    features, labels = embed(model, pixels, rows), labels[rows]
+    found, labels = features(model, rows=rows), labels[rows]
     if mirrored and 2 * len(rows) <= min(2 * FEW_IMAGES, most):
-        features = np.concatenate([features, embed(model, mirrored, rows)])
-    return fit_head(encoder, features, labels)
+        found = np.concatenate([found, mirrored(model, rows=rows)])
+    return fit_head(encoder, found, labels)
 
 
 def fit_head(encoder, features, labels):
@@ -85,10 +85,13 @@ def choose_weights(features, labels, sizes, num_directions, last_is_classes=Fals
     features, labels, lost = features[some], member[some], []
     for weights in tried:
         given = features[:, weights > 0] * weights[weights > 0], labels
-        of_folds = [_score_new(*given, fold == out, num_directions) for out in range(FOLDS)]
-        lost.append(1 - np.array(of_folds))
-    able = [at for at in range(len(tried)) if not at or (lost[at] < CLEARLY * lost[0]).all()]
-    return tried[min(able, key=lambda at: lost[at].mean())]
+        lost.append([])
+        for out in range(FOLDS):
+            lost[-1].append(1 - _score_new(*given, fold == out, num_directions))
+            if len(lost) > 1 and lost[-1][out] >= CLEARLY * lost[0][out]:
+                lost[-1] = [np.inf]  # other folds cannot mend it
+                break
+    return tried[np.argmin([np.mean(of_folds) for of_folds in lost])]
 
 
 def _score_new(features, labels, out, num_directions):

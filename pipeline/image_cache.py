@@ -74,19 +74,12 @@ def open_cache(index, config, ranges=None):
     key = json.dumps([*settings, ranges or None]).encode()
     name = f"{index.source.stem[:40]}-{hashlib.blake2b(key, digest_size=6).hexdigest()}"
     path = cache_dir(config) / name
-    try:
-        folder = CacheFolder(path, config.image_shape)
-        places, unreadable = folder.find(index.stamps), {}
-        if (places < 0).any():
-            with one_at_a_time(path):
-                folder = CacheFolder(path, config.image_shape)  # as another may have written
-                unreadable = _decode_missing(folder, index, config, ranges or None)
-            places = folder.find(index.stamps)
-    except OSError as error:
-        raise DataError(
-            f"The cache '{path}' cannot be written: {say_why(error)}. "
-            "Make room or set another cache_dir."
-        ) from error
+    unreadable = {}
+    folder = open_folder(
+        *(path, config.image_shape, index.stamps),
+        lambda folder: unreadable.update(_decode_missing(folder, index, config, ranges or None)),
+    )
+    places = folder.find(index.stamps)
     rows = np.append(folder.table, np.zeros(1, ROW))[places]
     if unreadable and len(unreadable) == len(index):
         row, reason = next(iter(unreadable.items()))
@@ -94,6 +87,27 @@ def open_cache(index, config, ranges=None):
             f"None of {len(index)} images can be read. First: '{index.names[row]}': {reason}."
         )
     return ImageCache(path, Pixels(folder, places), rows, unreadable, ranges or folder.ranges)
+
+
+def open_folder(path, image_shape, stamps, fill):
+    """The `CacheFolder` at a path, after `fill(folder)`, by one process, where it lacks stamps.
+
+    A DataError if it cannot be written.
+    """
+    try:
+        folder = CacheFolder(path, image_shape)
+        if (folder.find(stamps) < 0).any():
+            with one_at_a_time(path):
+                folder = CacheFolder(path, image_shape)  # as another may have written
+                folder.path.mkdir(parents=True, exist_ok=True)
+                (folder.path / "CACHEDIR.TAG").write_bytes(CACHE_TAG)
+                fill(folder)
+    except OSError as error:
+        raise DataError(
+            f"The cache '{path}' cannot be written: {say_why(error)}. "
+            "Make room or set another cache_dir."
+        ) from error
+    return folder
 
 
 def cache_dir(config):
@@ -152,14 +166,18 @@ class CacheFolder:
         partial.write_text(json.dumps(ranges))
         partial.replace(self.path / "ranges.json")
 
-    def cut(self):
-        """Cuts off what a kill left behind the last whole image."""
+    def prepare(self, count):
+        """Cuts off what a kill left behind the last whole image; an OSError if `count` more do not
+        fit on the disk."""
         for name, size in (("rows", ROW.itemsize), ("pixels", self.image_bytes)):
             with open(self.path / name, "ab") as file:
                 file.truncate(len(self.table) * size)
+        needed, free = count * self.image_bytes, shutil.disk_usage(self.path).free
+        if needed > free:
+            raise OSError(f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB free")
 
     def append(self, images, rows):
-        """Adds images, uint8 (n, height, width, channels), and their rows."""
+        """Adds images, (n, ...) of `image_bytes` each, and their rows."""
         for name, content in (("pixels", images), ("rows", rows)):
             with open(self.path / name, "ab") as file:
                 file.write(content.tobytes())
@@ -201,17 +219,12 @@ class Pixels:
 
 def _decode_missing(folder, index, config, ranges):
     """Decodes, part by part, what a folder lacks; gives row -> reason of what cannot be read."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    (folder.path / "CACHEDIR.TAG").write_bytes(CACHE_TAG)
     # Pillow frees the other cores while it decodes and resizes; one thread more hides the rest.
     unreadable, decoders = {}, concurrent.futures.ThreadPoolExecutor(os.cpu_count() + 1)
     try:
         ranges = _settle_ranges(folder, index, decoders) if ranges is None else ranges
-        folder.cut()
         missing = np.flatnonzero(folder.find(index.stamps) < 0)
-        needed, free = len(missing) * folder.image_bytes, shutil.disk_usage(folder.path).free
-        if needed > free:
-            raise OSError(f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB free")
+        folder.prepare(len(missing))
         read = functools.partial(_read_row, index, config, ranges)
         size = max(1, PART_BYTES // folder.image_bytes)
         with tqdm(total=len(missing), desc="decoding images", unit="image", delay=0.5) as progress:

@@ -69,6 +69,11 @@ def test_contradictions_are_refused(fields, told):
         Config(**fields)
 
 
+def test_from_nothing_there_is_nothing_to_distil():
+    config, _ = parse_command_line(["photographs", "--weights", "none"], "train.py")
+    assert (config.weights, config.distillation) == (None, 0.0)
+
+
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_json_keeps_every_field(name, tmp_path):
     config = dataclasses.replace(CONFIGS[name], seed=7, run_name="é", max_minutes=1.5)

@@ -1,81 +1,36 @@
 """Fine-tunes the upper half of a pretrained network on maps of its lower half, computed once."""
 
 import functools
-import hashlib
 import time
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from networks.embedding import embed, unit_length
 from networks.encoders import HEAD, build_encoder, load_weights, upper_half
 from networks.losses import relational_distillation
 from networks.whitening import whiten
-from pipeline.augmentation import augment
 from pipeline.class_batches import ClassBatches, training_labels
+from training.kept import Kept
 from training.validation import seconds_per_image
 
 VIEWS = 3  # of each image: as it is, mirrored where that is allowed, and augmented
 MOST_BYTES = 8_000_000_000  # of maps on disk; past them fewer views are kept
 MAPS_SHARE = 0.25  # of a time limit, for computing them; past it fewer views are kept
-BATCH = 64  # images whose maps are computed at once
 TIMED = 32  # images on which the whole network is timed
 
 
-class LowerMaps:
-    """Maps of the lower half, float16 (images, height, width, channels), in several views.
-
-    `maps(rows, number)` are those in one view, 0: of the images as they are. Computed once, and
-    kept in the cache, a file a view, for the next run on the same images.
-    """
-
-    def __init__(self, lower, dataset, config):
-        self.rows = np.union1d(dataset.splits.train, dataset.splits.val)
-        self.shape = lower.output_shape[1:]
-        folder = dataset.cache.folder.parent / "maps"
-        folder.mkdir(parents=True, exist_ok=True)
-        key, self.maps, begin = self._key(lower, dataset, config), [], time.monotonic()
-        a_view = 2 * int(np.prod(self.shape)) * len(self.rows)
-        seconds = MAPS_SHARE * 60 * (config.max_minutes or np.inf)
-        for number in range(int(np.clip(MOST_BYTES // a_view, 1, VIEWS))):
-            path = folder / f"{key}-{number}.npy"
-            if not path.exists():
-                if number and (time.monotonic() - begin) * (number + 1) / number > seconds:
-                    break
-                self._compute(lower, dataset.pixels, config, number, path)
-            self.maps.append(np.load(path, mmap_mode="r"))
-
-    def _key(self, lower, dataset, config):
-        """Of everything that the maps depend on: another augmentation shows in the first views."""
-        digest = hashlib.blake2b(dataset.index.stamps[self.rows].tobytes(), digest_size=12)
-        digest.update(dataset.cache.folder.name.encode())  # how they are decoded
-        views = [self._view(dataset.pixels, config, 0, number) for number in range(VIEWS)]
-        for array in (*views, *lower.get_weights()):
-            digest.update(array.tobytes())
-        return digest.hexdigest()
-
-    def _view(self, pixels, config, start, number):
-        """A batch of images in one of their views, uint8 (batch, height, width, channels)."""
-        images = pixels[self.rows[start : start + BATCH]]
-        if number <= config.horizontal_flip:
-            return images[:, :, ::-1] if number else images
-        return augment(images, config, np.random.default_rng([config.seed, 4, start, number]))
-
-    def _compute(self, lower, pixels, config, number, path):
-        partial = path.with_suffix(".partial.npy")
-        maps = np.lib.format.open_memmap(partial, "w+", np.float16, (len(self.rows), *self.shape))
-        what = {"desc": f"lower half, view {number + 1}", "unit": "image", "delay": 0.5}
-        with tqdm(total=len(self.rows), **what) as progress:
-            for start in range(0, len(self.rows), BATCH):
-                images = self._view(pixels, config, start, number)
-                maps[start : start + BATCH] = lower.predict_on_batch(images)
-                progress.update(len(images))
-        maps.flush()
-        partial.replace(path)
-
-    def __call__(self, rows, number=0):
-        return self.maps[number][np.searchsorted(self.rows, rows)]
+def lower_maps(lower, dataset, config):
+    """Maps of the lower half, float16 (images, height, width, channels): a `Kept` a view."""
+    rows = np.union1d(dataset.splits.train, dataset.splits.val)
+    a_view = 2 * int(np.prod(lower.output_shape[1:])) * len(rows)
+    seconds = MAPS_SHARE * 60 * (config.max_minutes or np.inf)
+    views, begin = [], time.monotonic()
+    for view in range(int(np.clip(MOST_BYTES // a_view, 1, VIEWS))):
+        if view and (time.monotonic() - begin) * (view + 1) / view > seconds:
+            break
+        views.append(Kept(lower, dataset, config, rows, view, np.float16))
+    return views
 
 
 class MapBatches(ClassBatches):
@@ -92,10 +47,10 @@ class MapBatches(ClassBatches):
 
     def __getitem__(self, step):
         rows, rng = self.rows(step), np.random.default_rng([self.config.seed, 1, step])
-        numbers = rng.integers(len(self.pixels.maps), size=len(rows))
-        maps = np.empty((len(rows), *self.pixels.shape), np.float16)
+        numbers = rng.integers(len(self.pixels), size=len(rows))
+        maps = np.empty((len(rows), *self.pixels[0].shape), np.float16)
         for number in np.unique(numbers):
-            maps[numbers == number] = self.pixels(rows[numbers == number], number)
+            maps[numbers == number] = self.pixels[number](rows[numbers == number])
         teacher = self.teacher[np.searchsorted(self.train_rows, rows)]
         labels = self.labels[rows].astype(np.int32)
         return (maps, teacher, labels), labels
@@ -126,20 +81,21 @@ class UpperHalf:
     def __init__(self, dataset, config):
         self.dataset, self.whole = dataset, build_encoder(config)
         filled = load_weights(self.whole, config)
-        self.pixels = LowerMaps(self.whole.get_layer("lower"), dataset, config)
+        kept = lower_maps(self.whole.get_layer("lower"), dataset, config)
+        self.pixels = kept[0]
         maps = keras.Input(self.pixels.shape, name="lower_maps")
         grid = config.encoder == "efficientnet_lite0_grid"
         embeddings = unit_length(upper_half(maps, config.embedding_dim, grid))
         self.encoder = keras.Model(maps, embeddings, name="encoder")
         self._copy(self.whole, self.encoder)
-        rows, mirrored = dataset.splits.train, config.horizontal_flip and len(self.pixels.maps) > 1
-        views = [functools.partial(self.pixels, number=at) for at in range(1 + mirrored)]
+        rows, views = dataset.splits.train, kept[: 1 + config.horizontal_flip]
         labels = training_labels(dataset.index)
-        named = not filled and whiten(self.encoder, views[0], rows, labels, *views[1:])
+        features = [functools.partial(embed, pixels=view) for view in views]
+        named = not filled and whiten(self.encoder, rows, labels, *features)
         self.learns = not (named and config.distillation)
         known = sum(embed(self.encoder, view, rows) for view in views)
         known /= np.linalg.norm(known, axis=1, keepdims=True)
-        self.batches = MapBatches(dataset.index, self.pixels, rows, config, known)
+        self.batches = MapBatches(dataset.index, kept, rows, config, known)
         teacher = keras.Input((config.embedding_dim,), name="teacher")
         classes = keras.Input((), name="labels", dtype="int32")
         distilled = Distillation(config.distillation)(embeddings, teacher, classes)

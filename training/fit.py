@@ -15,6 +15,7 @@ from pipeline.pairs import PairBatches
 from pipeline.splits import SPLITS
 from training.callbacks import Interrupted, Recorder, interrupts
 from training.fine_tuning import UpperHalf
+from training.kept import Kept
 from training.outputs import MOST_SCORED, write_outputs, write_pairs
 from training.schedule import Schedule
 from training.validation import TrainingFailed, Validator, seconds_per_image
@@ -50,8 +51,11 @@ class WholeEncoder:
         self.batches = batches[config.sampling](dataset.index, dataset.pixels, rows, config)
         fresh = config.weights and not continues and own is None
         if fresh and not load_weights(self.encoder, config):
-            flips = [lambda rows: self.pixels[rows][:, :, ::-1]] * config.horizontal_flip
-            whiten(self.encoder, self.pixels, rows, training_labels(dataset.index), *flips)
+            features = [
+                lambda model, rows, view=view: Kept(model, dataset, config, rows, view)(rows)
+                for view in range(1 + config.horizontal_flip)
+            ]
+            whiten(self.encoder, rows, training_labels(dataset.index), *features)
 
     def finished(self):
         """The encoder rebuilt in float32, so that it runs anywhere."""

