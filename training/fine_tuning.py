@@ -11,7 +11,7 @@ from networks.encoders import HEAD, build_encoder, load_weights, upper_half
 from networks.losses import relational_distillation
 from networks.whitening import whiten
 from pipeline.class_batches import ClassBatches, training_labels
-from training.kept import Kept
+from training.feature_cache import FeatureCache
 from training.validation import seconds_per_image
 
 VIEWS = 3  # of each image: as it is, mirrored where that is allowed, and augmented
@@ -21,7 +21,7 @@ TIMED = 32  # images on which the whole network is timed
 
 
 def lower_maps(lower, dataset, config):
-    """Maps of the lower half, float16 (images, height, width, channels): a `Kept` a view."""
+    """A `FeatureCache` a view: float16 maps of the lower half (images, height, width, channels)."""
     rows = np.union1d(dataset.splits.train, dataset.splits.val)
     a_view = 2 * int(np.prod(lower.output_shape[1:])) * len(rows)
     seconds = MAPS_SHARE * 60 * (config.max_minutes or np.inf)
@@ -29,7 +29,7 @@ def lower_maps(lower, dataset, config):
     for view in range(int(np.clip(MOST_BYTES // a_view, 1, VIEWS))):
         if view and (time.monotonic() - begin) * (view + 1) / view > seconds:
             break
-        views.append(Kept(lower, dataset, config, rows, view, np.float16))
+        views.append(FeatureCache(lower, dataset, config, rows, view, np.float16))
     return views
 
 
@@ -81,21 +81,21 @@ class UpperHalf:
     def __init__(self, dataset, config):
         self.dataset, self.whole = dataset, build_encoder(config)
         filled = load_weights(self.whole, config)
-        kept = lower_maps(self.whole.get_layer("lower"), dataset, config)
-        self.pixels = kept[0]
+        maps_of = lower_maps(self.whole.get_layer("lower"), dataset, config)
+        self.pixels = maps_of[0]
         maps = keras.Input(self.pixels.shape, name="lower_maps")
         grid = config.encoder == "efficientnet_lite0_grid"
         embeddings = unit_length(upper_half(maps, config.embedding_dim, grid))
         self.encoder = keras.Model(maps, embeddings, name="encoder")
         self._copy(self.whole, self.encoder)
-        rows, views = dataset.splits.train, kept[: 1 + config.horizontal_flip]
+        rows, views = dataset.splits.train, maps_of[: 1 + config.horizontal_flip]
         labels = training_labels(dataset.index)
         features = [functools.partial(embed, pixels=view) for view in views]
         named = not filled and whiten(self.encoder, rows, labels, *features)
         self.learns = not (named and config.distillation)
         known = sum(embed(self.encoder, view, rows) for view in views)
         known /= np.linalg.norm(known, axis=1, keepdims=True)
-        self.batches = MapBatches(dataset.index, kept, rows, config, known)
+        self.batches = MapBatches(dataset.index, maps_of, rows, config, known)
         teacher = keras.Input((config.embedding_dim,), name="teacher")
         classes = keras.Input((), name="labels", dtype="int32")
         distilled = Distillation(config.distillation)(embeddings, teacher, classes)

@@ -14,8 +14,8 @@ from pipeline.class_batches import ClassBatches, training_labels
 from pipeline.pairs import PairBatches
 from pipeline.splits import SPLITS
 from training.callbacks import Interrupted, Recorder, interrupts
+from training.feature_cache import FeatureCache
 from training.fine_tuning import UpperHalf
-from training.kept import Kept
 from training.outputs import MOST_SCORED, write_outputs, write_pairs
 from training.schedule import Schedule
 from training.validation import TrainingFailed, Validator, seconds_per_image
@@ -51,11 +51,12 @@ class WholeEncoder:
         self.batches = batches[config.sampling](dataset.index, dataset.pixels, rows, config)
         fresh = config.weights and not continues and own is None
         if fresh and not load_weights(self.encoder, config):
-            features = [
-                lambda model, rows, view=view: Kept(model, dataset, config, rows, view)(rows)
-                for view in range(1 + config.horizontal_flip)
-            ]
-            whiten(self.encoder, rows, training_labels(dataset.index), *features)
+
+            def features(model, rows, view=0):
+                return FeatureCache(model, dataset, config, rows, view)(rows)
+
+            mirrored = [functools.partial(features, view=1)] * config.horizontal_flip
+            whiten(self.encoder, rows, training_labels(dataset.index), features, *mirrored)
 
     def finished(self):
         """The encoder rebuilt in float32, so that it runs anywhere."""

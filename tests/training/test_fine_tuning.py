@@ -15,11 +15,10 @@ from networks import embedding
 from networks.losses import supervised_contrastive_loss
 from pipeline.files import DataError
 from train import train
-from training import fine_tuning
-from training import kept as kept_maps
+from training import feature_cache, fine_tuning
+from training.feature_cache import FeatureCache
 from training.fine_tuning import Distillation, lower_maps
 from training.fit import compile_model
-from training.kept import Kept
 
 
 @pytest.mark.parametrize("weight", [0.0, 3.0])
@@ -76,7 +75,7 @@ def test_maps_are_kept_until_a_view_looks_different(lower, tmp_path, monkeypatch
     assert kept(dataclasses.replace(config, learning_rate=0.1, epochs=3, temperature=0.2)) == 3
     assert kept(dataclasses.replace(config, rotate=5.0)) == 4
     assert kept(dataclasses.replace(config, seed=1)) == 5
-    monkeypatch.setattr(kept_maps, "augment", lambda images, config, rng: images // 2)
+    monkeypatch.setattr(feature_cache, "augment", lambda images, config, rng: images // 2)
     assert kept(config) == 6  # a kind of augmentation that nobody wrote down
     lower.set_weights([weights + 1 for weights in lower.get_weights()])
     assert kept(config) == 9
@@ -100,9 +99,9 @@ def test_maps_are_computed_of_new_images_alone_by_one_run_alone(lower, tmp_path,
         return embedding.embed(network, pixels, rows)
 
     def keep(count):
-        return Kept(lower, make_dataset(tmp_path, count), Config(), np.arange(count))
+        return FeatureCache(lower, make_dataset(tmp_path, count), Config(), np.arange(count))
 
-    monkeypatch.setattr(kept_maps, "embed", embed)
+    monkeypatch.setattr(feature_cache, "embed", embed)
     with concurrent.futures.ThreadPoolExecutor(2) as both:
         one, other = both.map(keep, (6, 6))
     np.testing.assert_array_equal(one(np.arange(6)), other(np.arange(6)))
@@ -113,7 +112,7 @@ def test_maps_are_computed_of_new_images_alone_by_one_run_alone(lower, tmp_path,
 def test_maps_that_do_not_fit_on_the_disk_are_a_sentence(lower, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=7))
     with pytest.raises(DataError, match="MB free. Make room or set another cache_dir"):
-        Kept(lower, make_dataset(tmp_path, 6), Config(), np.arange(6))
+        FeatureCache(lower, make_dataset(tmp_path, 6), Config(), np.arange(6))
 
 
 def test_breeds_that_imagenet_names_are_not_trained_on(real_data, tmp_path, capsys):

@@ -15,8 +15,8 @@ from pipeline.image_cache import ROW, Pixels, open_folder
 PART = 256  # images that are computed before they are written
 
 
-class Kept:
-    """`kept(rows)`, (n, *output of a network), is what the network makes of images of a data set.
+class FeatureCache:
+    """`features(rows)`, (n, *output of a network), is what it makes of images of a data set.
 
     It is computed for those of the `rows` that the cache lacks. View 0 is the images as they are,
     1 mirrored where the config allows it, any other augmented.
