@@ -49,25 +49,26 @@ def evaluate(run, data=None, *, verbose=1, **options):
 
 def _score(run, options):
     """The `ScoredRun` of a run in any form."""
-    from networks.pretrained import trained_on
-    from siamese_network_funcs import distance_function
-
     given, run = run, RunDirectory(getattr(run, "path", run))
     if not run.is_finished:
         raise RunError(f"'{run.path}' is not finished. Run: python train.py {run.path}")
+    data, held_out = options.data, []
+    metrics = {"run": run.path.name, "data": data and Path(data).name, "seed": options.seed}
+    if options.protocol != LAKE:  # before Keras, which takes seconds: a wrong path is told at once
+        dataset, sides, left_out = held_out_rows(run, data, options.strict, options.pair_label)
+    start_keras()
+    from networks.pretrained import trained_on
+    from siamese_network_funcs import distance_function
+
     if hasattr(given, "encoder"):  # from `train`: own parts need not be loadable
         encoder, distance = given.encoder, distance_function(given.model)
     else:
         encoder, distance = run.load_encoder(), run.load_distance()
-    data, held_out = options.data, []
-    metrics = {"run": run.path.name, "data": data and Path(data).name, "seed": options.seed}
     metrics["pretrained"] = trained_on(run.config)
     if options.protocol == LAKE:
         metrics["protocol"] = lake_scores(data, encoder, run.config, distance)
         return comparison.ScoredRun(run, metrics, [], encoder)
-    dataset, sides, metrics["left_out"] = held_out_rows(
-        run, data, options.strict, options.pair_label
-    )
+    metrics["left_out"] = left_out
     for name, rows in sides.items():
         try:
             pairs = verification_pairs(dataset, rows, options.rng("pairs"))
@@ -121,7 +122,6 @@ def main(args=None):
     begin = time.monotonic()
     try:
         run, runs, out, options = parse(args)
-        start_keras()
         if runs:
             written = _compare(runs, options, out)
         else:
