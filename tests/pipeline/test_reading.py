@@ -229,6 +229,17 @@ def test_ink_does_not_depend_on_paper_and_pen(form):
     assert (decode(encoded(blank), config)[0] == 255).all()
 
 
+def test_specks_far_from_the_ink_do_not_change_its_size():
+    picture = Image.new("L", (400, 300), 250)
+    ImageDraw.Draw(picture).line([(120, 90), (280, 130), (180, 220)], 20, 6)
+    config = Config(image_size="50x80", channels=1, ink=True, fit="pad")
+    clean, _ = decode(encoded(picture), config)
+    for corner in ((1, 1), (396, 2), (200, 296)):
+        ImageDraw.Draw(picture).rectangle([*corner, corner[0] + 1, corner[1] + 1], 20)
+    specked, _ = decode(encoded(picture), config)
+    assert np.abs(specked.astype(int) - clean).mean() < 5
+
+
 def test_the_source_alone_is_a_program():
     """As an exported example carries it: it needs NumPy and Pillow, nothing of this project."""
     alone = types.ModuleType("alone")
