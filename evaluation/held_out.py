@@ -81,10 +81,11 @@ def held_out_rows(run, data=None, strict=False, pair_label=None):
     images were left out, or None where the data are the run's own.
     """
     config = dataclasses.replace(run.config, data_dir=str(data)) if data else run.config
+    said = pair_label or (None if data else config.pair_label)
     try:
-        index = read_index(config.data_dir, pair_label)
+        index = read_index(config.data_dir, said)
     except DataError:
-        if pair_label or not config.pair_label:
+        if said or not config.pair_label:
             raise
         index = read_index(config.data_dir, config.pair_label)
         print(f"Label 1 means {config.pair_label}, as in the list that the run was trained on.")

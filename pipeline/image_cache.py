@@ -167,8 +167,10 @@ class CacheFolder:
         partial.replace(self.path / "ranges.json")
 
     def prepare(self, count):
-        """Cuts off what a kill left behind the last whole image; an OSError if `count` more do not
-        fit on the disk."""
+        """Cuts off what a kill left behind the last whole image; makes sure that `count` more fit.
+
+        An OSError where the disk has no room for them.
+        """
         for name, size in (("rows", ROW.itemsize), ("pixels", self.image_bytes)):
             with open(self.path / name, "ab") as file:
                 file.truncate(len(self.table) * size)
