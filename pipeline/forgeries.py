@@ -1,6 +1,7 @@
 """Which images are forgeries, from the names of their folders and files."""
 
 import re
+from collections import defaultdict
 
 from pipeline.files import folder_of, stem_of
 from pipeline.tables import split_of
@@ -33,15 +34,14 @@ def class_folders(names):
     where one folder holds several. All else keeps its own folder.
     """
     own = {name: folder_of(name) for name in names}
-    kinds = _kinds_of_folders(set(own.values()))
+    kinds = _kinds_of_folders(sorted({*own.values()}))
     found = {name: kinds[folder] for name, folder in own.items()}
     told = _told_by_files(names)
-    found |= {name: (PARTS.sub("", found[name][0]), False) for name in told}
-    places = {(found[name][0], writer) for name, (writer, _) in told.items()}
-    several = len(places) > len({folder for folder, _ in places})
+    folders = {name: PARTS.sub("", found[name][0]) for name in told}
+    writers = {(folders[name], writer) for name, (writer, _) in told.items()}
+    several = len(writers) > len({*folders.values()})
     for name, (writer, forged) in told.items():
-        folder = found[name][0]
-        found[name] = f"{folder}/{writer}" if several else folder, forged
+        found[name] = f"{folders[name]}/{writer}" if several else folders[name], forged
     paths = (folder.split("/") for folder, _ in found.values())
     if len({tuple(part for part in path if not split_of(part)) for path in paths}) < 2:
         return {name: (folder, False) for name, folder in own.items()}  # two kinds of nothing
@@ -69,25 +69,27 @@ def _told_by_files(names):
 
 def _kinds_of_folders(folders):
     """Folder -> `(class folder, forged)`, where folders of both kinds lie side by side."""
-    beside = {}  # parent -> its folders
+    beside = defaultdict(dict)  # parent -> its folders, in lower case -> as they are written
     for folder in folders:
         for parent, part in steps_of(folder):
-            beside.setdefault(parent, {})[part.lower()] = part
-    kinds = {parent: {_kind(part) for part in parts} for parent, parts in beside.items()}
-    both = {base for of in kinds.values() for base, forged in of if forged and (base, False) in of}
-    paired = {up for up, of in kinds.items() if any(f and b and b in beside[up] for b, f in of)}
+            beside[parent][part.lower()] = part
+    both, paired = set(), set()  # X of `X genuine` beside `X forged`; parents of X beside `X_forg`
+    for parent, parts in beside.items():
+        kinds = {_kind(part) for part in parts}
+        forged = {base for base, is_forged in kinds if is_forged}
+        both |= {base for base in forged if (base, False) in kinds}
+        if forged & parts.keys() - {""}:
+            paired.add(parent)
     found = {}
     for folder in folders:
         parts, forged = [], False
         for parent, part in steps_of(folder):
-            (base, is_forged), others = _kind(part), beside[parent]
+            base, is_forged = _kind(part)
             if is_forged and base and parent in paired:
-                part = others.get(base, base)
+                part, forged = beside[parent].get(base, base), True
             elif is_forged is not None and base in both:
-                part = base
-            else:
-                is_forged = False
-            parts, forged = [*parts, part], forged or is_forged
+                part, forged = base, forged or is_forged
+            parts.append(part)
         found[folder] = "/".join(filter(None, parts)), forged
     genuine = {place for place, forged in found.values() if not forged}
     return {
@@ -97,9 +99,14 @@ def _kinds_of_folders(folders):
 
 def _imitated(place, genuine):
     """A class folder, without a part that says how it was forged where only then there is one."""
-    parts = place.split("/")
-    shorter = ("/".join(parts[:at] + parts[at + 1 :]) for at in range(len(parts) - 1))
-    return place if place in genuine else next(filter(genuine.__contains__, shorter), place)
+    shorter = (path for _, path in without_one_part(place) if path in genuine)
+    return place if place in genuine else next(shorter, place)
+
+
+def without_one_part(folder):
+    """Each part of a path but the last, and the path without it: `a, b/c` and `b, a/c` of a/b/c."""
+    parts = folder.split("/")
+    return [(part, "/".join(parts[:at] + parts[at + 1 :])) for at, part in enumerate(parts[:-1])]
 
 
 def steps_of(folder):

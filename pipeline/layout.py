@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter, defaultdict
 
 from pipeline.files import folder_of, some, stem_of
-from pipeline.forgeries import class_folders, steps_of
+from pipeline.forgeries import class_folders, steps_of, without_one_part
 from pipeline.tables import split_of
 
 LOOKED_AT = 20_000  # names that tell whether folders hold several things
@@ -70,41 +70,43 @@ def place_images(names, skipped):
 
 def _annotations(names):
     """Name -> reason, of masks and the like beside an image or in a folder beside `images`."""
-    stems = {name: name.rpartition(".")[0] for name in names}
-    there = {*stems.values()}
-    steps = {step for folder in {*map(folder_of, names)} for step in steps_of(folder)}
-    above = {parent for parent, part in steps if IMAGES.fullmatch(part)}
+    without_suffix = {name.rpartition(".")[0] for name in names}
     marked = tuple(
-        f"{parent}/{part}/".lstrip("/")
-        for parent, part in steps
-        if parent in above and ANNOTATIONS.fullmatch(part)
+        "/".join((*path, part, ""))
+        for path, parts in _children(_split(map(folder_of, names))).items()
+        if any(map(IMAGES.fullmatch, parts))
+        for part in filter(ANNOTATIONS.fullmatch, parts)
     )
     reasons = {}
-    for name, stem in stems.items():
+    for name in names:
+        mask = MASK.fullmatch(name.rpartition(".")[0])
         if name.startswith(marked):
             reasons[name] = "in a folder of annotations, beside one of images"
-        elif (of := MASK.fullmatch(stem)) and of[1] in there:
+        elif mask and mask[1] in without_suffix:
             reasons[name] = "the mask of the image beside it"
     return reasons
 
 
+def _stems_in(names):
+    """Folder -> what the files in it are called, without suffix."""
+    stems = defaultdict(set)
+    for name in names:
+        stems[folder_of(name)].add(stem_of(name))
+    return stems
+
+
 def _originals(names):
     """`(name -> itself, or what it repeats, remarks)`: `A/A/x/1.png` beside `A/x/1.png`."""
-    files, originals = defaultdict(set), {}
-    for name in names:
-        files[folder_of(name)].add(stem_of(name))
-    for folder, inside in files.items():
-        parts = folder.split("/")
-        for at, part in enumerate(parts[:-1]):
-            shorter = "/".join(parts[:at] + parts[at + 1 :])
-            if 2 * len(inside & files.get(shorter, set())) > len(inside) and not split_of(part):
+    stems, originals, as_if = _stems_in(names), {}, {}
+    for folder, inside in stems.items():
+        for part, shorter in without_one_part(folder):
+            if 2 * len(inside & stems.get(shorter, set())) > len(inside) and not split_of(part):
                 originals[folder] = shorter
+    for name in names:
+        folder = folder_of(name)
+        as_if[name] = originals.get(folder, folder) + name[len(folder) :]
     said = some([f"'{folder}' repeats '{original}'" for folder, original in originals.items()], 1)
-    as_if = {
-        name: originals.get(folder, folder) + name[len(folder) :]
-        for name, folder in zip(names, map(folder_of, names), strict=True)
-    }
-    return as_if, [f"{said}: the classes are the same."] * bool(originals)
+    return as_if, [f"{said}: the classes are the same."] if originals else []
 
 
 def _told_by_files(names, pattern):
@@ -124,25 +126,24 @@ def _several_in_a_folder(names, folders):
         match, (folder, forged) = NUMBERED.fullmatch(stem_of(name)), folders[names[name]]
         things[folder][match[1] if match and not forged else name] += 1
     several = {
-        folder: found
-        for folder, of in things.items()
-        if len(found := [thing for thing, count in of.items() if count > 1]) > 1
+        folder: repeated
+        for folder, counts in things.items()
+        if len(repeated := [thing for thing, count in counts.items() if count > 1]) > 1
     }
     if 2 * len(several) > len(things):
-        folder, found = min(several.items())
+        folder, repeated = min(several.items())
         yield (
-            f"Files in '{folder}' are named after several things ({some(found)}). If these are the "
-            "classes, or each is one thing in several pictures, give a table of path,label,group."
+            f"Files in '{folder}' are named after several things ({some(repeated)}). If these are "
+            "the classes, or each is one thing in several pictures, give a table of "
+            "path,label,group."
         )
 
 
 def _told_by_sides(names):
     """Name -> class, its own name, where each file of `left` has one of that name in `right`."""
-    sides = defaultdict(set)
-    for name in names:
-        sides[folder_of(name)].add(stem_of(name))
-    called = sorted(folder.rpartition("/")[2].lower() for folder in sides)
-    alike = called == ["left", "right"] and len({*map(frozenset, sides.values())}) == 1
+    stems = _stems_in(names)
+    called = sorted(folder.rpartition("/")[2].lower() for folder in stems)
+    alike = called == ["left", "right"] and len({*map(frozenset, stems.values())}) == 1
     return {name: stem_of(name) for name in names} if alike else {}
 
 
@@ -151,32 +152,28 @@ def _place_folders(counts):
 
     Classes are folder -> (class, split or None, why the class is "" where it is).
     """
-    beside = defaultdict(set)
-    for parent, part in {step for name in counts for step in steps_of(name)}:
-        beside[parent].add(part)
-    folders = {name: steps_of(name) for name in counts}
-    for name, steps in folders.items():
-        kept = [part for at, part in steps if len(beside[at]) > 1 or not IMAGES.fullmatch(part)]
-        folders[name] = tuple(kept)
-    folders = _without_shared_start(folders)
-    at, remarks = _split_parts(folders), []
-    classes, beside = folders, "lies beside the class folders, not in one"
-    if at:
-        classes = _without_shared_start(dict(_without_splits(folders, at)))
-    elif named := sorted({part for parts in folders.values() for part in parts if split_of(part)}):
+    parts_of = _without_shared_start(_without_images(_split(counts)))
+    split_at, remarks = _find_splits(parts_of), []
+    classes = parts_of
+    if split_at:
+        classes = _without_shared_start(_without_splits(parts_of, split_at))
+    elif named := sorted({part for parts in parts_of.values() for part in parts if split_of(part)}):
         remarks.append(
             f"Folders called {some(named)} are taken for classes: a split needs another one "
             "beside it (train, val, test), and most folders below them."
         )
-    places = {name: ("/".join(classes.get(name, ())), None, beside) for name in counts}
-    for name in folders.keys() if at else ():
-        places[name] = "", None, "lies beside train/ and test/, not in one"
-    for name, where in at.items():
-        reason = "lies directly in a folder of a split, in no class folder"
-        places[name] = "/".join(classes.get(name, ())), split_of(folders[name][where]), reason
-    labelled = {name for name, (label, *_) in places.items() if label}
-    above = {name[:at] for name in labelled for at, sign in enumerate(name) if sign == "/"}
-    if both := [f"'{name}' ({counts[name]})" for name in sorted(above & labelled)]:
+    places = {}
+    for folder in counts:
+        split, why = None, "lies beside the class folders, not in one"
+        if folder in split_at:
+            split = split_of(parts_of[folder][split_at[folder]])
+            why = "lies directly in a folder of a split, in no class folder"
+        elif split_at and folder in parts_of:
+            why = "lies beside train/ and test/, not in one"
+        places[folder] = "/".join(classes.get(folder, ())), split, why
+    labelled = {folder for folder, (label, *_) in places.items() if label}
+    above = {parent for folder in labelled for parent, _ in steps_of(folder)}
+    if both := [f"'{folder}' ({counts[folder]})" for folder in sorted(above & labelled)]:
         remarks.append(
             f"Images lie in {some(both)} and in folders below: each folder is a class of its own. "
             "If they show the same, move them into one folder."
@@ -184,42 +181,68 @@ def _place_folders(counts):
     return places, remarks
 
 
-def _without_shared_start(folders):
-    """Folders that have parts, without those that all share, down to the class folder."""
-    folders = {name: parts for name, parts in folders.items() if any(parts)}
-    shared = len(os.path.commonprefix([*folders.values()]))
-    shared = min(shared, min(map(len, folders.values()), default=1) - 1)
-    return {name: parts[shared:] for name, parts in folders.items()}
+def _split(folders):
+    """Folder -> the parts of its path."""
+    return {folder: tuple(folder.split("/")) for folder in folders}
 
 
-def _split_parts(folders):
-    """Folder -> which part of its path names its split; empty where there are no splits."""
-    beside = defaultdict(set)  # the path above -> splits named there
-    for parts in folders.values():
+def _children(parts_of):
+    """Path, as parts -> names of the folders directly in it."""
+    children = defaultdict(set)
+    for parts in parts_of.values():
         for at, part in enumerate(parts):
-            beside[parts[:at]].add(split_of(part))
-    named = {
-        name: [at for at, part in enumerate(parts) if split_of(part)]
-        for name, parts in folders.items()
+            children[parts[:at]].add(part)
+    return children
+
+
+def _without_images(parts_of):
+    """Folder -> its parts but those that are called `images` and have no other beside."""
+    children = _children(parts_of)
+    return {
+        folder: tuple(
+            part
+            for at, part in enumerate(parts)
+            if len(children[parts[:at]]) > 1 or not IMAGES.fullmatch(part)
+        )
+        for folder, parts in parts_of.items()
     }
-    if not all(named.values()) or len({split_of(folders[n][at[0]]) for n, at in named.items()}) < 2:
+
+
+def _without_shared_start(parts_of):
+    """Folder -> its parts without those that all share, down to the class; if it has any parts."""
+    parts_of = {folder: parts for folder, parts in parts_of.items() if any(parts)}
+    shared = len(os.path.commonprefix([*parts_of.values()]))
+    shared = min(shared, min(map(len, parts_of.values()), default=1) - 1)
+    return {folder: parts[shared:] for folder, parts in parts_of.items()}
+
+
+def _find_splits(parts_of):
+    """Folder -> which of its parts names its split; empty where there are no splits."""
+    named = {
+        folder: [at for at, part in enumerate(parts) if split_of(part)]
+        for folder, parts in parts_of.items()
+    }
+    first = {next(filter(None, map(split_of, parts)), None) for parts in parts_of.values()}
+    if None in first or len(first) < 2:  # then only those count that lie beside another one
+        children = _children(parts_of)
+        splits = {path: {*map(split_of, names)} - {None} for path, names in children.items()}
         named = {
-            name: [at for at in places if len(beside[folders[name][:at]] - {None}) > 1]
-            for name, places in named.items()
+            folder: [at for at in places if len(splits[parts_of[folder][:at]]) > 1]
+            for folder, places in named.items()
         }
-    found = {name: places[0] for name, places in named.items() if places}
-    return found if 2 * len(found) >= len(folders) else {}
+    found = {folder: places[0] for folder, places in named.items() if places}
+    return found if 2 * len(found) >= len(parts_of) else {}
 
 
-def _without_splits(folders, at):
-    """`(folder, parts of its path but the split and one of the same name alone in it)`."""
-    inside = defaultdict(set)
-    for name, where in at.items():
-        inside[folders[name][: where + 1]] |= {*folders[name][where + 1 : where + 2]}
-    for name, where in at.items():
-        parts, below = folders[name], inside[folders[name][: where + 1]]
-        doubled = len(below) == 1 and split_of(min(below)) == split_of(parts[where])
-        yield name, parts[:where] + parts[where + 1 + doubled :]
+def _without_splits(parts_of, split_at):
+    """Folder -> its parts but that of its split, and one of the same name that is alone in it."""
+    children, classes = _children(parts_of), {}
+    for folder, at in split_at.items():
+        parts = parts_of[folder]
+        below = children[parts[: at + 1]]
+        doubled = len(below) == 1 and split_of(min(below)) == split_of(parts[at])
+        classes[folder] = parts[:at] + parts[at + 1 + doubled :]
+    return classes
 
 
 def class_remarks(class_names):
@@ -234,13 +257,12 @@ def class_remarks(class_names):
         )
     below = defaultdict(set)
     for name in class_names:
-        parent, _, own = name.rpartition("/")
-        below[parent].add(own)
+        below[folder_of(name)].add(name.rpartition("/")[2])
     times = Counter(name for names in below.values() for name in names)
     shared = sorted(name for name, count in times.items() if count > 1)
-    alike = [len(names & {*shared}) * 2 > len(names) for names in below.values()]
+    alike = [names for names in below.values() if 2 * len(names & {*shared}) > len(names)]
     few = min(len(below), len(times)) <= FEW or len(below) > 2 * len(times)
-    if len(below) >= 2 and few and sum(alike) >= 2:
+    if few and len(alike) >= 2:
         parents = some(sorted(map(repr, below)))
         yield (
             f"Classes of the same names ({some(shared)}) lie in {parents}: they are taken as "
