@@ -55,7 +55,7 @@ class DataError(ValueError):
 
 
 def find_images(source, skipped):
-    """The image files, by suffix or first bytes, of a folder or zip: name -> `file_stamp`.
+    """The image files, by suffix or first bytes, of a folder or zip: sorted name -> `file_stamp`.
 
     `skipped` is a dict that gains every other file, or the folder that it lies in -> reason.
 
@@ -64,7 +64,7 @@ def find_images(source, skipped):
     """
     files = list_files(source, skipped)
     skipped |= {name: reason for name in files if (reason := _why_no_image(source, name))}
-    return {name: stamp for name, stamp in files.items() if name not in skipped}
+    return {name: files[name] for name in sorted(files) if name not in skipped}
 
 
 def list_files(source, skipped=None):

@@ -19,7 +19,7 @@ from pipeline.files import (
 from pipeline.forgeries import class_folders
 from pipeline.layout import class_remarks, place_images
 from pipeline.pair_lists import folder_pairs, is_pair_list, pair_rows, read_pairs
-from pipeline.tables import read_cells, table_rows
+from pipeline.tables import Row, read_cells, table_rows
 
 
 @dataclasses.dataclass
@@ -47,8 +47,9 @@ class ImageIndex:
 
     def limited(self, max_classes, max_images_per_class, rng):
         """The first classes by name, and a random choice of images of each; None: all of them."""
-        by_class = [np.flatnonzero(self.labels == one) for one in np.unique(self.labels)]
-        chosen = [rng.permutation(rows)[:max_images_per_class] for rows in by_class[:max_classes]]
+        classes = np.unique(self.labels)[:max_classes]
+        rows_of = [np.flatnonzero(self.labels == label) for label in classes]
+        chosen = [rng.permutation(rows)[:max_images_per_class] for rows in rows_of]
         kept = np.sort(np.concatenate(chosen))
         by_row = ("names", "stamps", "labels", "groups", "forged")
         return dataclasses.replace(
@@ -89,16 +90,16 @@ def read_index(source, pair_label=None):
             return _pair_index(source, *given, skipped, remarks)
         rows = _with_forgeries([*table_rows(source, lines, skipped, remarks)], remarks)
         return _assemble(source, rows, skipped, remarks)
-    images = dict(sorted(find_images(source, skipped).items()))
+    images = find_images(source, skipped)
     if (given := folder_pairs(images, skipped)) is not None:
         return _pair_index(source, given, images, skipped, remarks)
     places, remarks = place_images(images, skipped)
     remarks += tables_of(source, places, skipped)
     leaves = _leaves(source, places, skipped)
-    rows = (
-        (name, images[name], label, leaves.get(name), split, forged)
+    rows = [
+        Row(name, images[name], label, leaves.get(name), split, forged)
         for name, (label, split, forged) in places.items()
-    )
+    ]
     return _assemble(source, rows, skipped, remarks)
 
 
@@ -110,9 +111,10 @@ def _leaves(source, places, skipped):
     path = min(maps, key=len)
     del skipped[path]
     try:
-        leaves = json.loads(read_bytes(source, path))
-        leaves = {stem.lower(): [of] if isinstance(of, str) else of for stem, of in leaves.items()}
-        leaves = {stem: [*map(str, of)] for stem, of in leaves.items() if of}
+        leaves = {
+            stem.lower(): [found] if isinstance(found, str) else [*map(str, found or [])]
+            for stem, found in json.loads(read_bytes(source, path)).items()
+        }
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(
             f"{source}/{path} must be a JSON object of file stem -> [leaf]. Received: {error}."
@@ -128,21 +130,21 @@ def _leaves(source, places, skipped):
 
 def _with_forgeries(rows, remarks):
     """Rows of a table; where it names no forgeries, with those that folders or labels tell."""
-    if any(forged for *_, forged in rows):
+    if any(row.forged for row in rows):
         return rows
-    by_path = class_folders([name for name, *_ in rows])
-    kinds = {(label, by_path[name][1]) for name, _, label, *_ in rows}
+    by_path = class_folders([row.name for row in rows])
+    kinds = {(row.label, by_path[row.name][1]) for row in rows}
     if len(kinds) == len(dict(kinds)) == len({forged for _, forged in kinds}) == 2:
         places = place_images(by_path, {})[0]
         remarks.append("Labels tell which images are forged; classes are as their names say.")
-        rows = [(n, stamp, places.get(n, [label])[0], *more) for n, stamp, label, *more in rows]
-    by_label = class_folders({f"{label}/1.png" for _, _, label, *_ in rows})
+        rows = [row._replace(label=places.get(row.name, [row.label])[0]) for row in rows]
+    by_label = class_folders({f"{row.label}/1.png" for row in rows})
     found = []
-    for name, stamp, label, group, split, _ in rows:
-        of, imitates = by_label[f"{label}/1.png"]
-        found.append((name, stamp, of, group, split, imitates or by_path[name][1]))
-    genuine = {label for _, _, label, *_, forged in found if not forged}
-    return found if all(label in genuine for _, _, label, *_ in found) else rows
+    for row in rows:
+        label, forged = by_label[f"{row.label}/1.png"]
+        found.append(row._replace(label=label, forged=forged or by_path[row.name][1]))
+    genuine = {row.label for row in found if not row.forged}
+    return found if all(row.label in genuine for row in found) else rows
 
 
 def _pair_index(source, given, stamps, skipped, remarks):
@@ -152,25 +154,24 @@ def _pair_index(source, given, stamps, skipped, remarks):
     if not known:  # then the names of classes say nothing
         index.remarks, index.family_names = remarks, [""]
         index.class_families = np.zeros_like(index.class_families)
-    place = {name: row for row, name in enumerate(index.names.tolist())}
-    found = [(pair, said) for pair, said in given.items() if place.keys() >= {*pair}]
-    index.pairs = np.array([(*map(place.get, pair), same) for pair, (same, _) in found], int)
-    folds = [fold for _, (_, fold) in found]
+    row_of = {name: row for row, name in enumerate(index.names.tolist())}
+    found = [(pair, *said) for pair, said in given.items() if row_of.keys() >= {*pair}]
+    index.pairs = np.array([(*map(row_of.get, pair), same) for pair, same, _ in found], int)
+    folds = [fold for *_, fold in found]
     index.pair_folds = _number(folds)[1] if None not in folds else None
     index.classes_known = known
     return index
 
 
-def _assemble(source, rows, skipped, remarks=()):
-    """The index of rows (name, stamp, label, group or None, split or None, forged)."""
-    rows = list(rows)
-    genuine = {label for _, _, label, *_, forged in rows if not forged}
+def _assemble(source, rows, skipped, remarks):
+    """The index of some `Row`s."""
+    genuine = {row.label for row in rows if not row.forged}
     skipped |= {
-        name: f"a forgery of '{label}', of which there is no genuine image"
-        for name, _, label, *_ in rows
-        if label not in genuine
+        row.name: f"a forgery of '{row.label}', of which there is no genuine image"
+        for row in rows
+        if row.label not in genuine
     }
-    columns = list(zip(*(row for row in rows if row[2] in genuine), strict=True))
+    columns = list(zip(*(row for row in rows if row.label in genuine), strict=True))
     if not columns:
         found = "".join(f"; {reason}" for reason in by_reason(skipped, 1)[:5])
         raise DataError(
@@ -204,5 +205,5 @@ def _assemble(source, rows, skipped, remarks=()):
 def _number(values):
     """The distinct values, sorted, and where each value stands among them."""
     distinct = sorted(set(values))
-    number = {value: at for at, value in enumerate(distinct)}
-    return distinct, np.array([number[value] for value in values], dtype=np.int32)
+    number_of = {value: number for number, value in enumerate(distinct)}
+    return distinct, np.array([number_of[value] for value in values], dtype=np.int32)

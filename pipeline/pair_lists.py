@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.files import IMAGE_SUFFIXES, DataError, by_reason, file_stamp, folder_of, some
 from pipeline.layout import place_images
 from pipeline.near_duplicates import join_groups
-from pipeline.tables import COLUMNS, find_listed, is_true, letters
+from pipeline.tables import COLUMNS, Row, find_listed, is_true, letters
 
 # Columns in which 1 means that both images show one class, and labels that say it themselves.
 SAYS_SAME = ("same", "is_same", "genuine", "is_genuine", "match", "is_match", "is_duplicate")
@@ -23,7 +23,7 @@ LABELS = (*SAYS_SAME, "label", "target", "class", "y")  # in a list of more colu
 LFW_NAME = "{0}/{0}_{1:04d}.jpg"
 SIDES = re.compile(r"([a-z].*?)[ _-]?(?:1|2|a|b|left|right)|left|right")  # img1 and img2, id_a...
 PAIR_FOLDERS = {"similar_all_images", "dissimilar_all_images"}
-TRIPLES = {"anchor", "positive", "negative"}  # columns; folders whose first images go together
+TRIPLES = ("anchor", "positive", "negative")  # columns; folders whose first images go together
 PAIR_NAME = re.compile(r".*/(similar|dissimilar)_(\d+)_(first|second)\.\w+")
 
 
@@ -32,7 +32,7 @@ def is_pair_list(rows):
     header = [cell.lower() for cell in rows[0][1]] if rows else []
     if not rows or {"path", "label"} <= {*header}:
         return False
-    named = _sides(header) or {*header} >= TRIPLES or _lfw_pairs(rows[:2])
+    named = _sides(header) or {*header} >= {*TRIPLES} or _lfw_pairs(rows[:2])
     return bool(named) or any(len(_paths(cells)) == 2 for _, cells in rows[:2])
 
 
@@ -53,17 +53,17 @@ def read_pairs(source, rows, pair_label, skipped, remarks):
         DataError: If the list cannot be read, or nobody says what label 1 means.
     """
     pairs = _lfw_pairs(rows) or _labelled_pairs(source, rows, pair_label, remarks)
-    names = find_listed(source, (name for left, right, *_ in pairs for name in (left, right)))
-    distinct = dict.fromkeys(names.values())
-    stamps = {name: file_stamp(source.parent, name, skipped) for name in distinct}
-    stamps = {name: stamp for name, stamp in stamps.items() if stamp}
+    file_of = find_listed(source, (name for left, right, *_ in pairs for name in (left, right)))
+    files = dict.fromkeys(file_of.values())
+    stamps = {name: file_stamp(source.parent, name, skipped) for name in files}
     found, missing = {}, 0
     for left, right, *said in pairs:
-        pair = names[left], names[right]
-        pair = pair if pair[::-1] not in found else pair[::-1]
+        pair = file_of[left], file_of[right]
+        if pair[::-1] in found:
+            pair = pair[::-1]
         if left == right:
             skipped[f"{left}, {right}"] = "a pair of an image with itself"
-        elif not stamps.keys() >= {*pair}:
+        elif not all(stamps[name] for name in pair):
             missing += 1
         elif found.setdefault(pair, tuple(said))[0] != said[0]:
             skipped[", ".join(pair)] = "listed as the same and as different"
@@ -83,18 +83,25 @@ def folder_pairs(images, skipped):
     These are `similar_all_images/similar_3_first.jpg` and the like, or folders called `anchor`,
     `positive` and `negative`, whose images go together in the order of their names.
     """
-    folders, sides, pairs = defaultdict(list), defaultdict(dict), {}
-    for name in sorted(images):
+    folders = defaultdict(list)
+    for name in images:
         folders[folder_of(name.lower()).rpartition("/")[2]].append(name)
-    if folders.keys() == TRIPLES:
-        for kind in ("positive", "negative"):
-            both = zip(folders["anchor"], folders[kind], strict=False)
-            pairs |= dict.fromkeys(both, (kind == "positive", None))
-        alone = images.keys() - {name for pair in pairs for name in pair}
-        skipped |= dict.fromkeys(sorted(alone), "the other folders have fewer images")
-        return pairs
-    if not folders.keys() >= PAIR_FOLDERS:
-        return None
+    if folders.keys() == {*TRIPLES}:
+        return _pairs_of_triples(folders, skipped)
+    return _pairs_by_name(images, skipped) if folders.keys() >= PAIR_FOLDERS else None
+
+
+def _pairs_of_triples(folders, skipped):
+    pairs = dict.fromkeys(zip(folders["anchor"], folders["positive"], strict=False), (True, None))
+    pairs |= dict.fromkeys(zip(folders["anchor"], folders["negative"], strict=False), (False, None))
+    paired = {name for pair in pairs for name in pair}
+    alone = sorted(name for names in folders.values() for name in names if name not in paired)
+    skipped |= dict.fromkeys(alone, "the other folders have fewer images")
+    return pairs
+
+
+def _pairs_by_name(images, skipped):
+    sides, pairs = defaultdict(dict), {}  # (kind, number) of a pair -> its sides
     for name in images:
         match = PAIR_NAME.fullmatch(name)
         if match is None:
@@ -131,37 +138,38 @@ def pair_rows(pairs, stamps, skipped):
         DataError: If most pairs of an image and its forgery are said to show the same.
     """
     names = sorted({name for pair in pairs for name in pair})
-    folders = {name: (folder_of(name), None, False) for name in names} | place_images(names, {})[0]
-    _check_forgeries(pairs, folders)
-    own = {name: name if forged else folder for name, (folder, _, forged) in folders.items()}
-    alike = {pair for pair in pairs if own[pair[0]] == own[pair[1]]}
-    contrary = {pair for pair, (same, _) in pairs.items() if same != (pair in alike)}
-    agreed = {same for pair, (same, _) in pairs.items() if pair not in contrary}
-    if 0 < len(contrary) <= FEW * len(pairs) and len(agreed) == 2:
+    places = {name: (folder_of(name), None, False) for name in names} | place_images(names, {})[0]
+    _check_forgeries(pairs, places)
+    shown = {name: name if forged else folder for name, (folder, _, forged) in places.items()}
+    alike = {(left, right) for left, right in pairs if shown[left] == shown[right]}
+    contrary = [pair for pair, (same, _) in pairs.items() if same != (pair in alike)]
+    agreed = {same for pair, (same, _) in pairs.items() if same == (pair in alike)}
+    if len(contrary) <= FEW * len(pairs) and len(agreed) == 2:
         reason = "its label contradicts the folders of its images, which those of others do not"
         for pair in contrary:
             skipped[", ".join(pair)] = reason
             del pairs[pair]
-        alike -= contrary
+        alike.difference_update(contrary)
     genuine = [pair for pair, (same, _) in pairs.items() if same]
     grouped = len(alike) < len(pairs) and alike.issuperset(genuine)
-    known, place = grouped and len(alike) == len(genuine), {name: n for n, name in enumerate(names)}
-    links = np.array([[*map(place.get, pair)] for pair in genuine], int).reshape(-1, 2)
-    joined = join_groups(np.arange(len(names)), links).tolist()
-    first = dict(zip(joined[::-1], names[::-1], strict=True))  # of those that pairs join
+    known = grouped and len(alike) == len(genuine)
+    row_of = {name: row for row, name in enumerate(names)}
+    links = np.array([(row_of[left], row_of[right]) for left, right in genuine], int)
+    joined = join_groups(np.arange(len(names)), links.reshape(-1, 2))
+    first = np.unique(joined, return_index=True)[1][joined]  # row of those that pairs join
     rows = []
-    for number, (name, (folder, _, forged)) in zip(joined, folders.items(), strict=True):
-        label, group = folder if known else first[number], folder if grouped else name
-        rows.append((name, stamps[name], label, group, None, forged and known))
+    for row, (name, (folder, _, forged)) in enumerate(places.items()):
+        label, group = folder if known else names[first[row]], folder if grouped else name
+        rows.append(Row(name, stamps[name], label, group, None, forged and known))
     return rows, known
 
 
-def _check_forgeries(pairs, folders):
+def _check_forgeries(pairs, places):
     """A DataError where most pairs of an image and its forgery are said to show the same."""
     said = {  # of pairs of one class and two kinds
         pair: same
         for pair, (same, _) in pairs.items()
-        if len({folders[name][0] for name in pair}) < len({folders[name][2] for name in pair})
+        if len({places[name][0] for name in pair}) < len({places[name][2] for name in pair})
     }
     if 2 * sum(said.values()) > len(said):
         shown = next(" and ".join(map(repr, pair)) for pair, same in said.items() if same)
@@ -198,31 +206,32 @@ def _labelled_pairs(source, rows, pair_label, remarks):
         if len(cells) < width:
             raise DataError(f"{source}, line {number}: expected {width} cells. Received: {cells}.")
     rows = [(number, [cell.replace("\\", "/") for cell in cells]) for number, cells in rows]
-    if {*header} >= TRIPLES:
-        anchor, *others = (header.index(name) for name in ("anchor", "positive", "negative"))
+    if {*header} >= {*TRIPLES}:
+        anchor, *others = map(header.index, TRIPLES)
         said = zip(others, (True, False), strict=True)
         return [(cells[anchor], cells[at], same, None) for at, same in said for _, cells in rows]
+    header = header or [""] * width
     paths = _sides(header) or _paths(rows[0][1])
     others = [at for at in range(width) if at not in paths]
-    others = [at for at in others if not header or header[at] not in NUMBERS] or others
-    named = [at for at in others if header and header[at] in LABELS]
-    if len(paths) != 2 or len(named or others) != 1:
+    others = [at for at in others if header[at] not in NUMBERS] or others
+    labels = [at for at in others if header[at] in LABELS] or others
+    if len(paths) != 2 or len(labels) != 1:
         raise DataError(
             f"{source}: expected two columns of paths and one label, called one of {LABELS} where "
-            f"there are more. Received: {header or first}."
+            f"there are more. Received: {header if any(header) else first}."
         )
-    (left, right), (label,) = paths, named or others
+    (left, right), (label,) = paths, labels
     fold = header.index("fold") if "fold" in header else None
     words = any(letters(cells[label]) in SAID for _, cells in rows)
     pairs = []
     for number, cells in rows:
         said = is_true(cells[label], f"{source}, line {number}: label", SAID if words else None)
         pairs.append((cells[left], cells[right], said, None if fold is None else cells[fold]))
-    unread = [header[at] for at in others if header and at != label]
+    unread = [header[at] for at in others if at != label]
     unread += ["split (give a list of each)"] * ("split" in header)
     if unread:
         remarks.append(f"Columns that are not read: {some(unread)}.")
-    says = "same" if words or (header and header[label] in SAYS_SAME) else None
+    says = "same" if words or header[label] in SAYS_SAME else None
     means = _meaning(source, pairs, says, pair_label)
     return [(left, right, said == (means == "same"), fold) for left, right, said, fold in pairs]
 
@@ -252,14 +261,14 @@ def _lfw_pairs(rows):
     """
     pairs, first = [], rows[0][1]
     sizes = [int(cell) for cell in first if cell.isdecimal()]
-    fold_size = 2 * sizes[1] if len(sizes) == len(first) == 2 else None
-    rows = rows[len(sizes) == len(first) or first[0].lower() == "name" :]
-    for at, (_, cells) in enumerate(rows):
-        numbers = [cell.isdecimal() for cell in cells]
-        if numbers not in ([False, True, True], [False, True, False, True]) or _paths(cells):
+    is_size = len(sizes) == len(first)
+    fold_size = 2 * sizes[1] if is_size and len(sizes) == 2 else None
+    for at, (_, cells) in enumerate(rows[is_size or first[0].lower() == "name" :]):
+        is_number = [cell.isdecimal() for cell in cells]
+        if is_number not in ([False, True, True], [False, True, False, True]) or _paths(cells):
             return []
-        name, first, *others = cells
-        other, second = (name, *others) if len(cells) == 3 else others
-        names = LFW_NAME.format(name, int(first)), LFW_NAME.format(other, int(second))
+        left, number, *others = cells
+        right, other = (left, *others) if len(cells) == 3 else others
+        names = LFW_NAME.format(left, int(number)), LFW_NAME.format(right, int(other))
         pairs.append((*names, len(cells) == 3, at // fold_size if fold_size else None))
     return pairs

@@ -2,15 +2,15 @@
 
 import csv
 import io
-import itertools
 import os
 import posixpath
 import re
-from collections import defaultdict
+from collections import defaultdict, namedtuple
 from pathlib import PurePosixPath
 
 from pipeline.files import IMAGE_SUFFIXES, DataError, existing, file_stamp, list_files, some
 
+Row = namedtuple("Row", "name stamp label group split forged")  # of an index; see `ImageIndex`
 COLUMNS = {  # and what public data sets call them, letters alone; the first that is there counts
     "path": "path filepath filepaths imagepath imgpath filename imagename imgname image img file "
     "imageid imgid idcode imagefile images paths files fname isicid id name",
@@ -45,12 +45,12 @@ NO_ROW = re.compile(r"\s*#(?!\S*\.\w)|sep=.?\s*$")  # a comment; how Excel is to
 
 
 def table_rows(source, rows, skipped, remarks):
-    """Rows of an index from those of `read_cells`; a file named twice counts once."""
-    lines = [*_lines(source, rows, remarks)]
-    found = find_listed(source, [line["path"] for _, line in lines])
-    rows, contradictory = {}, set()
+    """Yields a `Row` of each file that the lines of `read_cells` name; of one named twice, once."""
+    lines = _lines(source, rows, remarks)
+    file_of = find_listed(source, [line["path"] for _, line in lines])
+    found, contradictory = {}, set()
     for number, line in lines:
-        name, label, split = found[line["path"]], line["label"], line["split"]
+        name, label, split = file_of[line["path"]], line["label"], line["split"]
         if split and not split_of(split):
             raise DataError(
                 f"{source}, line {number}: split must be train, val or test, or a usual word for "
@@ -60,35 +60,60 @@ def table_rows(source, rows, skipped, remarks):
             skipped[name] = f"more cells than columns: are quotes missing about '{label}'?"
         elif label.lower() in NO_LABEL:
             skipped[name] = "no label in its line"
-        elif name not in rows:
-            what = f"{source}, line {number}: forged"
+        elif name not in found:
             forged = FORGED.get(line["forged"].lower())
-            forged = is_true(line["forged"] or "no", what) if forged is None else forged
-            rows[name] = label, line["group"] or name, split_of(split), forged
-        elif rows[name][0] != label:  # the same label again, to balance classes, is one image
-            skipped[name] = f"named with two labels, '{rows[name][0]}' and '{label}'"
+            if forged is None:
+                forged = is_true(line["forged"] or "no", f"{source}, line {number}: forged")
+            found[name] = label, line["group"], split_of(split), forged
+        elif found[name][0] != label:  # the same label again, to balance classes, is one image
+            skipped[name] = f"named with two labels, '{found[name][0]}' and '{label}'"
             contradictory.add(name)
-    if repeated := len(lines) - len({found[line["path"]] for _, line in lines}):
+    if repeated := len(lines) - len({file_of[line["path"]] for _, line in lines}):
         remarks.append(f"{repeated} lines name a file again: it counts once.")
-    for name, (label, *others) in rows.items():
+    for name, described in found.items():
         if name not in contradictory and (stamp := file_stamp(source.parent, name, skipped)):
-            yield name, stamp, label, *others
+            yield Row(name, stamp, *described)
 
 
 def _lines(source, rows, remarks):
-    """`(line number, cell by column)` of a table; the classes may be columns of 1 and 0."""
+    """`[(line number, cell by column)]` of a table; `more` are cells beyond the last column."""
+    header, rows = _header(source, rows)
+    columns, classes = _columns(source, header, rows, remarks)
+    lines = []
+    for number, cells in rows:
+        line = dict.fromkeys(COLUMNS, "") | {column: cells[n] for column, n in columns.items()}
+        line |= {"path": line["path"].replace("\\", "/"), "more": cells[len(header) :]}
+        if classes:
+            line["label"] = " + ".join(header[n] for n in classes if BOOLEANS.get(cells[n].lower()))
+        if "genuine" in columns:
+            genuine = is_true(line["genuine"], f"{source}, line {number}: genuine")
+            line["forged"] = "no" if genuine else "yes"
+        lines.append((number, line))
+    return lines
+
+
+def _header(source, rows):
+    """`(names of the columns, lines)`, which have at least as many cells each."""
     if rows and len(rows[0][1]) == 1 and rows[0][1][0].isdecimal():  # how many lines follow
         rows = rows[1:]
-    (_, header), *lines = rows or [(1, [])]
-    named = [cell.lower().endswith(IMAGE_SUFFIXES) for cell in header]
-    if len(header) == 2 and sum(named) == 1:
-        header, lines = ["path", "label"] if named[0] else ["label", "path"], rows
-        numbers = {cells[header.index("label")] for _, cells in lines if len(cells) == 2}
-        if len(lines) > 2 and len(numbers) == len(lines) and all(map(str.isdecimal, numbers)):
+    header, lines = (rows[0][1], rows[1:]) if rows else ([], [])
+    is_path = [cell.lower().endswith(IMAGE_SUFFIXES) for cell in header]
+    if is_path in ([True, False], [False, True]):  # the first image and its label
+        header, lines = ["path", "label"] if is_path[0] else ["label", "path"], rows
+        labels = {cells[header.index("label")] for _, cells in lines if len(cells) == 2}
+        if len(lines) > 2 and len(labels) == len(lines) and all(map(str.isdecimal, labels)):
             raise DataError(
                 f"{source}: each line has a number of its own beside its path, so there are no "
                 "classes. Is it a list of files? Then give the folder."
             )
+    return header, [(number, cells + [""] * (len(header) - len(cells))) for number, cells in lines]
+
+
+def _columns(source, header, lines, remarks):
+    """`(place by column, places of classes)`; the latter where each class is a column of 1 and 0.
+
+    Columns are those of `COLUMNS` that a header has.
+    """
     plain = [letters(name) for name in header]
     at = {
         column: plain.index(name)
@@ -96,55 +121,46 @@ def _lines(source, rows, remarks):
         for name in reversed(names.split())
         if name in plain
     }
-    lines = [(number, cells + [""] * (len(header) - len(cells))) for number, cells in lines]
     dropped = None
     if "split" in at and "split" not in plain:  # its name alone says little
         wrong = [cells[at["split"]] for _, cells in lines if not split_of(cells[at["split"]])]
         if wrong:
             dropped = at.pop("split")
             remarks.append(f"The column '{header[dropped]}' is not read: it holds '{wrong[0]}'.")
-    at |= _forged_column(plain, lines, at)
+    if not at.keys() & {"forged", "genuine"}:
+        at |= _column_of_kinds(plain, lines)
     others = [n for n, name in enumerate(header) if name and n not in (*at.values(), dropped)]
-    one_hot = all(cells[n].lower() in ("", *BOOLEANS) for _, cells in lines for n in others)
     if "label" not in at and len(others) == 1:
-        at["label"] = others[0]
-    if "path" not in at or not ("label" in at or (others and one_hot)):
+        at["label"] = others.pop()
+    classes = others if "label" not in at else []
+    are_classes = all(cells[n].lower() in ("", *BOOLEANS) for _, cells in lines for n in classes)
+    if "path" not in at or not ("label" in at or (classes and are_classes)):
         raise DataError(
             f"{source} needs a header with the columns path and label, or two paths and a label a "
             f"line, as a list of pairs. Received the columns: {header}. Rename the two that name "
             "the image and its class."
         )
     if not {"path", "label"} <= {*plain}:
-        classes = [header[at["label"]]] if "label" in at else [header[n] for n in others]
-        remarks.append(f"'{header[at['path']]}' names the images, {some(classes)} their classes.")
-    unread = [header[n] for n in others if n not in at.values()]
-    if unread and "label" in at:
-        remarks.append(f"Columns that are not read: {some(unread)}.")
-    for number, cells in lines:
-        line = dict.fromkeys(COLUMNS, "") | {column: cells[n] for column, n in at.items()}
-        if "label" not in at:
-            found = [header[n] for n in others if BOOLEANS.get(cells[n].lower())]
-            line["label"] = " + ".join(found)
-        if "genuine" in at:
-            genuine = is_true(line["genuine"], f"{source}, line {number}: genuine")
-            line["forged"] = "no" if genuine else "yes"
-        line["path"] = line["path"].replace("\\", "/")
-        yield number, line | {"more": cells[len(header) :]}
+        named = [header[n] for n in classes or [at["label"]]]
+        remarks.append(f"'{header[at['path']]}' names the images, {some(named)} their classes.")
+    if others and not classes:
+        remarks.append(f"Columns that are not read: {some([header[n] for n in others])}.")
+    return at, classes
 
 
-def _forged_column(plain, lines, at):
-    """`{"forged": n, "label": m}`, where a column of words as genuine and forged says which are.
+def _column_of_kinds(plain, lines):
+    """`{"forged": n, "label": m}`, where a column n of words as genuine and forged says which are.
 
-    It is the label itself where no other column is one that has both kinds.
+    Column m names their classes, some of which have both kinds.
     """
     known = [plain.index(name) for name in COLUMNS["label"].split() if name in plain]
-    for kind in range(len(plain) * (not at.keys() & {"forged", "genuine"})):
-        of = {True: set(), False: set(), None: set()}
-        label = next((n for n in known if n != kind), kind)
+    for n in range(len(plain)):
+        label = next((m for m in known if m != n), n)
+        labels = {True: set(), False: set(), None: set()}
         for _, cells in lines:
-            of[FORGED.get(cells[kind].lower())].add(cells[label])
-        if of[True] & of[False] and not of[None]:
-            return {"forged": kind, "label": label}
+            labels[FORGED.get(cells[n].lower())].add(cells[label])
+        if labels[True] & labels[False] and not labels[None]:
+            return {"forged": n, "label": label}
     return {}
 
 
@@ -166,16 +182,17 @@ def find_listed(source, names):
     if 2 * len(gone) <= len(names):
         written = {file.lower(): file for file in files}
         return found | {name: written.get(found[name].lower(), found[name]) for name in gone}
-    files = {file: _parts(file) for file in files}
-    for cut in range(max(len(_parts(name)) for name in names)):
-        ends, fits = {name: _parts(name)[cut:] for name in names}, defaultdict(list)
-        sizes = {len(end) for end in ends.values()} - {0}
-        for (file, parts), size in itertools.product(files.items(), sizes):
-            if size <= len(parts):
-                fits[parts[-size:]].append((parts[:-size], file))
+    parts_of = {name: _parts(name) for name in names}
+    depth = max(map(len, parts_of.values()))
+    by_end = defaultdict(list)  # the last parts of a path -> (the parts before them, file)
+    for file in files:
+        parts = _parts(file)
+        for size in range(1, min(depth, len(parts)) + 1):
+            by_end[parts[-size:]].append((parts[:-size], file))
+    for cut in range(depth):
         below = defaultdict(dict)  # folder -> listed name -> files in it
-        for name, end in ends.items():
-            for folder, file in fits.get(end, ()):
+        for name, parts in parts_of.items():
+            for folder, file in by_end.get(parts[cut:], ()):
                 below[folder].setdefault(name, []).append(file)
         if len(set().union(*below.values())) > (len(names) / 2 if cut else 0):
             return found | _nearest(source, below)
@@ -187,8 +204,8 @@ def _nearest(source, below):
 
     A list that is called after a split, as `train.csv`, means folders of that split.
     """
-    stem = source.stem.lower()
-    named = [one for one in below if any((split_of(part) or "/") in stem for part in one)]
+    splits = {folder: {*map(split_of, folder)} - {None} for folder in below}
+    named = [folder for folder in below if any(s in source.stem.lower() for s in splits[folder])]
     *others, best = sorted(named or below, key=lambda folder: len(below[folder]))
     found = dict(below[best])
     for other in others:
