@@ -73,7 +73,7 @@ def _annotations(names):
     without_suffix = {name.rpartition(".")[0] for name in names}
     marked = tuple(
         "/".join((*path, part, ""))
-        for path, parts in _children(_split(map(folder_of, names))).items()
+        for path, parts in _children({tuple(folder_of(name).split("/")) for name in names}).items()
         if any(map(IMAGES.fullmatch, parts))
         for part in filter(ANNOTATIONS.fullmatch, parts)
     )
@@ -111,8 +111,8 @@ def _originals(names):
 
 def _told_by_files(names, pattern):
     """Name -> class, by what a pattern finds in file names; empty where most tell none."""
-    found = {name: pattern.fullmatch(stem_of(name)) for name in names}
-    found = {name: match[match.lastindex] for name, match in found.items() if match}
+    matches = {name: pattern.fullmatch(stem_of(name)) for name in names}
+    found = {name: match[match.lastindex] for name, match in matches.items() if match}
     sizes = Counter(found.values())
     useful = sum(size for size in sizes.values() if size > 1)
     enough = len(sizes) > 1 and 2 * useful > len(names) and not any(map(split_of, sizes))
@@ -133,8 +133,8 @@ def _several_in_a_folder(names, folders):
     if 2 * len(several) > len(things):
         folder, repeated = min(several.items())
         yield (
-            f"Files in '{folder}' are named after several things ({some(repeated)}). If these are "
-            "the classes, or each is one thing in several pictures, give a table of "
+            f"Files in '{folder}' are named after several things ({some(repeated)}). If these "
+            "are the classes, or each is one thing in several pictures, give a table of "
             "path,label,group."
         )
 
@@ -152,7 +152,8 @@ def _place_folders(counts):
 
     Classes are folder -> (class, split or None, why the class is "" where it is).
     """
-    parts_of = _without_shared_start(_without_images(_split(counts)))
+    parts_of = {folder: tuple(folder.split("/")) for folder in counts}
+    parts_of = _without_shared_start(_without_images(parts_of))
     split_at, remarks = _find_splits(parts_of), []
     classes = parts_of
     if split_at:
@@ -181,23 +182,18 @@ def _place_folders(counts):
     return places, remarks
 
 
-def _split(folders):
-    """Folder -> the parts of its path."""
-    return {folder: tuple(folder.split("/")) for folder in folders}
-
-
-def _children(parts_of):
-    """Path, as parts -> names of the folders directly in it."""
+def _children(paths):
+    """Path -> names of the folders directly in it; paths are tuples of their parts."""
     children = defaultdict(set)
-    for parts in parts_of.values():
-        for at, part in enumerate(parts):
-            children[parts[:at]].add(part)
+    for path in paths:
+        for at, part in enumerate(path):
+            children[path[:at]].add(part)
     return children
 
 
 def _without_images(parts_of):
     """Folder -> its parts but those that are called `images` and have no other beside."""
-    children = _children(parts_of)
+    children = _children(parts_of.values())
     return {
         folder: tuple(
             part
@@ -218,25 +214,20 @@ def _without_shared_start(parts_of):
 
 def _find_splits(parts_of):
     """Folder -> which of its parts names its split; empty where there are no splits."""
-    named = {
-        folder: [at for at, part in enumerate(parts) if split_of(part)]
-        for folder, parts in parts_of.items()
-    }
+    children = _children(parts_of.values())
+    splits_in = {path: {*map(split_of, parts)} - {None} for path, parts in children.items()}
     first = {next(filter(None, map(split_of, parts)), None) for parts in parts_of.values()}
-    if None in first or len(first) < 2:  # then only those count that lie beside another one
-        children = _children(parts_of)
-        splits = {path: {*map(split_of, names)} - {None} for path, names in children.items()}
-        named = {
-            folder: [at for at in places if len(splits[parts_of[folder][:at]]) > 1]
-            for folder, places in named.items()
-        }
-    found = {folder: places[0] for folder, places in named.items() if places}
+    all_in_splits, found = None not in first and len(first) > 1, {}
+    for folder, parts in parts_of.items():
+        for at, part in enumerate(parts):
+            if split_of(part) and (all_in_splits or len(splits_in[parts[:at]]) > 1):
+                found.setdefault(folder, at)
     return found if 2 * len(found) >= len(parts_of) else {}
 
 
 def _without_splits(parts_of, split_at):
     """Folder -> its parts but that of its split, and one of the same name that is alone in it."""
-    children, classes = _children(parts_of), {}
+    children, classes = _children(parts_of.values()), {}
     for folder, at in split_at.items():
         parts = parts_of[folder]
         below = children[parts[: at + 1]]
