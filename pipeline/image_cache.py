@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import math
 import mmap
@@ -70,15 +69,13 @@ def open_cache(index, config, ranges=None):
     Raises:
         DataError: If the cache is no local folder or cannot be written, or no image is readable.
     """
-    settings = [VERSION, str(index.source.resolve()), config.image_shape, config.fit, config.ink]
-    key = json.dumps([*settings, ranges or None]).encode()
+    ranges = ranges or None
+    source, shape = str(index.source.resolve()), config.image_shape
+    key = json.dumps([VERSION, source, shape, config.fit, config.ink, ranges]).encode()
     name = f"{index.source.stem[:40]}-{hashlib.blake2b(key, digest_size=6).hexdigest()}"
-    path = cache_dir(config) / name
-    unreadable = {}
-    folder = open_folder(
-        *(path, config.image_shape, index.stamps),
-        lambda folder: unreadable.update(_decode_missing(folder, index, config, ranges or None)),
-    )
+    path, unreadable = cache_dir(config) / name, {}
+    fill = functools.partial(_decode_missing, index, config, ranges, unreadable)
+    folder = open_folder(path, shape, index.stamps, fill)
     places = folder.find(index.stamps)
     rows = np.append(folder.table, np.zeros(1, ROW))[places]
     if unreadable and len(unreadable) == len(index):
@@ -126,14 +123,12 @@ def one_at_a_time(path):
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(f"{path}.lock", LOCK_SECONDS)
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except filelock.Timeout:
         print(f"Waiting for another process, which prepares '{path}'.", file=sys.stderr)
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 class CacheFolder:
@@ -154,8 +149,8 @@ class CacheFolder:
         """Line of the table for each stamp, (images,); -1 where there is none."""
         known = np.append(self.table["stamp"], 0)  # no file has this stamp
         order = np.argsort(known)
-        at = order[np.searchsorted(known, stamps, sorter=order) % len(known)]
-        return np.where(known[at] == stamps, at, -1)
+        line = order[np.searchsorted(known, stamps, sorter=order) % len(known)]
+        return np.where(known[line] == stamps, line, -1)
 
     def clear(self, ranges):
         """Begins anew, by these ranges. Who has the old pixels mapped keeps them."""
@@ -219,10 +214,10 @@ class Pixels:
                 self.map.base.madvise(mmap.MADV_WILLNEED, start - page, self.image_bytes + page)
 
 
-def _decode_missing(folder, index, config, ranges):
-    """Decodes, part by part, what a folder lacks; gives row -> reason of what cannot be read."""
+def _decode_missing(index, config, ranges, unreadable, folder):
+    """Decodes, part by part, what a folder lacks; `unreadable` gains row -> reason."""
     # Pillow frees the other cores while it decodes and resizes; one thread more hides the rest.
-    unreadable, decoders = {}, concurrent.futures.ThreadPoolExecutor(os.cpu_count() + 1)
+    decoders = concurrent.futures.ThreadPoolExecutor(os.cpu_count() + 1)
     try:
         ranges = _settle_ranges(folder, index, decoders) if ranges is None else ranges
         missing = np.flatnonzero(folder.find(index.stamps) < 0)
@@ -244,7 +239,6 @@ def _decode_missing(folder, index, config, ranges):
                 folder.append(np.array(images, np.uint8), np.array(rows, ROW))
     finally:
         decoders.shutdown(cancel_futures=True)
-    return unreadable
 
 
 def _read_row(index, config, ranges, row):
@@ -261,12 +255,12 @@ def _read_row(index, config, ranges, row):
 def _settle_ranges(folder, index, decoders):
     """Mode -> (low, high) over all images; all are decoded anew where new ones reach further."""
     missing, ranges = np.flatnonzero(folder.find(index.stamps) < 0), dict(folder.ranges)
-    some = missing[:: len(missing) // LOOKED_AT or 1]
-    read = functools.partial(_measure_row, index)
-    measured = decoders.map(read, missing) if any(decoders.map(read, some)) else ()
-    for mode, (low, high) in itertools.chain(*(found.items() for found in measured)):
-        lowest, highest = ranges.get(mode, (low, high))
-        ranges[mode] = [min(low, lowest), max(high, highest)]
+    measure_row = functools.partial(_measure_row, index)
+    if any(decoders.map(measure_row, missing[:: len(missing) // LOOKED_AT or 1])):
+        for found in decoders.map(measure_row, missing):
+            for mode, (low, high) in found.items():
+                lowest, highest = ranges.get(mode, (low, high))
+                ranges[mode] = [min(low, lowest), max(high, highest)]
     if ranges != folder.ranges:
         folder.clear(ranges)
         for mode, (low, high) in ranges.items():
