@@ -23,7 +23,7 @@ from configs import CONFIGS, DRAWN_LEAVES, parse_command_line
 from pipeline import download
 from pipeline.files import CONTACT_SHEET
 from pipeline.image_cache import ImageCache, cache_dir, one_at_a_time, open_cache
-from pipeline.image_index import ImageIndex, read_index
+from pipeline.image_index import ImageIndex, draw_of_each, read_index
 from pipeline.inventory import advice, inventory
 from pipeline.near_duplicates import near_duplicates
 from pipeline.sheets import contact_sheet
@@ -52,8 +52,7 @@ class Dataset:
         """
         if self.index.pairs is None:
             return None
-        inside = np.isin(self.index.pairs[:, :2], rows).all(axis=1)
-        left, right, same = self.index.pairs[inside].T
+        left, right, same = self.index.pairs[self.index.pairs_within(rows)].T
         return np.searchsorted(rows, left), np.searchsorted(rows, right), same == 1
 
     def sample(self, rows, most, rng):
@@ -62,14 +61,11 @@ class Dataset:
             return rows
         if (given := self.given_pairs(rows)) is not None:
             left, right, same = given
-            kinds = [rng.permutation(np.flatnonzero(same == kind)) for kind in (True, False)]
-            some = np.concatenate([kind[: most // 4] for kind in kinds])
-            return rows[np.union1d(left[some], right[some])]
+            drawn = draw_of_each((True, False), same, most // 4, rng)
+            return rows[np.union1d(left[drawn], right[drawn])]
         labels = self.index.labels[rows]
         classes = rng.permutation(np.unique(labels))[: max(2, most // SEVERAL)]
-        count = most // len(classes)
-        some = [rng.permutation(rows[labels == each])[:count] for each in classes]
-        return np.sort(np.concatenate(some))
+        return rows[draw_of_each(classes, labels, most // len(classes), rng)]
 
 
 def load_data(config):

@@ -48,9 +48,7 @@ class ImageIndex:
     def limited(self, max_classes, max_images_per_class, rng):
         """The first classes by name, and a random choice of images of each; None: all of them."""
         classes = np.unique(self.labels)[:max_classes]
-        rows_of = [np.flatnonzero(self.labels == label) for label in classes]
-        chosen = [rng.permutation(rows)[:max_images_per_class] for rows in rows_of]
-        kept = np.sort(np.concatenate(chosen))
+        kept = draw_of_each(classes, self.labels, max_images_per_class, rng)
         by_row = ("names", "stamps", "labels", "groups", "forged")
         return dataclasses.replace(
             self,
@@ -64,6 +62,16 @@ class ImageIndex:
     def families(self):
         """Family of each row, int array."""
         return self.class_families[self.labels]
+
+    def pairs_within(self, rows):
+        """Which given pairs have both images among some rows, bool (pairs,)."""
+        return np.isin(self.pairs[:, :2], rows).all(axis=1)
+
+
+def draw_of_each(classes, labels, count, rng):
+    """Where among `labels` up to `count` random ones of each class are, sorted; None: all."""
+    drawn = [rng.permutation(np.flatnonzero(labels == label))[:count] for label in classes]
+    return np.sort(np.concatenate(drawn))
 
 
 def read_index(source, pair_label=None):

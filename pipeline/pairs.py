@@ -30,7 +30,7 @@ class PairBatches:
         self.forgeries = forgeries[np.isin(index.labels[forgeries], self.table.classes)]
         self.given = None
         if index.pairs is not None:
-            inside = index.pairs[np.isin(index.pairs[:, :2], rows).all(axis=1)]
+            inside = index.pairs[index.pairs_within(rows)]
             self.given = [inside[inside[:, 2] == same, :2] for same in (1, 0)]
         places = np.linspace(0, len(self.table.rows) - 1, MOST_CANDIDATES).astype(int)
         mines = config.hard_share > 0 and not self.given
@@ -56,7 +56,7 @@ class PairBatches:
     def _draw_genuine(self, rng):
         """(2, pairs): two images of one class, of two groups where it has two."""
         chosen = rng.choice(np.flatnonzero(self.table.counts >= 2), self.half)
-        return np.array([self.table.draw_members(one, 2, rng) for one in chosen]).T
+        return np.array([self.table.draw_members(each, 2, rng) for each in chosen]).T
 
     def _draw_impostors(self, rng):
         """(2, pairs): random, hard and skilled ones, the last a forgery on the right."""

@@ -60,8 +60,10 @@ def make_splits(index, digests, unreadable, config, copies=()):
         sides = _pair_sides(index, usable, config, left_out, remarks)
     else:
         sides = _drawn_sides(index, usable, config, remarks)
-    for one, row in equal if index.pairs is None else ():  # a twin is too easily found
-        if sides[one] == sides[row] not in ("", "train"):
+    for first, row in equal:
+        held_out = sides[row] not in ("", "train")
+        if held_out and sides[first] == sides[row] and index.pairs is None:
+            # a twin is too easily found
             sides[row], left_out[row] = "", "an exact copy of another held-out image"
     for row in usable[sides[usable] == ""].tolist():
         left_out.setdefault(row, "shows what another held-out class shows too")
@@ -79,13 +81,21 @@ def unusable(index, digests, unreadable):
 
     The genuine images of a class and its forgeries are two.
     """
-    reasons, labels = dict(unreadable), 2 * index.labels + index.forged
-    for rows in equal_files(digests, unreadable) if index.classes_known else ():
-        one_of = {labels[row]: row for row in rows}  # a row of each class
-        for row in rows if len(one_of) > 1 else ():
-            twin = next(one for label, one in one_of.items() if label != labels[row])
-            reasons[row] = f"same content as '{index.names[twin]}' of another class"
+    reasons, kinds = dict(unreadable), _kinds(index)
+    if not index.classes_known:
+        return reasons
+    for rows in equal_files(digests, unreadable):
+        row_of = {kinds[row]: row for row in rows}
+        for row in rows:
+            twins = [twin for kind, twin in row_of.items() if kind != kinds[row]]
+            if twins:
+                reasons[row] = f"same content as '{index.names[twins[0]]}' of another class"
     return reasons
+
+
+def _kinds(index):
+    """A number of each row, equal for all genuine images of a class, and for all its forgeries."""
+    return 2 * index.labels + index.forged
 
 
 def _drawn_sides(index, usable, config, remarks):
@@ -132,7 +142,7 @@ def _draw_sides(index, usable, config, unit, units, kept):
     val_share = config.val_share if config.validate_on == "images" else 0.0
     shares = {"val": val_share, "test_known": config.test_share}
     known = usable[~np.isin(unit[usable], np.concatenate(kept))]
-    kinds = 2 * index.labels + index.forged
+    kinds = _kinds(index)
     known = known[np.argsort(kinds[known], kind="stable")]  # forgeries beside what they imitate
     for rows in np.split(known, np.flatnonzero(np.diff(kinds[known])) + 1):
         _place_groups(rows, groups, shares, group_side, sides, rng)
@@ -242,7 +252,7 @@ def _check_enough(index, splits, name, counts):
     """A DataError where a split lacks what it needs; `counts` are usable images of each class."""
     rows = getattr(splits, name)
     if index.pairs is not None:
-        same = index.pairs[np.isin(index.pairs[:, :2], rows).all(axis=1), 2]
+        same = index.pairs[index.pairs_within(rows), 2]
         if not 0 < same.sum() < len(same):
             raise DataError(
                 f"Both kinds of pairs are needed in training and in validation. Received for "
