@@ -185,11 +185,10 @@ def _fit(image, height, width, config):
         return image.resize((width, height), Image.Resampling.BILINEAR)
     scale = min(height / image.height, width / image.width)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+    small = image.resize(size, Image.Resampling.BILINEAR)
+    pixels = np.asarray(small).reshape(size[1], size[0], -1)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    colour = np.median(border, axis=0) if not config.ink else np.float64(255)
-    padded = np.empty((height, width, *pixels.shape[2:]), np.uint8)
-    padded[:] = colour
-    top, left = (height - size[1]) // 2, (width - size[0]) // 2
-    padded[top : top + size[1], left : left + size[0]] = pixels
-    return Image.fromarray(padded)
+    colour = "white" if config.ink else tuple(np.median(border, axis=0).astype(int).tolist())
+    padded = Image.new(image.mode, (width, height), colour)
+    padded.paste(small, ((width - size[0]) // 2, (height - size[1]) // 2))
+    return padded
