@@ -215,10 +215,11 @@ def _given_sides(index, usable, config, left_out, remarks):
         left_out |= dict.fromkeys(leaks.tolist(), reason)
     given = [side for side in ("val", "test") if (sides == side).any()]
     if len(given) < 2:
-        zero = ["unseen_share"] * bool(given) + ["test_share"] * ("test" in given)
-        inner = dataclasses.replace(config, **dict.fromkeys(zero, 0.0))
+        if given:
+            test_share = 0.0 if "test" in given else config.test_share
+            config = dataclasses.replace(config, unseen_share=0.0, test_share=test_share)
         train = np.flatnonzero(sides == "train")
-        drawn = _drawn_sides(index, train, inner, remarks)[train]
+        drawn = _drawn_sides(index, train, config, remarks)[train]
         sides[train] = np.where((drawn == "val") & ("val" in given), "train", drawn)
     known = np.isin(index.labels, index.labels[sides == "train"])
     sides[(sides == "test") & known] = "test_known"
