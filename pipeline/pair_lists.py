@@ -86,16 +86,14 @@ def folder_pairs(images, skipped):
     folders = defaultdict(list)
     for name in images:
         folders[folder_of(name.lower()).rpartition("/")[2]].append(name)
-    if folders.keys() == {*TRIPLES}:
-        return _pairs_of_triples(folders, skipped)
-    return _pairs_by_name(images, skipped) if folders.keys() >= PAIR_FOLDERS else None
-
-
-def _pairs_of_triples(folders, skipped):
-    pairs = dict.fromkeys(zip(folders["anchor"], folders["positive"], strict=False), (True, None))
-    pairs |= dict.fromkeys(zip(folders["anchor"], folders["negative"], strict=False), (False, None))
-    paired = {name for pair in pairs for name in pair}
-    alone = sorted(name for names in folders.values() for name in names if name not in paired)
+    if folders.keys() >= PAIR_FOLDERS:
+        return _pairs_by_name(images, skipped)
+    if folders.keys() != {*TRIPLES}:
+        return None
+    anchors, positives, negatives = (folders[kind] for kind in TRIPLES)
+    pairs = dict.fromkeys(zip(anchors, positives, strict=False), (True, None))
+    pairs |= dict.fromkeys(zip(anchors, negatives, strict=False), (False, None))
+    alone = sorted(images.keys() - {name for pair in pairs for name in pair})
     skipped |= dict.fromkeys(alone, "the other folders have fewer images")
     return pairs
 
@@ -207,9 +205,9 @@ def _labelled_pairs(source, rows, pair_label, remarks):
             raise DataError(f"{source}, line {number}: expected {width} cells. Received: {cells}.")
     rows = [(number, [cell.replace("\\", "/") for cell in cells]) for number, cells in rows]
     if {*header} >= {*TRIPLES}:
-        anchor, *others = map(header.index, TRIPLES)
-        said = zip(others, (True, False), strict=True)
-        return [(cells[anchor], cells[at], same, None) for at, same in said for _, cells in rows]
+        anchor, positive, negative = map(header.index, TRIPLES)
+        genuine = [(cells[anchor], cells[positive], True, None) for _, cells in rows]
+        return genuine + [(cells[anchor], cells[negative], False, None) for _, cells in rows]
     header = header or [""] * width
     paths = _sides(header) or _paths(rows[0][1])
     others = [at for at in range(width) if at not in paths]

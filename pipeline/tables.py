@@ -46,7 +46,7 @@ NO_ROW = re.compile(r"\s*#(?!\S*\.\w)|sep=.?\s*$")  # a comment; how Excel is to
 
 def table_rows(source, rows, skipped, remarks):
     """Yields a `Row` of each file that the lines of `read_cells` name; of one named twice, once."""
-    lines = _lines(source, rows, remarks)
+    lines = [*_lines(source, rows, remarks)]
     file_of = find_listed(source, [line["path"] for _, line in lines])
     found, contradictory = {}, set()
     for number, line in lines:
@@ -76,10 +76,9 @@ def table_rows(source, rows, skipped, remarks):
 
 
 def _lines(source, rows, remarks):
-    """`[(line number, cell by column)]` of a table; `more` are cells beyond the last column."""
+    """Yields `(line number, cell by column)`; `more` are the cells beyond the last column."""
     header, rows = _header(source, rows)
     columns, classes = _columns(source, header, rows, remarks)
-    lines = []
     for number, cells in rows:
         line = dict.fromkeys(COLUMNS, "") | {column: cells[n] for column, n in columns.items()}
         line |= {"path": line["path"].replace("\\", "/"), "more": cells[len(header) :]}
@@ -88,8 +87,7 @@ def _lines(source, rows, remarks):
         if "genuine" in columns:
             genuine = is_true(line["genuine"], f"{source}, line {number}: genuine")
             line["forged"] = "no" if genuine else "yes"
-        lines.append((number, line))
-    return lines
+        yield number, line
 
 
 def _header(source, rows):
