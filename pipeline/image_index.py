@@ -142,7 +142,8 @@ def _with_forgeries(rows, remarks):
         return rows
     by_path = class_folders([row.name for row in rows])
     kinds = {(row.label, by_path[row.name][1]) for row in rows}
-    if len(kinds) == len(dict(kinds)) == len({forged for _, forged in kinds}) == 2:
+    labels, forged = {label for label, _ in kinds}, {forged for _, forged in kinds}
+    if len(kinds) == len(labels) == len(forged) == 2:  # one label of forgeries, one of all others
         places = place_images(by_path, {})[0]
         remarks.append("Labels tell which images are forged; classes are as their names say.")
         rows = [row._replace(label=places.get(row.name, [row.label])[0]) for row in rows]

@@ -60,11 +60,10 @@ def make_splits(index, digests, unreadable, config, copies=()):
         sides = _pair_sides(index, usable, config, left_out, remarks)
     else:
         sides = _drawn_sides(index, usable, config, remarks)
-    for first, row in equal:
-        held_out = sides[row] not in ("", "train")
-        if held_out and sides[first] == sides[row] and index.pairs is None:
-            # a twin is too easily found
-            sides[row], left_out[row] = "", "an exact copy of another held-out image"
+    if index.pairs is None:  # a twin is too easily found
+        for first, row in equal:
+            if sides[first] == sides[row] and sides[row] not in ("", "train"):
+                sides[row], left_out[row] = "", "an exact copy of another held-out image"
     for row in usable[sides[usable] == ""].tolist():
         left_out.setdefault(row, "shows what another held-out class shows too")
     splits = Splits(*(np.flatnonzero(sides == name) for name in SPLITS), left_out, remarks, copies)
@@ -86,10 +85,10 @@ def unusable(index, digests, unreadable):
         return reasons
     for rows in equal_files(digests, unreadable):
         row_of = {kinds[row]: row for row in rows}
-        for row in rows:
-            twins = [twin for kind, twin in row_of.items() if kind != kinds[row]]
-            if twins:
-                reasons[row] = f"same content as '{index.names[twins[0]]}' of another class"
+        if len(row_of) > 1:
+            for row in rows:
+                twin = next(twin for kind, twin in row_of.items() if kind != kinds[row])
+                reasons[row] = f"same content as '{index.names[twin]}' of another class"
     return reasons
 
 
@@ -119,7 +118,7 @@ def _drawn_sides(index, usable, config, remarks):
     few = round(config.unseen_share * len(units)) < 2 and len(units) < FEW_CLASSES
     if by_class and (too_many or few):
         kept[0] = 0
-    sides = _draw_sides(index, usable, config, unit, units, kept)
+    sides = _draw_units_then_groups(index, usable, config, unit, units, kept)
     if config.validate_on == "classes" or _is_enough(training_labels(index)[sides == "val"]):
         return sides
     remarks.append(
@@ -130,7 +129,7 @@ def _drawn_sides(index, usable, config, remarks):
     return _drawn_sides(index, usable, config, remarks)
 
 
-def _draw_sides(index, usable, config, unit, units, kept):
+def _draw_units_then_groups(index, usable, config, unit, units, kept):
     """Draws `kept` units for test and for validation, then groups within each known class."""
     rng, groups = np.random.default_rng(config.seed), index.groups
     sides, group_side = np.zeros(len(index), SIDE), np.zeros(groups.max() + 1, SIDE)
@@ -159,18 +158,18 @@ def _place_groups(rows, groups, shares, group_side, sides, rng):
     placed[placed == "test_unseen"] = "test_known"
     order = rng.permutation(len(own))
     free = order[placed[order] == ""]
-    rest = sizes[(placed == "") | (placed == "train")].sum()
+    for_train = sizes[(placed == "") | (placed == "train")].sum()  # images that may still train
     for side, share in shares.items():
-        there = sizes[placed == side].sum()
-        wanted, chosen, taken = max(2, round(share * len(rows))) if share > 0 else 0, [], 0
-        for at in free:
-            if there + taken >= wanted:
+        wanted = max(2, round(share * len(rows))) if share > 0 else 0
+        there, left, chosen = sizes[placed == side].sum(), for_train, []
+        for group in free:
+            if there >= wanted:
                 break
-            if rest - taken - sizes[at] >= 2:
-                chosen.append(at)
-                taken += sizes[at]
-        if there + taken >= 2:
-            placed[chosen], rest = side, rest - taken
+            if left - sizes[group] >= 2:
+                chosen.append(group)
+                there, left = there + sizes[group], left - sizes[group]
+        if there >= 2:
+            placed[chosen], for_train = side, left
             free = free[placed[free] == ""]
     placed[free] = "train"
     group_side[own] = placed

@@ -207,10 +207,11 @@ def _nearest(source, below):
     *others, best = sorted(named or below, key=lambda folder: len(below[folder]))
     found = dict(below[best])
     for other in others:
-        both = sorted(below[other].keys() & below[best].keys())
-        if both and len(below[other]) == len(below[best]):
-            found[both[0]] = [*below[other][both[0]], *found[both[0]]]
-        found |= {} if both else below[other]
+        shared = sorted(below[other].keys() & below[best].keys())
+        if not shared:
+            found |= below[other]
+        elif len(below[other]) == len(below[best]):  # neither is the one that is meant
+            found[shared[0]] = below[other][shared[0]] + found[shared[0]]
     for name, files in found.items():
         exact = [file for file in files if file.endswith(PurePosixPath(name).suffix or "/")]
         found[name], *twins = exact or files
