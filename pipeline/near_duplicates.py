@@ -8,6 +8,7 @@ is brighter than its left neighbour). Neither suffices: drawings share hashes, p
 import contextlib
 import hashlib
 import itertools
+from collections import defaultdict
 
 import numpy as np
 from PIL import Image
@@ -61,14 +62,14 @@ def find_near_duplicates(small):
     tree, radius = KDTree(units @ directions), np.sqrt(2 - 2 * LEAST_CORRELATION)
     for turned, margin in itertools.product((small, small[:, :, ::-1]), MARGINS):
         hashed, unit = _hash(turned, margin), _unit(turned, margin)
-        near = (unit @ directions, MOST_COPIES + 1, 0, 2, radius)
-        others = tree.query(*near, workers=-1)[1]
-        one, column = np.nonzero(others < len(rows))  # the tree gives n where there is none
-        other = others[one, column]
-        alike = np.bitwise_count(hashed[one] ^ hashes[other]) <= MOST_BITS
-        one, other = one[alike & (one != other)], other[alike & (one != other)]
-        alike = np.einsum("nd,nd->n", unit[one], units[other]) >= LEAST_CORRELATION
-        found.append(np.sort(rows[np.stack([one, other], axis=1)[alike]], axis=1))
+        near = {"k": MOST_COPIES + 1, "distance_upper_bound": radius, "workers": -1}
+        _, nearest = tree.query(unit @ directions, **near)
+        view, column = np.nonzero(nearest < len(rows))  # the tree gives n where there is none
+        image = nearest[view, column]
+        agree = np.bitwise_count(hashed[view] ^ hashes[image]) <= MOST_BITS
+        view, image = view[agree & (view != image)], image[agree & (view != image)]
+        alike = np.einsum("nd,nd->n", unit[view], units[image]) >= LEAST_CORRELATION
+        found.append(np.sort(rows[np.stack([view, image], axis=1)[alike]], axis=1))
     return np.unique(np.concatenate(found), axis=0)
 
 
@@ -112,9 +113,8 @@ def join_groups(groups, links):
 
 def equal_files(digests, skip=()):
     """Lists of rows whose files have equal content, two rows or more in each."""
-    ordered, rows_of = np.sort(digests), {}
-    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
-    for row in np.flatnonzero(np.isin(digests, repeated)).tolist():
+    (values, counts), rows_of = np.unique(digests, return_counts=True), defaultdict(list)
+    for row in np.flatnonzero(np.isin(digests, values[counts > 1])).tolist():
         if row not in skip:
-            rows_of.setdefault(int(digests[row]), []).append(row)
+            rows_of[int(digests[row])].append(row)
     return [rows for rows in rows_of.values() if len(rows) > 1]
