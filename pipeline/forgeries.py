@@ -36,7 +36,7 @@ def class_folders(names):
     own = {name: folder_of(name) for name in names}
     kinds = _kinds_of_folders(sorted({*own.values()}))
     found = {name: kinds[folder] for name, folder in own.items()}
-    told = _told_by_files(names)
+    told = _writers(names)
     folders = {name: PARTS.sub("", found[name][0]) for name in told}
     writers = {(folders[name], writer) for name, (writer, _) in told.items()}
     several = len(writers) > len({*folders.values()})
@@ -48,7 +48,7 @@ def class_folders(names):
     return found
 
 
-def _told_by_files(names):
+def _writers(names):
     """Name -> `(writer, forged)` by the pattern that fits most names, with both kinds in it.
 
     What it does not fit may be of another set, and is told by the pattern that fits most of it.
@@ -63,7 +63,7 @@ def _told_by_files(names):
                 forged = kind != writer if kind.isdigit() else kind.lower().startswith(("f", "cf"))
                 told[name] = writer, forged
         if 2 * len(told) > len(names) and len({forged for _, forged in told.values()}) == 2:
-            return told | _told_by_files([name for name in names if name not in told])
+            return told | _writers([name for name in names if name not in told])
     return {}
 
 

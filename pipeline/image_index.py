@@ -105,8 +105,8 @@ def read_index(source, pair_label=None):
     remarks += tables_of(source, places, skipped)
     leaves = _leaves(source, places, skipped)
     rows = [
-        Row(name, images[name], label, leaves.get(name), split, forged)
-        for name, (label, split, forged) in places.items()
+        Row(name, images[name], place.label, leaves.get(name), place.split, place.forged)
+        for name, place in places.items()
     ]
     return _assemble(source, rows, skipped, remarks)
 
@@ -128,11 +128,12 @@ def _leaves(source, places, skipped):
             f"{source}/{path} must be a JSON object of file stem -> [leaf]. Received: {error}."
         ) from error
     leaf_of = {}
-    for name, (label, *_) in places.items():
+    for name, place in places.items():
         stem = PurePosixPath(name).stem.lower()
         short = stem.split("___")[-1].split("copy")[0].strip()  # maps know either
         found = leaves.get(stem) or leaves.get(short) or [None]
-        leaf_of[name] = next((leaf for leaf in found if leaf and leaf.startswith(label)), found[0])
+        of_class = [leaf for leaf in found if leaf and leaf.startswith(place.label)]
+        leaf_of[name] = (of_class or found)[0]
     return leaf_of
 
 
@@ -146,7 +147,7 @@ def _with_forgeries(rows, remarks):
     if len(kinds) == len(labels) == len(forged) == 2:  # one label of forgeries, one of all others
         places = place_images(by_path, {})[0]
         remarks.append("Labels tell which images are forged; classes are as their names say.")
-        rows = [row._replace(label=places.get(row.name, [row.label])[0]) for row in rows]
+        rows = [row._replace(label=places.get(row.name, row).label) for row in rows]
     by_label = class_folders({f"{row.label}/1.png" for row in rows})
     found = []
     for row in rows:

@@ -4,12 +4,13 @@ import itertools
 import os
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, namedtuple
 
 from pipeline.files import folder_of, some, stem_of
 from pipeline.forgeries import class_folders, steps_of, without_one_part
 from pipeline.tables import split_of
 
+Place = namedtuple("Place", "label split forged")  # of an image: its class, a split or None
 LOOKED_AT = 20_000  # names that tell whether folders hold several things
 FEW = 5  # parents, or names below them: more names below more parents are as alphabets are
 IMAGES = re.compile(r"(jpe?g)?images?|imgs?|jpe?g", re.I)  # folders that alone are no class
@@ -41,7 +42,7 @@ def place_images(names, skipped):
         skipped: Dict that gains those without a class -> reason.
 
     Returns:
-        `(places, remarks)`: name -> (class, split or None, forged); sentences for the user.
+        `(places, remarks)`: name -> `Place`; sentences for the user.
     """
     skipped |= (noted := _annotations(names))
     as_if, copied = _originals([name for name in names if name not in noted])
@@ -62,7 +63,7 @@ def place_images(names, skipped):
         if told and (split or not has_splits):
             label, reason = told.get(name, ""), "no class in its name, where others have one"
         if label:
-            places[name] = label, split, forged
+            places[name] = Place(label, split, forged)
         else:
             skipped[name] = reason
     return places, [*copied, *remarks]

@@ -6,7 +6,7 @@ from collections import defaultdict
 import numpy as np
 
 from pipeline.files import IMAGE_SUFFIXES, DataError, by_reason, file_stamp, folder_of, some
-from pipeline.layout import place_images
+from pipeline.layout import Place, place_images
 from pipeline.near_duplicates import join_groups
 from pipeline.tables import COLUMNS, Row, find_listed, is_true, letters
 
@@ -136,9 +136,10 @@ def pair_rows(pairs, stamps, skipped):
         DataError: If most pairs of an image and its forgery are said to show the same.
     """
     names = sorted({name for pair in pairs for name in pair})
-    places = {name: (folder_of(name), None, False) for name in names} | place_images(names, {})[0]
+    places = {name: Place(folder_of(name), None, False) for name in names}
+    places |= place_images(names, {})[0]
     _check_forgeries(pairs, places)
-    shown = {name: name if forged else folder for name, (folder, _, forged) in places.items()}
+    shown = {name: name if place.forged else place.label for name, place in places.items()}
     alike = {(left, right) for left, right in pairs if shown[left] == shown[right]}
     contrary = [pair for pair, (same, _) in pairs.items() if same != (pair in alike)]
     agreed = {same for pair, (same, _) in pairs.items() if same == (pair in alike)}
@@ -156,9 +157,10 @@ def pair_rows(pairs, stamps, skipped):
     joined = join_groups(np.arange(len(names)), links.reshape(-1, 2))
     first = np.unique(joined, return_index=True)[1][joined]  # row of those that pairs join
     rows = []
-    for row, (name, (folder, _, forged)) in enumerate(places.items()):
-        label, group = folder if known else names[first[row]], folder if grouped else name
-        rows.append(Row(name, stamps[name], label, group, None, forged and known))
+    for row, (name, place) in enumerate(places.items()):
+        label = place.label if known else names[first[row]]
+        group = place.label if grouped else name
+        rows.append(Row(name, stamps[name], label, group, None, place.forged and known))
     return rows, known
 
 
@@ -167,7 +169,7 @@ def _check_forgeries(pairs, places):
     said = {  # of pairs of one class and two kinds
         pair: same
         for pair, (same, _) in pairs.items()
-        if len({places[name][0] for name in pair}) < len({places[name][2] for name in pair})
+        if len({places[name].label for name in pair}) < len({places[name].forged for name in pair})
     }
     if 2 * sum(said.values()) > len(said):
         shown = next(" and ".join(map(repr, pair)) for pair, same in said.items() if same)

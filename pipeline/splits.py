@@ -80,21 +80,15 @@ def unusable(index, digests, unreadable):
 
     The genuine images of a class and its forgeries are two.
     """
-    reasons, kinds = dict(unreadable), _kinds(index)
-    if not index.classes_known:
-        return reasons
-    for rows in equal_files(digests, unreadable):
+    reasons, kinds = dict(unreadable), 2 * index.labels + index.forged
+    equal = equal_files(digests, unreadable) if index.classes_known else []
+    for rows in equal:
         row_of = {kinds[row]: row for row in rows}
-        if len(row_of) > 1:
-            for row in rows:
-                twin = next(twin for kind, twin in row_of.items() if kind != kinds[row])
+        for row in rows:
+            twin = next((twin for kind, twin in row_of.items() if kind != kinds[row]), None)
+            if twin is not None:
                 reasons[row] = f"same content as '{index.names[twin]}' of another class"
     return reasons
-
-
-def _kinds(index):
-    """A number of each row, equal for all genuine images of a class, and for all its forgeries."""
-    return 2 * index.labels + index.forged
 
 
 def _drawn_sides(index, usable, config, remarks):
@@ -141,7 +135,7 @@ def _draw_units_then_groups(index, usable, config, unit, units, kept):
     val_share = config.val_share if config.validate_on == "images" else 0.0
     shares = {"val": val_share, "test_known": config.test_share}
     known = usable[~np.isin(unit[usable], np.concatenate(kept))]
-    kinds = _kinds(index)
+    kinds = 2 * index.labels + index.forged
     known = known[np.argsort(kinds[known], kind="stable")]  # forgeries beside what they imitate
     for rows in np.split(known, np.flatnonzero(np.diff(kinds[known])) + 1):
         _place_groups(rows, groups, shares, group_side, sides, rng)
