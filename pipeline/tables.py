@@ -46,48 +46,43 @@ NO_ROW = re.compile(r"\s*#(?!\S*\.\w)|sep=.?\s*$")  # a comment; how Excel is to
 
 def table_rows(source, rows, skipped, remarks):
     """Yields a `Row` of each file that the lines of `read_cells` name; of one named twice, once."""
-    lines = [*_lines(source, rows, remarks)]
-    file_of = find_listed(source, [line["path"] for _, line in lines])
-    found, contradictory = {}, set()
-    for number, line in lines:
-        name, label, split = file_of[line["path"]], line["label"], line["split"]
+    header, lines = _header(source, rows)
+    at, classes = _columns(source, header, lines, remarks)
+    paths = [cells[at["path"]].replace("\\", "/") for _, cells in lines]
+    file_of, found, contradictory = find_listed(source, paths), {}, set()
+    for path, (number, cells) in zip(paths, lines, strict=True):
+        name, where = file_of[path], f"{source}, line {number}"
+        label, group, split = (cells[at[c]] if c in at else "" for c in ("label", "group", "split"))
+        if classes:
+            label = " + ".join(header[n] for n in classes if BOOLEANS.get(cells[n].lower()))
         if split and not split_of(split):
             raise DataError(
-                f"{source}, line {number}: split must be train, val or test, or a usual word for "
-                f"one of them. Received: '{split}'."
+                f"{where}: split must be train, val or test, or a usual word for one of them. "
+                f"Received: '{split}'."
             )
-        if line["more"]:
+        if len(cells) > len(header):
             skipped[name] = f"more cells than columns: are quotes missing about '{label}'?"
         elif label.lower() in NO_LABEL:
             skipped[name] = "no label in its line"
         elif name not in found:
-            forged = FORGED.get(line["forged"].lower())
-            if forged is None:
-                forged = is_true(line["forged"] or "no", f"{source}, line {number}: forged")
-            found[name] = label, line["group"], split_of(split), forged
+            found[name] = label, group, split_of(split), _is_forged(cells, at, where)
         elif found[name][0] != label:  # the same label again, to balance classes, is one image
             skipped[name] = f"named with two labels, '{found[name][0]}' and '{label}'"
             contradictory.add(name)
-    if repeated := len(lines) - len({file_of[line["path"]] for _, line in lines}):
+    if repeated := len(paths) - len({file_of[path] for path in paths}):
         remarks.append(f"{repeated} lines name a file again: it counts once.")
     for name, described in found.items():
         if name not in contradictory and (stamp := file_stamp(source.parent, name, skipped)):
             yield Row(name, stamp, *described)
 
 
-def _lines(source, rows, remarks):
-    """Yields `(line number, cell by column)`; `more` are the cells beyond the last column."""
-    header, rows = _header(source, rows)
-    columns, classes = _columns(source, header, rows, remarks)
-    for number, cells in rows:
-        line = dict.fromkeys(COLUMNS, "") | {column: cells[n] for column, n in columns.items()}
-        line |= {"path": line["path"].replace("\\", "/"), "more": cells[len(header) :]}
-        if classes:
-            line["label"] = " + ".join(header[n] for n in classes if BOOLEANS.get(cells[n].lower()))
-        if "genuine" in columns:
-            genuine = is_true(line["genuine"], f"{source}, line {number}: genuine")
-            line["forged"] = "no" if genuine else "yes"
-        yield number, line
+def _is_forged(cells, at, where):
+    """Whether a line is of a forgery, as its column `genuine` or `forged` says."""
+    if "genuine" in at:
+        return not is_true(cells[at["genuine"]], f"{where}: genuine")
+    said = cells[at["forged"]] if "forged" in at else "no"
+    forged = FORGED.get(said.lower())
+    return is_true(said or "no", f"{where}: forged") if forged is None else forged
 
 
 def _header(source, rows):
