@@ -160,21 +160,17 @@ def _with_forgeries(rows, remarks):
 def _pair_index(source, given, stamps, skipped, remarks):
     """The index of given pairs, (left, right) -> (same, fold); stamps by name."""
     rows, known = pair_rows(given, stamps, skipped)
-    index = _assemble(source, rows, skipped, remarks)
-    if not known:  # then the names of classes say nothing
-        index.remarks, index.family_names = remarks, [""]
-        index.class_families = np.zeros_like(index.class_families)
+    index = _assemble(source, rows, skipped, remarks, known)
     row_of = {name: row for row, name in enumerate(index.names.tolist())}
     found = [(pair, *said) for pair, said in given.items() if row_of.keys() >= {*pair}]
     index.pairs = np.array([(*map(row_of.get, pair), same) for pair, same, _ in found], int)
     folds = [fold for *_, fold in found]
     index.pair_folds = _number(folds)[1] if None not in folds else None
-    index.classes_known = known
     return index
 
 
-def _assemble(source, rows, skipped, remarks):
-    """The index of some `Row`s."""
+def _assemble(source, rows, skipped, remarks, known=True):
+    """The index of some `Row`s; the names of classes that are not `known` say nothing."""
     genuine = {row.label for row in rows if not row.forged}
     skipped |= {
         row.name: f"a forgery of '{row.label}', of which there is no genuine image"
@@ -195,7 +191,7 @@ def _assemble(source, rows, skipped, remarks):
     class_names, labels = _number(labels)
     # `Latin/character01` is of `Latin`, `Apple___scab` of `Apple`
     families = [folder_of(n) or n.partition("___")[0] * ("___" in n) for n in class_names]
-    family_names, class_families = _number(families)
+    family_names, class_families = _number(families if known else [""] * len(class_names))
     return ImageIndex(
         source=source,
         names=np.array(names, dtype=np.dtypes.StringDType()),
@@ -207,8 +203,9 @@ def _assemble(source, rows, skipped, remarks):
         groups=_number([group or name for group, name in zip(groups, names, strict=True)])[1],
         forged=np.array(forged, bool),
         splits=np.array(splits) if any(splits) else None,
+        classes_known=known,
         skipped=skipped,
-        remarks=[*remarks, *class_remarks(class_names)],
+        remarks=[*remarks, *class_remarks(class_names if known else [])],
     )
 
 

@@ -70,8 +70,9 @@ def _equal_lines(index, equal):
         yield "  " + " = ".join(index.names[row] for row in rows)
     classes = (sorted({index.class_names[index.labels[row]] for row in rows}) for rows in equal)
     crossing = Counter(" and ".join(names) for names in classes if len(names) > 1)
-    for names, count in crossing.items() if index.classes_known else ():
-        yield f"WARNING: {count} files lie in two classes, {names}: none of them is used."
+    if index.classes_known:
+        for names, count in crossing.items():
+            yield f"WARNING: {count} files lie in two classes, {names}: none of them is used."
 
 
 def _copy_lines(index, copies, digests):
@@ -84,8 +85,8 @@ def _copy_lines(index, copies, digests):
             "each pair stays on one side of the splits"
         )
     for at in np.argsort(~across, kind="stable")[:MOST_NAMED]:
-        one, other = (index.names[row] for row in copies[at])
-        yield f"  {one} ~ {other}{'  (two classes: is a label wrong?)' if across[at] else ''}"
+        pair = " ~ ".join(index.names[row] for row in copies[at])
+        yield f"  {pair}{'  (two classes: is a label wrong?)' if across[at] else ''}"
 
 
 def advice(dataset, name):

@@ -72,8 +72,10 @@ def read_pairs(source, rows, pair_label, skipped, remarks):
     found = {pair: said for pair, said in found.items() if ", ".join(pair) not in skipped}
     if not found:
         why = "; ".join(by_reason(skipped, 1)[:3])
-        raise DataError(f"{source}: none of its {len(pairs)} pairs can be used ({why}). Its paths "
-                        "are relative to its folder: put the list above its images.")  # fmt: skip
+        raise DataError(
+            f"{source}: none of its {len(pairs)} pairs can be used ({why}). Its paths are relative "
+            "to its folder: put the list above its images."
+        )
     return found, stamps
 
 
@@ -239,8 +241,10 @@ def _labelled_pairs(source, rows, pair_label, remarks):
 def _meaning(source, pairs, says, pair_label):
     """What label 1 means: as the column says, or as the user does; never guessed."""
     if says and pair_label not in (None, says):
-        raise DataError(f"{source}: its labels say what they mean. Received: "
-                        f"pair_label='{pair_label}'. Leave it out.")  # fmt: skip
+        raise DataError(
+            f"{source}: its labels say what they mean. Received: pair_label='{pair_label}'. "
+            "Leave it out."
+        )
     if says or pair_label:
         return says or pair_label
     shown = {
