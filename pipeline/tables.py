@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import os
 import posixpath
 import re
@@ -175,17 +176,16 @@ def find_listed(source, names):
     if 2 * len(gone) <= len(names):
         written = {file.lower(): file for file in files}
         return found | {name: written.get(found[name].lower(), found[name]) for name in gone}
-    parts_of = {name: _parts(name) for name in names}
-    depth = max(map(len, parts_of.values()))
-    by_end = defaultdict(list)  # the last parts of a path -> (the parts before them, file)
-    for file in files:
-        parts = _parts(file)
-        for size in range(1, min(depth, len(parts)) + 1):
-            by_end[parts[-size:]].append((parts[:-size], file))
-    for cut in range(depth):
+    files, listed = {file: _parts(file) for file in files}, {name: _parts(name) for name in names}
+    for cut in range(max(map(len, listed.values()))):
+        ends = {name: parts[cut:] for name, parts in listed.items() if parts[cut:]}
+        sizes, by_end = {len(end) for end in ends.values()}, defaultdict(list)
+        for (file, parts), size in itertools.product(files.items(), sizes):
+            if size <= len(parts):
+                by_end[parts[-size:]].append((parts[:-size], file))
         below = defaultdict(dict)  # folder -> listed name -> files in it
-        for name, parts in parts_of.items():
-            for folder, file in by_end.get(parts[cut:], ()):
+        for name, end in ends.items():
+            for folder, file in by_end.get(end, ()):
                 below[folder].setdefault(name, []).append(file)
         if len(set().union(*below.values())) > (len(names) / 2 if cut else 0):
             return found | _nearest(source, below)
