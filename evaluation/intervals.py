@@ -16,7 +16,6 @@ import numpy as np
 from scipy import stats
 
 from evaluation import verification
-from evaluation.few_shot import distinct
 
 DAMPING = 0.5
 DRAWS = 100
@@ -106,36 +105,33 @@ def few_shot_intervals(accuracies, shots, held, rng, trials, within=False):
     """
     embeddings, distance, units = held.embeddings, held.distance, held.units
     _, labels = np.unique(held.trial_labels, return_inverse=True)
-    by_class, starts, counts = verification.grouped(labels)
-    classes = np.flatnonzero(counts > shots)
+    by_class = verification.ImagesByClass(labels)
+    classes = np.flatnonzero(by_class.counts > shots)
     most = verification.most_compared(MOST_QUERIES, distance)
-    of = np.repeat(classes, np.clip(most // len(classes), 1, MOST_OF_A_CLASS))
-    prototypes = by_class[starts[of][:, None] + distinct(counts[of], shots, rng)]
-    own = by_class[starts[of][:, None] + distinct(counts[of], shots + 1, rng)]  # the query first
-    queries = embeddings[own[:, 0]]
+    drawn = np.repeat(classes, np.clip(most // len(classes), 1, MOST_OF_A_CLASS))
+    references = by_class.draw_distinct(drawn, shots, rng)
+    own = by_class.draw_distinct(drawn, shots + 1, rng)
+    queries = embeddings[own[:, 0]]  # against the mean of the rest, and all other prototypes
     nearest = verification.row_distances(queries, embeddings[own[:, 1:]].mean(axis=1), distance)
-    others = verification.all_distances(queries, embeddings[prototypes].mean(axis=1), distance)
-    rivals = of[:, None] != of
+    others = verification.all_distances(queries, embeddings[references].mean(axis=1), distance)
+    rivals = drawn[:, None] != drawn  # (queries, prototypes)
     if within:
-        rivals &= held.families[own[:, :1]] == held.families[prototypes[:, 0]]
+        rivals &= held.families[own[:, :1]] == held.families[references[:, 0]]
     kept = rivals.any(axis=1)
-    farther = (rivals * (0.5 * (others == nearest[:, None]) + (others > nearest[:, None])))[kept]
-    drawn = units.weights(rng)
-    of_prototypes, of_queries = (_joint(drawn, units, each) for each in (prototypes, own[kept]))
-    shares = (farther @ of_prototypes) / (rivals[kept] @ of_prototypes)
-    return {
-        ways: units.interval(
-            accuracy, np.average(shares ** (ways - 1), weights=of_queries, axis=0), trials
-        )
-        for ways, accuracy in accuracies.items()
-    }
+    farther = (rivals * np.heaviside(others - nearest[:, None], 0.5))[kept]  # a tie is half
+    weights = units.weights(rng)
+    of_prototypes = _joint_weights(weights, units.of_image[references])
+    of_queries = _joint_weights(weights, units.of_image[own[kept]])
+    shares = (farther @ of_prototypes) / (rivals[kept] @ of_prototypes)  # (queries, draws)
+    found = {}
+    for ways, accuracy in accuracies.items():
+        resampled = np.average(shares ** (ways - 1), weights=of_queries, axis=0)
+        found[ways] = units.interval(accuracy, resampled, trials)
+    return found
 
 
-def _joint(weights, units, images):
-    """Products of the weights of the distinct units in each row of images, (rows, draws)."""
-    of = units.of_image[images]
-    joint = np.ones((len(weights), len(images)))
-    for column in range(of.shape[1]):
-        new = (of[:, :column] != of[:, [column]]).all(axis=1)
-        joint[:, new] *= weights[:, of[new, column]]
-    return joint.T
+def _joint_weights(weights, units):
+    """Products of the weights of the units in each row, each unit once: (rows, draws)."""
+    first = (units[:, :, None] == units[:, None]).argmax(axis=2)  # where its unit first stands
+    new = first == np.arange(units.shape[1])
+    return np.where(new, weights.take(units, axis=1), 1).prod(axis=2).T

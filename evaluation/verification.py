@@ -98,8 +98,8 @@ def draw_verification_pairs(labels, rng, max_pairs=20_000, forged=False):
     right imitates. Returns `(left, right, same)`.
     """
     _, labels = np.unique(labels, return_inverse=True)
-    genuine, forgeries = grouped(labels, np.logical_not(forged)), grouped(labels, forged)
-    images, starts, counts = genuine
+    genuine = ImagesByClass(labels, np.logical_not(forged))
+    forgeries, counts = ImagesByClass(labels, forged), genuine.counts
     classes, sizes = np.flatnonzero(counts), counts * (counts - 1) // 2
     if len(classes) < 2 or not sizes.any():
         raise ValueError(
@@ -110,19 +110,19 @@ def draw_verification_pairs(labels, rng, max_pairs=20_000, forged=False):
     most = 3 * int(np.percentile(sizes[sizes > 0], 50, method="lower"))
     each = bisect.bisect_left(range(most), max_pairs, key=lambda n: np.minimum(sizes, n).sum())
     drawn = [rng.choice(size, min(size, each), replace=False) for size in sizes]
-    first = np.repeat(starts, np.minimum(sizes, each))
-    same = images[first + _unordered_pairs(np.concatenate(drawn))]  # (2, pairs)
+    starts = np.repeat(genuine.starts, np.minimum(sizes, each))
+    same = genuine.images[starts + _unordered_pairs(np.concatenate(drawn))]  # (2, pairs)
     same = rng.permutation(same, axis=1)[:, :max_pairs]
-    imitated = np.flatnonzero(counts * forgeries[2])
+    imitated = np.flatnonzero(counts * forgeries.counts)
 
     def random(number):
         one = rng.integers(len(classes), size=number)
         other = (one + rng.integers(1, len(classes), size=number)) % len(classes)
-        return [_one_of(genuine, classes[each], rng) for each in (one, other)]
+        return [genuine.draw(classes[one], rng), genuine.draw(classes[other], rng)]
 
     def skilled(number):
-        of = rng.choice(imitated, number)
-        return [_one_of(genuine, of, rng), _one_of(forgeries, of, rng)]
+        victims = rng.choice(imitated, number)
+        return [genuine.draw(victims, rng), forgeries.draw(victims, rng)]
 
     num_genuine = same.shape[1]
     hard = _distinct(skilled, (num_genuine + 1) // 2 if len(imitated) else 0)
@@ -131,19 +131,30 @@ def draw_verification_pairs(labels, rng, max_pairs=20_000, forged=False):
     return left, right, np.arange(len(left)) < num_genuine
 
 
-def grouped(labels, among=True):
-    """Image indices class by class, where each class begins in them, and its number of images.
+class ImagesByClass:
+    """Image indices class by class; `among`, boolean `(n,)`, are the images that count."""
 
-    `among` are the images that count, boolean `(n,)`.
-    """
-    rows = np.flatnonzero(np.broadcast_to(among, len(labels)))
-    counts = np.bincount(labels[rows], minlength=max(labels, default=-1) + 1)
-    return rows[np.argsort(labels[rows], kind="stable")], np.cumsum(counts) - counts, counts
+    def __init__(self, labels, among=True):
+        rows = np.flatnonzero(np.broadcast_to(among, len(labels)))
+        self.images = rows[np.argsort(labels[rows], kind="stable")]
+        self.counts = np.bincount(labels[rows], minlength=max(labels, default=-1) + 1)
+        self.starts = np.cumsum(self.counts) - self.counts  # of each class in `images`
 
+    def draw(self, classes, rng):
+        """An image of each of some classes, an array like `classes`."""
+        return self.images[self.starts[classes] + rng.integers(self.counts[classes])]
 
-def _one_of(groups, labels, rng):
-    images, starts, counts = groups
-    return images[starts[labels] + rng.integers(counts[labels])]
+    def draw_distinct(self, classes, count, rng):
+        """`count` different images of each of some classes `(m,)`, in random order: (m, count)."""
+        sizes = self.counts[classes]
+        drawn = np.empty((len(sizes), count), np.int64)
+        for i in range(count):  # Floyd's sampling, all rows at once
+            last = sizes - count + i
+            candidate = rng.integers(last + 1)
+            taken = (drawn[:, :i] == candidate[:, None]).any(axis=1)
+            drawn[:, i] = np.where(taken, last, candidate)
+        drawn = rng.permuted(drawn, axis=1)  # Floyd's sets are uniform, his order is not.
+        return self.images[self.starts[classes][:, None] + drawn]
 
 
 def _distinct(draw, count):
