@@ -51,7 +51,7 @@ def _cells(groups):
 
 def _scores(kind, found):
     """AUC and one-shot accuracies of the runs of a row."""
-    values = {}  # column -> a list of value, low and high for each run
+    values = {}  # column -> of each run its value, low and high
     for scores in found:
         values.setdefault(f"{kind} AUC", []).append([scores["auc"], *scores["intervals"]["auc"]])
         for row in scores["few_shot"]:
@@ -59,11 +59,12 @@ def _scores(kind, found):
                 one_shot = [row["model"]["accuracy"], *row["model"]["interval"]]
                 values.setdefault(f"{kind} {row['ways']}-way 1-shot", []).append(one_shot)
     texts = {}
-    for name, each in values.items():
-        if len(each) > 1:
-            of_seeds = [value for value, *_ in each]
-            each = [[np.mean(of_seeds), min(of_seeds), max(of_seeds)]]
-        texts[name] = measured(*each[0], form=".3f")
+    for column, of_runs in values.items():
+        shown = of_runs[0]
+        if len(of_runs) > 1:
+            seeds = [value for value, *_ in of_runs]
+            shown = np.mean(seeds), min(seeds), max(seeds)
+        texts[column] = measured(*shown, form=".3f")
     return texts
 
 
@@ -92,21 +93,23 @@ def auc_differences(held, other):
     which both see the same; None where they share too few.
     """
     digests = (each.dataset.cache.digests[each.rows] for each in (held, other))
-    _, *positions = np.intersect1d(*digests, return_indices=True)
-    labels, forged = held.labels[positions[0]], held.forged[positions[0]]
+    _, shared, shared_by_other = np.intersect1d(*digests, return_indices=True)
+    labels, rng = held.labels[shared], np.random.default_rng(0)
     try:
         left, right, same = verification.draw_verification_pairs(
-            labels, np.random.default_rng(0), MOST_PAIRS, forged
+            labels, rng, MOST_PAIRS, held.forged[shared]
         )
     except ValueError:  # of two classes or two images of one
         return None
     # Images are not drawn too: classes carry their spread, and intervals would be too wide.
     units = intervals.Units.of(labels, np.zeros(len(labels)), known=False)
-    found = []
-    for each, at in zip((held, other), positions, strict=True):
-        distances = verification.pair_distances(each.embeddings[at], left, right, each.distance)
+
+    def aucs(embeddings, distance):
+        distances = verification.pair_distances(embeddings, left, right, distance)
         of_all = verification.verification_scores(same, distances, 0.0)
-        rng = np.random.default_rng(1)
+        rng = np.random.default_rng(1)  # the same draws for both
         drawn = intervals.resampled_scores(same, distances, left, right, 0.0, units, rng)
-        found.append([scores["auc"] for scores in (of_all, *drawn)])
-    return np.subtract(found[1], found[0])
+        return np.array([scores["auc"] for scores in (of_all, *drawn)])
+
+    of_other = aucs(other.embeddings[shared_by_other], other.distance)
+    return of_other - aucs(held.embeddings[shared], held.distance)
