@@ -125,7 +125,7 @@ def sentences(metrics):
         f"{'it trained on' if name == 'known' else 'it never saw'}, it calls "
         f"{scores['accuracy']:.0%} rightly same or different (ROC AUC {scores['auc']:.3f})"
     )
-    for row in [row for row in scores["few_shot"] if row["shots"] == 1][:1]:
+    if row := next((row for row in scores["few_shot"] if row["shots"] == 1), None):
         can += (
             f"; shown one image each of {row['ways']}, it names the right one in "
             f"{row['model']['accuracy']:.0%} (chance {1 / row['ways']:.0%})"
@@ -183,7 +183,8 @@ def model_card(run, metrics):
     After Mitchell et al., "Model cards for model reporting", 2019.
     """
     files = "splits.json", "threshold.json", "environment.json"
-    (splits, threshold, started), history = map(run.read_json, files), run.read_history()
+    splits, threshold, started = map(run.read_json, files)
+    history = run.read_history()
     cut = measured(threshold["threshold"], *threshold.get("interval", ()), form=".4f")
     card = {
         "Model": {
