@@ -53,12 +53,15 @@ class Units:
             weights[:, inside] += DAMPING * (times - 1) * np.sqrt(count / max(1, count - 1))
         return weights
 
-    def pair_weights(self, left, right, rng):
-        """Yields the weights of pairs of images in each draw: those of the two units multiplied, or
-        that of the one unit both are of."""
-        one, other = self.of_image[left], self.of_image[right]
-        for weights in self.weights(rng):
-            yield weights[one] * np.where(one == other, 1, weights[other])
+    def joint_weights(self, images, weights):
+        """Yields the weights (m,) of pairs, or of k images (k, m), in each draw.
+
+        They weigh what their units do, multiplied, each unit once.
+        """
+        units = self.of_image[np.stack(images)]
+        new = [(units[:i] != units[i]).all(axis=0) for i in range(len(units))]
+        for drawn in weights:
+            yield np.where(new, drawn[units], 1).prod(axis=0)
 
     def margin(self, resampled):
         """Half of the interval of a value that is no share, from its values over the draws."""
@@ -89,7 +92,7 @@ def resampled_scores(same, distances, left, right, threshold, units, rng):
     same, distances, left, right = (each[order] for each in (same, distances, left, right))
     ends = np.append(np.flatnonzero(np.diff(distances)), len(distances) - 1)  # ties stay together
     found = []
-    for weights in units.pair_weights(left, right, rng):
+    for weights in units.joint_weights((left, right), units.weights(rng)):
         genuine, impostor = np.cumsum(weights * same)[ends], np.cumsum(weights * ~same)[ends]
         curve = (np.append(0, rates / rates[-1]) for rates in (impostor, genuine))
         accuracy = np.average(same == (distances < threshold), weights=weights)
@@ -120,18 +123,12 @@ def few_shot_intervals(accuracies, shots, held, rng, trials, within=False):
     kept = rivals.any(axis=1)
     farther = (rivals * np.heaviside(others - nearest[:, None], 0.5))[kept]  # a tie is half
     weights = units.weights(rng)
-    of_prototypes = _joint_weights(weights, units.of_image[references])
-    of_queries = _joint_weights(weights, units.of_image[own[kept]])
+    of_prototypes, of_queries = (
+        np.array([*units.joint_weights(rows.T, weights)]).T for rows in (references, own[kept])
+    )
     shares = (farther @ of_prototypes) / (rivals[kept] @ of_prototypes)  # (queries, draws)
     found = {}
     for ways, accuracy in accuracies.items():
         resampled = np.average(shares ** (ways - 1), weights=of_queries, axis=0)
         found[ways] = units.interval(accuracy, resampled, trials)
     return found
-
-
-def _joint_weights(weights, units):
-    """Products of the weights of the units in each row, each unit once: (rows, draws)."""
-    first = (units[:, :, None] == units[:, None]).argmax(axis=2)  # where its unit first stands
-    new = first == np.arange(units.shape[1])
-    return np.where(new, weights.take(units, axis=1), 1).prod(axis=2).T
