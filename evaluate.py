@@ -66,20 +66,18 @@ def _score(given, options):
         encoder, distance = run.load_encoder(), run.load_distance()
     metrics = {"run": run.path.name, "data": data and Path(data).name, "seed": options.seed}
     metrics["pretrained"] = trained_on(run.config)
-    scored = comparison.ScoredRun(run, metrics, [], encoder)
     if protocol == LAKE:
         metrics["protocol"] = lake_scores(data, encoder, run.config, distance)
-        return scored
+        return comparison.ScoredRun(run, metrics, [], encoder)
     metrics["left_out"] = left_out
     held_out = _embed(dataset, sides, encoder, distance, options)
     if protocol:
         metrics["protocol"] = episode_scores(protocol, held_out, options)
-        return scored
+        return comparison.ScoredRun(run, metrics, [], encoder)
     threshold = run.read_json("threshold.json")["threshold"]
     for held in held_out:
         held.scores = metrics[held.name] = score_set(held, threshold, options, run.config.ink)
-    scored.held_out = held_out
-    return scored
+    return comparison.ScoredRun(run, metrics, held_out, encoder)
 
 
 def _embed(dataset, sides, encoder, distance, options):

@@ -94,11 +94,9 @@ def auc_differences(held, other):
     """
     digests = (each.dataset.cache.digests[each.rows] for each in (held, other))
     _, shared, shared_by_other = np.intersect1d(*digests, return_indices=True)
-    labels, rng = held.labels[shared], np.random.default_rng(0)
+    labels, forged, rng = held.labels[shared], held.forged[shared], np.random.default_rng(0)
     try:
-        left, right, same = verification.draw_verification_pairs(
-            labels, rng, MOST_PAIRS, held.forged[shared]
-        )
+        left, right, same = verification.draw_verification_pairs(labels, rng, MOST_PAIRS, forged)
     except ValueError:  # of two classes or two images of one
         return None
     # Images are not drawn too: classes carry their spread, and intervals would be too wide.

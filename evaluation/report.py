@@ -63,10 +63,10 @@ def _details(held):
     shown["hardest"] = [[name, f"{share:.1%}"] for name, share in recall]
     if recall:  # else classes are not known, pairs alone
         positions, nearest = held.neighbours
-        for *pair, share in neighbours.suspected_label_errors(held.labels[positions], nearest):
-            own, other = map(held.class_name, positions[pair])
+        for *both, share in neighbours.suspected_label_errors(held.labels[positions], nearest):
+            own, other = map(held.class_name, positions[both])
             caption = f"{own}, but {share:.0%} of its neighbours are {other}"
-            shown["odd"].append(_figure(held, positions[pair], caption))
+            shown["odd"].append(_figure(held, positions[both], caption))
     return shown
 
 
@@ -75,16 +75,16 @@ def _pairs(held, pairs):
     figures, shown = [], set()
     for pair in pairs:
         both = held.left[pair], held.right[pair]
-        if len(figures) < PAIRS and not shown & {*both}:
-            shown |= {*both}
+        if len(figures) < PAIRS and shown.isdisjoint(both):
+            shown.update(both)
             names = " and ".join(dict.fromkeys(map(held.class_name, both)))
             figures.append(_figure(held, both, f"{held.distances[pair]:.3f}: {names}"))
     return figures
 
 
-def _figure(held, pair, caption):
+def _figure(held, both, caption):
     """`(caption, images with their names)`, as the template draws them."""
-    return caption, [(held.image(position), held.class_name(position)) for position in pair]
+    return caption, [(held.image(position), held.class_name(position)) for position in both]
 
 
 def _explained(held, encoder):
@@ -92,9 +92,9 @@ def _explained(held, encoder):
     (genuine, _), figures = held.nearest_first(), []
     for pair in genuine[np.unique(np.linspace(0, len(genuine) // 2, EXPLAINED).astype(int))]:
         both, images = (held.left[pair], held.right[pair]), []
-        for at, other in (both, both[::-1]):
-            pixels, there = held.image(at), held.embeddings[other]
-            heat = similarity_map(encoder, pixels, there, held.distance)
+        for position, other in (both, both[::-1]):
+            pixels = held.image(position)
+            heat = similarity_map(encoder, pixels, held.embeddings[other], held.distance)
             images.append((overlay(pixels, heat), "similarity map"))
         figures.append((f"{held.distances[pair]:.3f}: {held.class_name(both[0])}", images))
     return figures

@@ -108,9 +108,9 @@ def draw_verification_pairs(labels, rng, max_pairs=20_000, forged=False):
         )
     # One large class must not speak for all.
     most = 3 * int(np.percentile(sizes[sizes > 0], 50, method="lower"))
-    each = bisect.bisect_left(range(most), max_pairs, key=lambda n: np.minimum(sizes, n).sum())
-    drawn = [rng.choice(size, min(size, each), replace=False) for size in sizes]
-    starts = np.repeat(genuine.starts, np.minimum(sizes, each))
+    of_each = bisect.bisect_left(range(most), max_pairs, key=lambda n: np.minimum(sizes, n).sum())
+    drawn = [rng.choice(size, min(size, of_each), replace=False) for size in sizes]
+    starts = np.repeat(genuine.starts, np.minimum(sizes, of_each))
     same = genuine.images[starts + _unordered_pairs(np.concatenate(drawn))]  # (2, pairs)
     same = rng.permutation(same, axis=1)[:, :max_pairs]
     imitated = np.flatnonzero(counts * forgeries.counts)
