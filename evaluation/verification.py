@@ -100,20 +100,14 @@ def draw_verification_pairs(labels, rng, max_pairs=20_000, forged=False):
     _, labels = np.unique(labels, return_inverse=True)
     genuine = ImagesByClass(labels, np.logical_not(forged))
     forgeries, counts = ImagesByClass(labels, forged), genuine.counts
-    classes, sizes = np.flatnonzero(counts), counts * (counts - 1) // 2
-    if len(classes) < 2 or not sizes.any():
+    classes, imitated = np.flatnonzero(counts), np.flatnonzero(counts * forgeries.counts)
+    largest = max(counts, default=0)
+    if len(classes) < 2 or largest < 2:
         raise ValueError(
             "Verification needs at least 2 classes, one of them with 2 images. Received: "
-            f"{len(classes)} with {max(counts, default=0)} in the largest. Add images."
+            f"{len(classes)} with {largest} in the largest. Add images."
         )
-    # One large class must not speak for all.
-    most = 3 * int(np.percentile(sizes[sizes > 0], 50, method="lower"))
-    of_each = bisect.bisect_left(range(most), max_pairs, key=lambda n: np.minimum(sizes, n).sum())
-    drawn = [rng.choice(size, min(size, of_each), replace=False) for size in sizes]
-    starts = np.repeat(genuine.starts, np.minimum(sizes, of_each))
-    same = genuine.images[starts + _unordered_pairs(np.concatenate(drawn))]  # (2, pairs)
-    same = rng.permutation(same, axis=1)[:, :max_pairs]
-    imitated = np.flatnonzero(counts * forgeries.counts)
+    same = _genuine_pairs(genuine, max_pairs, rng)
 
     def random(number):
         one = rng.integers(len(classes), size=number)
@@ -157,6 +151,21 @@ class ImagesByClass:
         return self.images[self.starts[classes][:, None] + drawn]
 
 
+def _genuine_pairs(by_class, max_pairs, rng):
+    """Different pairs within classes, `(2, pairs)`: as many of each class, or all it has."""
+    sizes = by_class.counts * (by_class.counts - 1) // 2
+    # One large class must not speak for all.
+    most = 3 * int(np.percentile(sizes[sizes > 0], 50, method="lower"))
+    of_each = bisect.bisect_left(range(most), max_pairs, key=lambda n: np.minimum(sizes, n).sum())
+    drawn = [rng.choice(size, min(size, of_each), replace=False) for size in sizes]
+    # The pairs of a class are numbered (0, 1), (0, 2), (1, 2), (0, 3), ...
+    numbers = np.concatenate(drawn)
+    second = ((1 + np.sqrt(1 + 8 * numbers)) / 2).astype(np.int64)
+    first = numbers - second * (second - 1) // 2
+    starts = np.repeat(by_class.starts, np.minimum(sizes, of_each))
+    return rng.permutation(by_class.images[starts + [first, second]], axis=1)[:, :max_pairs]
+
+
 def _distinct(draw, count):
     """`count` different pairs `(2, count)` of what `draw(number)` gives, or all there are."""
     pairs = np.empty((2, 0), int)
@@ -167,12 +176,6 @@ def _distinct(draw, count):
         _, first = np.unique(np.sort(pairs, axis=0), axis=1, return_index=True)
         pairs = pairs[:, np.sort(first)]
     return pairs[:, :count]
-
-
-def _unordered_pairs(indices):
-    """Which (first < second) stand there in the order (0, 1), (0, 2), (1, 2), (0, 3), ..."""
-    second = ((1 + np.sqrt(1 + 8 * indices)) / 2).astype(np.int64)
-    return np.stack([indices - second * (second - 1) // 2, second])
 
 
 def operating_points(same, distances, weights=None):
