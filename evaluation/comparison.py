@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from evaluation import intervals, verification
-from evaluation.summary import measured, pivot
+from evaluation.summary import measured, table
 
 MOST_PAIRS = 5000
 PLACES = ("seed", "run_name", "runs_dir", "cache_dir")  # of one config, not settings of it
@@ -29,24 +29,20 @@ def compare(runs):
     both held out, with a 95% interval by paired bootstrap over classes.
     """
     groups = {}
-    for run in runs:
-        settings = dataclasses.asdict(run.run.config)
+    for scored in runs:
+        settings = dataclasses.asdict(scored.run.config)
         shown = {name: str(value) for name, value in settings.items() if name not in PLACES}
-        groups.setdefault(tuple(shown.items()), []).append(run)
-    return pivot("runs", _cells(groups))
-
-
-def _cells(groups):
-    """`(runs, column, text)` of groups of runs by their settings."""
+        groups.setdefault(tuple(shown.items()), []).append(scored)
     first, shared = next(iter(groups.values())), set.intersection(*map(set, groups))
+    rows = {}
     for settings, group in groups.items():
         cells = {"seeds": str(len(group))}
         cells |= {name: value for name, value in settings if (name, value) not in shared}
         for kind in ("known", "unseen"):
-            cells |= _scores(kind, [run.metrics[kind] for run in group if kind in run.metrics])
+            cells |= _scores(kind, [each.metrics[kind] for each in group if kind in each.metrics])
             cells |= _difference(kind, first, group) if group is not first else {}
-        runs = " ".join(str(run.run.path) for run in group)
-        yield from ((runs, name, text) for name, text in cells.items())
+        rows[" ".join(str(scored.run.path) for scored in group)] = cells
+    return table("runs", rows)
 
 
 def _scores(kind, found):
