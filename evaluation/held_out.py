@@ -29,19 +29,18 @@ class HeldOut:
     rows: np.ndarray  # which of its images, sorted
     embeddings: np.ndarray  # theirs, (images, embedding_dim)
     distance: Callable | None  # of two embeddings, as in `verification`
-    pairs: tuple  # `(left, right, same)`, as of `verification.verification_pairs`
+    pairs: dataclasses.InitVar[tuple]  # as `verification.verification_pairs` gives them
     scores: dict = dataclasses.field(default_factory=dict)  # of `scores.score_set`, once it has any
 
-    def __post_init__(self):
+    def __post_init__(self, pairs):
         index, rows = self.dataset.index, self.rows
         self.labels, self.families = index.labels[rows], index.families[rows]
         self.forged = index.forged[rows]
         self.trial_labels = training_labels(index)[rows]  # where a forgery is alone in its class
         self.units = Units.of(self.labels, self.families, self.name == "known")
-        self.left, self.right, self.same = self.pairs
-        self.distances = verification.pair_distances(
-            self.embeddings, self.left, self.right, self.distance
-        )
+        left, right, self.same = pairs
+        self.left, self.right = left, right
+        self.distances = verification.pair_distances(self.embeddings, left, right, self.distance)
 
     def image(self, position):
         """One image, uint8 array (height, width, channels)."""

@@ -44,7 +44,6 @@ def write_report(out, scored):
         "metrics": metrics,
         "summary": summary,
         "jpeg": _jpeg,
-        "name": run.path.name,
         "plots": {path.stem: _base64(path.read_bytes()) for path in plots},
         "sets": [_details(held) for held in held_out],
         "maps": _explained(held_out[-1], scored.encoder) if held_out else [],
