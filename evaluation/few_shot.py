@@ -28,11 +28,10 @@ def draw_trials(labels, ways, shots, num_trials, rng, families=None):
 
 def draw_episodes(labels, ways, size, num_episodes, rng, families=None):
     """Draws `ways` classes and `size` images of each, as `draw_trials` does: `(T, ways, size)`."""
-    _, first_image, labels = np.unique(labels, return_index=True, return_inverse=True)
     by_class = ImagesByClass(labels)
     eligible = np.flatnonzero(by_class.counts >= size)
-    family = np.zeros(len(eligible), int) if families is None else families[first_image[eligible]]
-    _, family = np.unique(family, return_inverse=True)
+    first_images = by_class.images[by_class.starts[eligible]]
+    family = np.zeros(len(eligible), int) if families is None else families[first_images]
     by_family = ImagesByClass(family)  # here of eligible classes
     most = max(by_family.counts, default=0)
     if min(ways, most) < 2 or size < 2 or num_episodes < 1:

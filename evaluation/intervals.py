@@ -107,8 +107,7 @@ def few_shot_intervals(accuracies, shots, held, rng, trials, within=False):
     the share of all prototypes that are, to the power of N - 1; of its family where `within`.
     """
     embeddings, distance, units = held.embeddings, held.distance, held.units
-    _, labels = np.unique(held.trial_labels, return_inverse=True)
-    by_class = verification.ImagesByClass(labels)
+    by_class = verification.ImagesByClass(held.trial_labels)
     classes = np.flatnonzero(by_class.counts > shots)
     most = verification.most_compared(MOST_QUERIES, distance)
     drawn = np.repeat(classes, np.clip(most // len(classes), 1, MOST_OF_A_CLASS))

@@ -97,7 +97,6 @@ def draw_verification_pairs(labels, rng, max_pairs=20_000, forged=False):
     half of the impostors are skilled: on the left an image of the class that the forgery on the
     right imitates. Returns `(left, right, same)`.
     """
-    _, labels = np.unique(labels, return_inverse=True)
     genuine = ImagesByClass(labels, np.logical_not(forged))
     forgeries, counts = ImagesByClass(labels, forged), genuine.counts
     classes, imitated = np.flatnonzero(counts), np.flatnonzero(counts * forgeries.counts)
@@ -126,9 +125,10 @@ def draw_verification_pairs(labels, rng, max_pairs=20_000, forged=False):
 
 
 class ImagesByClass:
-    """Image indices class by class; `among`, boolean `(n,)`, are the images that count."""
+    """Image indices class by class, by sorted label; those `among` `(n,)` count, all by default."""
 
     def __init__(self, labels, among=True):
+        _, labels = np.unique(labels, return_inverse=True)
         rows = np.flatnonzero(np.broadcast_to(among, len(labels)))
         self.images = rows[np.argsort(labels[rows], kind="stable")]
         self.counts = np.bincount(labels[rows], minlength=max(labels, default=-1) + 1)
