@@ -122,9 +122,8 @@ def few_shot_intervals(accuracies, shots, held, rng, trials, within=False):
     kept = rivals.any(axis=1)
     farther = (rivals * np.heaviside(others - nearest[:, None], 0.5))[kept]  # a tie is half
     weights = units.weights(rng)
-    of_prototypes, of_queries = (
-        np.array([*units.joint_weights(rows.T, weights)]).T for rows in (references, own[kept])
-    )
+    of_prototypes = np.array([*units.joint_weights(references.T, weights)]).T
+    of_queries = np.array([*units.joint_weights(own[kept].T, weights)]).T
     shares = (farther @ of_prototypes) / (rivals[kept] @ of_prototypes)  # (queries, draws)
     found = {}
     for ways, accuracy in accuracies.items():

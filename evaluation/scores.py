@@ -48,10 +48,8 @@ def score_set(held, threshold, options, ink=False):
     """
     found = {"images": len(held.rows), "classes": len(np.unique(held.labels))}
     found |= verification.verification_scores(held.same, held.distances, threshold)
-    pairs = held.same, held.distances, held.left, held.right
-    found["intervals"] = intervals.verification_intervals(
-        found, *pairs, threshold, held.units, options.rng("bootstrap")
-    )
+    pairs = held.same, held.distances, held.left, held.right, threshold, held.units
+    found["intervals"] = intervals.verification_intervals(found, *pairs, options.rng("bootstrap"))
     found |= impostor_scores(held) | fold_scores(held)
     found |= {"few_shot": [], "curve": [], "references": []}
     if held.dataset.index.classes_known:
