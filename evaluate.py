@@ -9,6 +9,7 @@ python evaluate.py --compare RUN RUN    what differs, and whether it is more tha
 
 import argparse
 import csv
+import io
 import sys
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ from evaluation.scores import Options, score_set
 from evaluation.verification import verification_pairs
 from networks.embedding import embed, start_keras
 from pipeline.files import DataError
-from run_directory import RunDirectory, RunError, silence, write_atomically
+from run_directory import RunDirectory, RunError, silence, write_text
 
 
 def evaluate(run, data=None, *, verbose=1, **options):
@@ -44,17 +45,16 @@ def evaluate(run, data=None, *, verbose=1, **options):
     with silence(verbose):
         scored = _score(run, Options(data, **options))
         print(*summary.report_lines(scored.metrics), sep="\n")
-        return scored.metrics, draw_figures(scored.metrics, scored.held_out)
+        return scored.metrics, draw_figures(scored.held_out)
 
 
-def _score(run, options):
+def _score(given, options):
     """The `ScoredRun` of a run in any form."""
-    given, run = run, RunDirectory(getattr(run, "path", run))
+    run = RunDirectory(getattr(given, "path", given))
+    data, protocol = options.data, options.protocol
     if not run.is_finished:
         raise RunError(f"'{run.path}' is not finished. Run: python train.py {run.path}")
-    data, held_out = options.data, []
-    metrics = {"run": run.path.name, "data": data and Path(data).name, "seed": options.seed}
-    if options.protocol != LAKE:  # before Keras, which takes seconds: a wrong path is told at once
+    if protocol != LAKE:  # before Keras, which takes seconds: a wrong path is told at once
         dataset, sides, left_out = held_out_rows(run, data, options.strict, options.pair_label)
     start_keras()
     from networks.pretrained import trained_on
@@ -64,11 +64,25 @@ def _score(run, options):
         encoder, distance = given.encoder, distance_function(given.model)
     else:
         encoder, distance = run.load_encoder(), run.load_distance()
+    metrics = {"run": run.path.name, "data": data and Path(data).name, "seed": options.seed}
     metrics["pretrained"] = trained_on(run.config)
-    if options.protocol == LAKE:
+    if protocol == LAKE:
         metrics["protocol"] = lake_scores(data, encoder, run.config, distance)
         return comparison.ScoredRun(run, metrics, [], encoder)
     metrics["left_out"] = left_out
+    held_out = _embed(dataset, sides, encoder, distance, options)
+    if protocol:
+        metrics["protocol"] = episode_scores(protocol, held_out, options)
+        return comparison.ScoredRun(run, metrics, [], encoder)
+    threshold = run.read_json("threshold.json")["threshold"]
+    for held in held_out:
+        held.scores = metrics[held.name] = score_set(held, threshold, options, run.config.ink)
+    return comparison.ScoredRun(run, metrics, held_out, encoder)
+
+
+def _embed(dataset, sides, encoder, distance, options):
+    """A `HeldOut` of each side that has pairs; a DataError where none has."""
+    held_out = []
     for name, rows in sides.items():
         try:
             pairs = verification_pairs(dataset, rows, options.rng("pairs"))
@@ -79,12 +93,7 @@ def _score(run, options):
         held_out.append(HeldOut(name, dataset, rows, embeddings, distance, pairs))
     if not held_out:
         raise DataError("There is nothing to score on. Give a folder of images with --data.")
-    if options.protocol:
-        metrics["protocol"], held_out = episode_scores(options.protocol, held_out, options), []
-    threshold = run.read_json("threshold.json")["threshold"]
-    for held in held_out:
-        metrics[held.name] = score_set(held, threshold, options, run.config.ink)
-    return comparison.ScoredRun(run, metrics, held_out, encoder)
+    return held_out
 
 
 def parse(args):
@@ -122,16 +131,7 @@ def main(args=None):
     begin = time.monotonic()
     try:
         run, runs, out, options = parse(args)
-        if runs:
-            written = _compare(runs, options, out)
-        else:
-            scored = _score(run, options)
-            print(*summary.report_lines(scored.metrics), sep="\n")
-            # The run's own report is of its own held-out images.
-            name = options.protocol or (options.data and Path(options.data).stem)
-            out = Path(out or scored.run / (f"evaluation-{name}" if name else ""))
-            write_report(out, scored, draw_figures(scored.metrics, scored.held_out))
-            written = f"{out / 'report.html'}, metrics.json and figures"
+        written = _compare(runs, options, out) if runs else _report(run, options, out)
     except (ValueError, OSError) as error:  # DataError and RunError are ValueErrors
         print(error, file=sys.stderr)
         return 2
@@ -139,18 +139,25 @@ def main(args=None):
     return 0
 
 
+def _report(run, options, out):
+    """Scores a run, prints its tables and writes its report: what was written."""
+    scored = _score(run, options)
+    print(*summary.report_lines(scored.metrics), sep="\n")
+    # The run's own report is of its own held-out images.
+    name = options.protocol or (options.data and Path(options.data).stem)
+    out = Path(out or scored.run / (f"evaluation-{name}" if name else ""))
+    write_report(out, scored)
+    return f"{out / 'report.html'}, metrics.json and figures"
+
+
 def _compare(runs, options, out):
     """Scores the runs to compare, prints their table and writes it: its path."""
     rows = comparison.compare([_score(run, options) for run in runs])
     print("", summary.markdown(rows), sep="\n")
-    path = Path(out or ".", "comparison.csv")
+    path, table = Path(out or ".", "comparison.csv"), io.StringIO()
+    csv.writer(table).writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-
-    def write(partial):
-        with open(partial, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(rows)
-
-    write_atomically(path, write)
+    write_text(path, table.getvalue())
     return path
 
 

@@ -48,6 +48,11 @@ def write_atomically(path, write):
             partial.unlink(missing_ok=True)
 
 
+def write_text(path, text):
+    """Writes a text as it is, in UTF-8, as `write_atomically` does."""
+    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8", newline=""))
+
+
 class RunDirectory:
     """One run's folder; a RunError if the path is none: it holds no `config.json`."""
 
@@ -66,7 +71,7 @@ class RunDirectory:
         path = Path(config.runs_dir) / stem
         partial = path.with_name(f".partial-{os.getpid()}-{stem}")
         partial.mkdir(parents=True, exist_ok=True)
-        write_atomically(partial / "config.json", lambda file: file.write_text(config.to_json()))
+        write_text(partial / "config.json", config.to_json())
         cls(partial).write_json("environment.json", environment())
         for count in itertools.count(2):
             try:
@@ -102,7 +107,7 @@ class RunDirectory:
 
     def write_text(self, name, text):
         """Writes a text file, whole."""
-        self.write(name, lambda path: path.write_text(text))
+        write_text(self / name, text)
 
     def write_json(self, name, values):
         """Writes a JSON file, whole."""
@@ -209,11 +214,12 @@ class RunDirectory:
 
 def environment():
     """Where and how a run was started: command, versions, machine, commit."""
-    versions, facts, commit = {}, Path("/proc/cpuinfo"), ""  # the facts are Linux's
+    versions, processor, commit = {}, platform.processor(), ""
     for package in ("keras", "tensorflow", "jax", "torch", "numpy", "pillow", "scikit-learn"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    processor = re.search(r"model name\s*: (.*)", facts.read_text() if facts.exists() else "")
+    with contextlib.suppress(OSError, IndexError):  # Linux names it here alone
+        processor = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[0]
     with contextlib.suppress(OSError):  # a plus says that files differ from the commit
         git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty=+"]
         commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
@@ -223,8 +229,7 @@ def environment():
         "python": platform.python_version(),
         "versions": versions,
         "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-        f"{processor[1] if processor else platform.processor()}",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {processor}",
         "commit": commit,
     }
 

@@ -10,6 +10,7 @@ from scipy.ndimage import center_of_mass, gaussian_filter, shift
 from sklearn.metrics import roc_auc_score
 
 from evaluation.few_shot import trial_distances
+from evaluation.verification import pair_distances
 from pipeline.files import read_bytes
 from pipeline.reading import decode
 
@@ -24,13 +25,12 @@ def methods(embeddings, images, distance=None):
     `images` are a uint8 array (n, height, width, channels); large ones are compared smaller.
     """
     images = _smaller(images)
-    features = {
-        "raw pixels": images.reshape(len(images), -1),
-        "centred, blurred": centred_blurred_pixels(images),
-        "background": background_pixels(images),
+    return {
+        "model": partial(trial_distances, embeddings, distance=distance),
+        "raw pixels": partial(trial_distances, images.reshape(len(images), -1)),
+        "centred, blurred": partial(trial_distances, centred_blurred_pixels(images)),
+        "background": partial(trial_distances, background_pixels(images)),
     }
-    found = {name: partial(trial_distances, values) for name, values in features.items()}
-    return {"model": partial(trial_distances, embeddings, distance=distance)} | found
 
 
 def _smaller(images):
@@ -66,8 +66,8 @@ def centred_blurred_pixels(images, blur=0.025):
         border = np.median(_border(image), axis=0).astype(np.float32)
         foreground = image.astype(np.float32) - border
         mass = np.abs(foreground).mean(axis=2) + 1e-6  # an image of one colour stays where it is
-        way = np.rint((np.array(mass.shape) - 1) / 2 - center_of_mass(mass))
-        centred = shift(foreground, (*way, 0), order=0)
+        to_middle = np.rint((np.array(mass.shape) - 1) / 2 - center_of_mass(mass))
+        centred = shift(foreground, (*to_middle, 0), order=0)
         blurred = gaussian_filter(centred, (sigma, sigma, 0), mode="constant")
         features.append(blurred[step // 2 :: step, step // 2 :: step].ravel())
     return np.stack(features)
@@ -80,19 +80,19 @@ def shortcut_scores(held, ink=False):
     pixels are the file's; with `ink` also those of what the network sees. Returns a list of dicts:
     `name`, `auc`, and `skilled_auc` where there are forgeries.
     """
-    kinds, pairs = held.kinds_of_pairs(), {"auc": slice(None)}
-    if "skilled" in kinds:
-        pairs["skilled_auc"] = held.same | kinds["skilled"]
-    numbers = _of_files(held.dataset, held.rows)
+    scored = {"auc": slice(None)}  # key -> which pairs
+    if "skilled" in held.impostors:
+        scored["skilled_auc"] = held.same | held.impostors["skilled"]
+    numbers = _numbers_of_files(held.dataset, held.rows)
     if ink:
-        seen = _by_name([_of_pixels(held.image(at)) for at in range(len(held.rows))])
+        seen = _arrays([_numbers(held.image(position)) for position in range(len(held.rows))])
         numbers |= {f"{name}, after ink": values for name, values in seen.items()}
     found = []
     for name, values in numbers.items():
-        difference = values[held.left].astype(float) - values[held.right]
-        apart = -np.linalg.norm(difference, axis=1)
-        scores = {key: float(roc_auc_score(held.same[p], apart[p])) for key, p in pairs.items()}
-        found.append({"name": name} | scores)
+        distances, row = pair_distances(values, held.left, held.right), {"name": name}
+        for key, pairs in scored.items():
+            row[key] = float(roc_auc_score(held.same[pairs], -distances[pairs]))
+        found.append(row)
     return sorted(found, key=lambda row: -row["auc"])
 
 
@@ -107,7 +107,8 @@ def shortcut_warnings(scores):
     ]
 
 
-def _of_files(dataset, rows):
+def _numbers_of_files(dataset, rows):
+    """Name -> array (rows, d) of the files as they are, whatever size the network sees."""
     kinds = [kind.decode().split() for kind in dataset.cache.rows["kind"][rows]]
     sizes = np.array([size.split("x") for size, _ in kinds]).astype(int)
     modes = np.array([mode for _, mode in kinds])
@@ -116,15 +117,15 @@ def _of_files(dataset, rows):
         shape = *np.minimum(size[::-1], LARGEST_SIDE).tolist(), 3
         plain = types.SimpleNamespace(image_shape=shape, fit="stretch", ink=False)
         data = read_bytes(dataset.index.source, dataset.index.names[row])
-        return _of_pixels(decode(data, plain, dataset.cache.ranges)[0])
+        return _numbers(decode(data, plain, dataset.cache.ranges)[0])
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        numbers = _by_name([*pool.map(read, rows, sizes)])
+        numbers = _arrays([*pool.map(read, rows, sizes)])
     numbers["mode of the file"] = (modes[:, None] == np.unique(modes)).astype(int)
     return numbers | {"width and height": sizes}
 
 
-def _of_pixels(image):
+def _numbers(image):
     grey = image.mean(axis=2)
     return {
         "paper": [np.median(_border(grey))],
@@ -134,8 +135,8 @@ def _of_pixels(image):
     }
 
 
-def _by_name(found):
-    return {name: np.array([numbers[name] for numbers in found]) for name in found[0]}
+def _arrays(of_images):
+    return {name: np.array([each[name] for each in of_images]) for name in of_images[0]}
 
 
 def _border(image):

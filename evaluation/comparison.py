@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from evaluation import intervals, verification
-from evaluation.summary import measured, pivot
+from evaluation.summary import measured, table
 
 MOST_PAIRS = 5000
 PLACES = ("seed", "run_name", "runs_dir", "cache_dir")  # of one config, not settings of it
@@ -29,29 +29,25 @@ def compare(runs):
     both held out, with a 95% interval by paired bootstrap over classes.
     """
     groups = {}
-    for run in runs:
-        settings = dataclasses.asdict(run.run.config)
+    for scored in runs:
+        settings = dataclasses.asdict(scored.run.config)
         shown = {name: str(value) for name, value in settings.items() if name not in PLACES}
-        groups.setdefault(tuple(shown.items()), []).append(run)
-    return pivot("runs", _cells(groups))
-
-
-def _cells(groups):
-    """`(runs, column, text)` of groups of runs by their settings."""
+        groups.setdefault(tuple(shown.items()), []).append(scored)
     first, shared = next(iter(groups.values())), set.intersection(*map(set, groups))
+    rows = {}
     for settings, group in groups.items():
         cells = {"seeds": str(len(group))}
         cells |= {name: value for name, value in settings if (name, value) not in shared}
         for kind in ("known", "unseen"):
-            cells |= _scores(kind, [run.metrics[kind] for run in group if kind in run.metrics])
+            cells |= _scores(kind, [each.metrics[kind] for each in group if kind in each.metrics])
             cells |= _difference(kind, first, group) if group is not first else {}
-        runs = " ".join(str(run.run.path) for run in group)
-        yield from ((runs, name, text) for name, text in cells.items())
+        rows[" ".join(str(scored.run.path) for scored in group)] = cells
+    return table("runs", rows)
 
 
 def _scores(kind, found):
     """AUC and one-shot accuracies of the runs of a row."""
-    values = {}  # column -> a list of value, low and high for each run
+    values = {}  # column -> of each run its value, low and high
     for scores in found:
         values.setdefault(f"{kind} AUC", []).append([scores["auc"], *scores["intervals"]["auc"]])
         for row in scores["few_shot"]:
@@ -59,11 +55,12 @@ def _scores(kind, found):
                 one_shot = [row["model"]["accuracy"], *row["model"]["interval"]]
                 values.setdefault(f"{kind} {row['ways']}-way 1-shot", []).append(one_shot)
     texts = {}
-    for name, each in values.items():
-        if len(each) > 1:
-            of_seeds = [value for value, *_ in each]
-            each = [[np.mean(of_seeds), min(of_seeds), max(of_seeds)]]
-        texts[name] = measured(*each[0], form=".3f")
+    for column, of_runs in values.items():
+        shown = of_runs[0]
+        if len(of_runs) > 1:
+            seeds = [value for value, *_ in of_runs]
+            shown = np.mean(seeds), min(seeds), max(seeds)
+        texts[column] = measured(*shown, form=".3f")
     return texts
 
 
@@ -92,21 +89,21 @@ def auc_differences(held, other):
     which both see the same; None where they share too few.
     """
     digests = (each.dataset.cache.digests[each.rows] for each in (held, other))
-    _, *positions = np.intersect1d(*digests, return_indices=True)
-    labels, forged = held.labels[positions[0]], held.forged[positions[0]]
+    _, shared, shared_by_other = np.intersect1d(*digests, return_indices=True)
+    labels, forged, rng = held.labels[shared], held.forged[shared], np.random.default_rng(0)
     try:
-        left, right, same = verification.draw_verification_pairs(
-            labels, np.random.default_rng(0), MOST_PAIRS, forged
-        )
+        left, right, same = verification.draw_verification_pairs(labels, rng, MOST_PAIRS, forged)
     except ValueError:  # of two classes or two images of one
         return None
     # Images are not drawn too: classes carry their spread, and intervals would be too wide.
     units = intervals.Units.of(labels, np.zeros(len(labels)), known=False)
-    found = []
-    for each, at in zip((held, other), positions, strict=True):
-        distances = verification.pair_distances(each.embeddings[at], left, right, each.distance)
+
+    def aucs(embeddings, distance):
+        distances = verification.pair_distances(embeddings, left, right, distance)
         of_all = verification.verification_scores(same, distances, 0.0)
-        rng = np.random.default_rng(1)
+        rng = np.random.default_rng(1)  # the same draws for both
         drawn = intervals.resampled_scores(same, distances, left, right, 0.0, units, rng)
-        found.append([scores["auc"] for scores in (of_all, *drawn)])
-    return np.subtract(found[1], found[0])
+        return np.array([scores["auc"] for scores in (of_all, *drawn)])
+
+    of_other = aucs(other.embeddings[shared_by_other], other.distance)
+    return of_other - aucs(held.embeddings[shared], held.distance)

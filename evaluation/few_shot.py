@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evaluation.verification import chunks, finite, grouped, row_distances
+from evaluation.verification import ImagesByClass, chunks, finite, row_distances
 
 
 class Trials(NamedTuple):
@@ -28,13 +28,12 @@ def draw_trials(labels, ways, shots, num_trials, rng, families=None):
 
 def draw_episodes(labels, ways, size, num_episodes, rng, families=None):
     """Draws `ways` classes and `size` images of each, as `draw_trials` does: `(T, ways, size)`."""
-    _, first_image, labels = np.unique(labels, return_index=True, return_inverse=True)
-    by_class, starts, counts = grouped(labels)
-    eligible = np.flatnonzero(counts >= size)
-    family = np.zeros(len(eligible), int) if families is None else families[first_image[eligible]]
-    _, family = np.unique(family, return_inverse=True)
-    by_family, family_starts, pool_sizes = grouped(family)
-    most = max(pool_sizes, default=0)
+    by_class = ImagesByClass(labels)
+    eligible = np.flatnonzero(by_class.counts >= size)
+    first_images = by_class.images[by_class.starts[eligible]]
+    family = np.zeros(len(eligible), int) if families is None else families[first_images]
+    by_family = ImagesByClass(family)  # here of eligible classes
+    most = max(by_family.counts, default=0)
     if min(ways, most) < 2 or size < 2 or num_episodes < 1:
         raise ValueError(
             f"A trial needs at least 2 classes{'' if families is None else ' of one family'} with "
@@ -42,11 +41,9 @@ def draw_episodes(labels, ways, size, num_episodes, rng, families=None):
             f"{num_episodes} trials and {most} such classes. Add images or ask for fewer shots."
         )
     ways = min(ways, most)
-    pools = rng.choice(np.flatnonzero(pool_sizes >= ways), num_episodes)  # (T,)
-    members = family_starts[pools][:, None] + distinct(pool_sizes[pools], ways, rng)
-    classes = eligible[by_family[members]]  # (T, ways)
-    members = distinct(counts[classes].ravel(), size, rng)
-    return by_class[starts[classes][..., None] + members.reshape(num_episodes, ways, size)]
+    family = rng.choice(np.flatnonzero(by_family.counts >= ways), num_episodes)  # of each episode
+    classes = eligible[by_family.draw_distinct(family, ways, rng)]  # (T, ways)
+    return by_class.draw_distinct(classes.ravel(), size, rng).reshape(num_episodes, ways, size)
 
 
 def trials_of(images, shots):
@@ -55,17 +52,6 @@ def trials_of(images, shots):
     count, ways, each = queries.shape
     answers = np.tile(np.arange(ways).repeat(each), count)
     return Trials(queries.ravel(), references.repeat(ways * each, axis=0), answers)
-
-
-def distinct(sizes, count, rng):
-    """`count` different integers below each of `sizes` (m,), in random order: (m, count)."""
-    drawn = np.empty((len(sizes), count), np.int64)
-    for i in range(count):  # Floyd's sampling, all rows at once
-        last = sizes - count + i
-        candidate = rng.integers(last + 1)
-        taken = (drawn[:, :i] == candidate[:, None]).any(axis=1)
-        drawn[:, i] = np.where(taken, last, candidate)
-    return rng.permuted(drawn, axis=1)  # Floyd's sets are uniform, his order is not.
 
 
 def trial_distances(embeddings, trials, distance=None):

@@ -15,14 +15,13 @@ WIDTH, HEIGHT, DPI = 4.6, 3.5, 150  # inches
 MOST_ON_MAP, MOST_NAMED = 600, 20  # images of the t-SNE; classes with a name
 
 
-def draw_figures(metrics, held_out):
-    """What a report shows of the sets of `evaluate.evaluate`: name -> `Figure`."""
+def draw_figures(held_out):
+    """What a report shows of scored `HeldOut`s: name -> `Figure`."""
     if not held_out:
         return {}
-    sets = {held.name: metrics[held.name] for held in held_out}
-    figures = {"roc": plot_roc(held_out), "distances": plot_distances(sets, held_out)}
-    figures["n_way"] = plot_few_shot("ways", {name: each["curve"] for name, each in sets.items()})
-    figures["k_shot"] = plot_few_shot("shots", {n: each["few_shot"] for n, each in sets.items()})
+    figures = {"roc": plot_roc(held_out), "distances": plot_distances(held_out)}
+    for name, along, table in (("n_way", "ways", "curve"), ("k_shot", "shots", "few_shot")):
+        figures[name] = plot_few_shot(along, {held.name: held.scores[table] for held in held_out})
     for held in held_out:
         if held.dataset.index.classes_known:  # else only pairs are
             figures[f"confusion_{held.name}"] = plot_confusion(held)
@@ -38,11 +37,9 @@ def plot_roc(held_out):
     inset.tick_params(labelsize=7)
     inset.grid(alpha=0.25)
     for held in held_out:
-        kinds = held.kinds_of_pairs()
-        genuine = kinds.pop("genuine")
-        for (kind, impostor), style in zip(kinds.items(), ("-", "--"), strict=False):
-            pairs = genuine | impostor
-            false, true, _ = roc_curve(genuine[pairs], -held.distances[pairs])
+        for (kind, impostors), style in zip(held.impostors.items(), ("-", "--"), strict=False):
+            pairs = held.same | impostors
+            false, true, _ = roc_curve(held.same[pairs], -held.distances[pairs])
             label = f"{held.name} classes, {kind}: AUC {auc(false, true):.3f}"
             for graph in (axes, inset):
                 graph.plot(false, true, style, color=COLORS[held.name], label=label)
@@ -50,7 +47,7 @@ def plot_roc(held_out):
     return _with_legend(figure, axes)
 
 
-def plot_distances(metrics, held_out):
+def plot_distances(held_out):
     """Histograms of genuine and impostor distances with the run's threshold, a set each."""
     figure = Figure((WIDTH, 1.2 + 1.4 * len(held_out)), DPI, layout="constrained")
     graphs = figure.subplots(len(held_out), sharex=True, squeeze=False)[:, 0]
@@ -58,11 +55,12 @@ def plot_distances(metrics, held_out):
         low, high = held.distances.min(), held.distances.max()
         edges = np.linspace(low, max(high, low + 1e-6), 51)  # those of a constant network are equal
         look = {"density": True, "histtype": "stepfilled", "alpha": 0.55}
-        for (kind, pairs), color in zip(held.kinds_of_pairs().items(), KINDS, strict=False):
+        kinds = {"genuine": held.same} | held.impostors
+        for (kind, pairs), color in zip(kinds.items(), KINDS, strict=False):
             axes.hist(held.distances[pairs], edges, label=kind, color=color, **look)
-        threshold, right = (metrics[held.name][key] for key in ("threshold", "accuracy"))
+        threshold = held.scores["threshold"]
         axes.axvline(threshold, color="k", ls="--", lw=1, label=f"threshold {threshold:.3f}")
-        title = f"Distances, {held.name} classes: {right:.1%} of pairs right"
+        title = f"Distances, {held.name} classes: {held.scores['accuracy']:.1%} of pairs right"
         _quiet(axes, title=title, yticks=[])
     graphs[-1].set(xlabel="distance")
     return _with_legend(figure, graphs[0])
@@ -101,10 +99,10 @@ def plot_few_shot(along, sets):
 
 def plot_confusion(held):
     """Heat map of the classes that are most taken for one another: class of the nearest image."""
-    some, nearest = held.neighbours
-    labels, all_names = held.labels[some], held.dataset.index.class_names
+    positions, nearest = held.neighbours
+    labels, class_names = held.labels[positions], held.dataset.index.class_names
     classes, shares = most_confused(labels, nearest, MOST_NAMED)
-    names = [short(all_names[each]) for each in classes]
+    names = [short(class_names[label]) for label in classes]
     title, count = f"Nearest image's class, {held.name} classes", len(np.unique(labels))
     if len(classes) < count:
         title += f"\nthe {len(classes)} most confused of {count}"
@@ -122,15 +120,15 @@ def plot_t_sne(held):
 
     Van der Maaten and Hinton, "Visualizing data using t-SNE", 2008.
     """
-    some = held.neighbours[0]
-    some = some[np.unique(np.linspace(0, len(some) - 1, MOST_ON_MAP).astype(int))]
-    if len(some) < 4:
+    shown = held.neighbours[0]
+    shown = shown[np.unique(np.linspace(0, len(shown) - 1, MOST_ON_MAP).astype(int))]
+    if len(shown) < 4:
         return None
     # Not from principal components: of equal embeddings they are NaN.
-    perplexity = min(30, (len(some) - 1) / 3)
+    perplexity = min(30, (len(shown) - 1) / 3)
     method = TSNE(perplexity=perplexity, init="random", max_iter=500, random_state=0)
     with threadpool_limits(1):  # its threads wait for one another where others compute too
-        places, labels = method.fit_transform(held.embeddings[some]), held.labels[some]
+        places, labels = method.fit_transform(held.embeddings[shown]), held.labels[shown]
     classes, counts = np.unique(labels, return_counts=True)
     named = np.sort(classes[np.argsort(-counts, kind="stable")[:MOST_NAMED]])
     figure, axes = _graph(f"t-SNE, {held.name} classes", "", "", height=WIDTH)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,28 +20,27 @@ from run_directory import RunError
 MOST_SEEN = 5000  # images whose neighbours are looked for
 
 
+@dataclasses.dataclass(eq=False)
 class HeldOut:
-    """One set of images to score on; images are told by their position in `rows`.
+    """One set of images to score on; images are told by their position in `rows`."""
 
-    Args:
-        name: "known" or "unseen".
-        dataset: A `Dataset`.
-        rows: Which of its images, sorted.
-        embeddings: Theirs, (images, embedding_dim).
-        distance: Of two embeddings, as in `verification`.
-        pairs: `(left, right, same)`, as `verification.verification_pairs` gives them.
-    """
+    name: str  # "known" or "unseen"
+    dataset: Dataset
+    rows: np.ndarray  # which of its images, sorted
+    embeddings: np.ndarray  # theirs, (images, embedding_dim)
+    distance: Callable | None  # of two embeddings, as in `verification`
+    pairs: dataclasses.InitVar[tuple]  # as `verification.verification_pairs` gives them
+    scores: dict = dataclasses.field(default_factory=dict)  # of `scores.score_set`, once it has any
 
-    def __init__(self, name, dataset, rows, embeddings, distance, pairs):
-        index = dataset.index
-        self.name, self.dataset, self.rows = name, dataset, rows
-        self.embeddings, self.distance = embeddings, distance
+    def __post_init__(self, pairs):
+        index, rows = self.dataset.index, self.rows
         self.labels, self.families = index.labels[rows], index.families[rows]
         self.forged = index.forged[rows]
         self.trial_labels = training_labels(index)[rows]  # where a forgery is alone in its class
-        self.units = Units.of(self.labels, self.families, name == "known")
-        self.left, self.right, self.same = pairs
-        self.distances = verification.pair_distances(embeddings, self.left, self.right, distance)
+        self.units = Units.of(self.labels, self.families, self.name == "known")
+        left, right, self.same = pairs
+        self.left, self.right = left, right
+        self.distances = verification.pair_distances(self.embeddings, left, right, self.distance)
 
     def image(self, position):
         """One image, uint8 array (height, width, channels)."""
@@ -51,13 +51,14 @@ class HeldOut:
         name = self.dataset.index.class_names[self.labels[position]]
         return f"{name}, forged" if self.forged[position] else name
 
-    def kinds_of_pairs(self):
-        """Name -> which pairs are genuine, impostors or, where there are any, skilled forgeries."""
+    @functools.cached_property
+    def impostors(self):
+        """Kind -> which pairs: "impostor"; where there are forgeries, "random" and "skilled"."""
         skilled = (self.forged[self.left] | self.forged[self.right]) & ~self.same
+        random = ~self.same & ~skilled
         if not skilled.any():
-            return {"genuine": self.same, "impostor": ~self.same}
-        kinds = {"genuine": self.same, "random": ~self.same & ~skilled, "skilled": skilled}
-        return {kind: pairs for kind, pairs in kinds.items() if pairs.any()}
+            return {"impostor": random}
+        return {"random": random, "skilled": skilled} if random.any() else {"skilled": skilled}
 
     def nearest_first(self):
         """Genuine pairs and impostor pairs, each from the smallest distance to the largest."""
@@ -67,9 +68,10 @@ class HeldOut:
     @functools.cached_property
     def neighbours(self):
         """`(positions, nearest)`: a seeded choice of genuine images, and `neighbours.nearest`."""
-        some = np.random.default_rng(0).permutation(np.flatnonzero(~self.forged))
-        some = np.sort(some[: verification.most_compared(MOST_SEEN, self.distance)])
-        return some, neighbours.nearest(self.embeddings[some], self.distance)
+        count = verification.most_compared(MOST_SEEN, self.distance)
+        genuine = np.random.default_rng(0).permutation(np.flatnonzero(~self.forged))
+        positions = np.sort(genuine[:count])
+        return positions, neighbours.nearest(self.embeddings[positions], self.distance)
 
 
 def held_out_rows(run, data=None, strict=False, pair_label=None):
@@ -80,22 +82,26 @@ def held_out_rows(run, data=None, strict=False, pair_label=None):
     Returns `(dataset, rows, left_out)`: a `Dataset`; "known" and "unseen" -> its rows; how many
     images were left out, or None where the data are the run's own.
     """
-    config = dataclasses.replace(run.config, data_dir=str(data)) if data else run.config
-    said = pair_label or (None if data else config.pair_label)
+    config = run.config
+    if not data:
+        index = read_index(config.data_dir, pair_label or config.pair_label)
+        return Dataset(index, open_cache(index, config), splits=None), _own_rows(run, index), None
     try:
-        index = read_index(config.data_dir, said)
+        index = read_index(data, pair_label)
     except DataError:
-        if said or not config.pair_label:
+        if pair_label or not config.pair_label:
             raise
-        index = read_index(config.data_dir, config.pair_label)
+        index = read_index(data, config.pair_label)
         print(f"Label 1 means {config.pair_label}, as in the list that the run was trained on.")
-    cache = open_cache(index, config, run.ranges if data else None)
-    dataset = Dataset(index, cache, splits=None)
-    if data:
-        return dataset, *_other_rows(run, dataset, strict)
-    saved, sides = run.read_json("splits.json"), {}
+    dataset = Dataset(index, open_cache(index, config, run.ranges), splits=None)
+    return dataset, *_other_rows(run, dataset, strict)
+
+
+def _own_rows(run, index):
+    """Rows by name of what the run kept for test."""
+    splits, sides = run.read_json("splits.json"), {}
     for name in ("known", "unseen"):
-        kept = saved[f"test_{name}"]
+        kept = splits[f"test_{name}"]
         rows = np.flatnonzero(np.isin(index.names, kept))
         if len(rows):
             sides[name] = rows
@@ -103,7 +109,7 @@ def held_out_rows(run, data=None, strict=False, pair_label=None):
             print(f"The run kept no test images of {name} classes.")
         if gone := len(kept) - len(rows):
             print(f"{gone} test images of {name} classes are gone.")
-    return dataset, sides, None
+    return sides
 
 
 def _other_rows(run, dataset, strict):
@@ -113,14 +119,13 @@ def _other_rows(run, dataset, strict):
     usable[list(unusable(index, cache.digests, cache.unreadable))] = False
     if index.pairs is None:  # a twin is too easily found
         usable &= np.isin(np.arange(len(index)), np.unique(cache.digests, return_index=True)[1])
-    equal, alike, classes = trained_on(run, dataset)
+    equal, alike, class_names = recognise_trained(run, dataset)
     trained = usable & (equal | alike)
-    trained_labels = np.unique(index.labels[trained])
     left_out = {
         "images": int(trained.sum()),
         "of": int(usable.sum()),
         "near_duplicates": int((trained & ~equal).sum()),
-        "classes": len(trained_labels),
+        "classes": len(np.unique(index.labels[trained])),
     }
     said = (
         "{images} of {of} images of '{name}', of {classes} classes, were trained or validated on "
@@ -129,7 +134,23 @@ def _other_rows(run, dataset, strict):
     if strict and trained.any():
         raise DataError(f"{said}. Remove them, or leave them out: without --strict.")
     print(f"{said}: left out." if trained.any() else f"{said}.")
-    known = np.isin(index.class_names, classes)
+    # What shows the same thing as a trained image says nothing new either.
+    free = usable & ~np.isin(index.groups, index.groups[trained])
+    known = _known_classes(index, trained, class_names)[index.labels]
+    if index.pairs is not None:
+        scored = free[index.pairs[:, :2]].all(axis=1)
+        print(f"{scored.sum()} of {len(scored)} pairs are scored.")
+        known[:] = known[free].any()  # pairs may join the two sides
+    sides = {"known": np.flatnonzero(free & known), "unseen": np.flatnonzero(free & ~known)}
+    return {name: rows for name, rows in sides.items() if len(rows)}, left_out
+
+
+def _known_classes(index, trained, class_names):
+    """Which classes count as known, (classes,): some image was `trained` on, or their name says so.
+
+    Names are taken for chance where no image was trained on and most of them are new.
+    """
+    known = np.isin(index.class_names, class_names)
     if known.any():
         chance = not trained.any() and 2 * known.sum() < len(known)
         verdict = "as no image is, all classes count as unseen."
@@ -138,15 +159,8 @@ def _other_rows(run, dataset, strict):
             f"{verdict if chance else 'these classes count as known.'}"
         )
         known &= not chance
-    known[trained_labels] = True
-    # What shows the same thing as a trained image says nothing new either.
-    free = usable & ~np.isin(index.groups, index.groups[trained])
-    sides = {"known": free & known[index.labels], "unseen": free & ~known[index.labels]}
-    if index.pairs is not None:  # pairs may join the two
-        sides = {"known" if sides["known"].any() else "unseen": free}
-        kept = free[index.pairs[:, :2]].all(axis=1)
-        print(f"{kept.sum()} of {len(kept)} pairs are scored.")
-    return {name: np.flatnonzero(rows) for name, rows in sides.items() if rows.any()}, left_out
+    known[index.labels[trained]] = True
+    return known
 
 
 def remember_trained(run, dataset):
@@ -161,7 +175,7 @@ def remember_trained(run, dataset):
     run.write("trained_on.npz", lambda path: np.savez_compressed(path, **arrays))
 
 
-def trained_on(run, dataset):
+def recognise_trained(run, dataset):
     """Which images of a `Dataset` a run was trained or validated on.
 
     Returns `(equal, alike, classes)`: boolean arrays (images,), the same file and a near-duplicate;
@@ -170,12 +184,11 @@ def trained_on(run, dataset):
     if not (run / "trained_on.npz").exists():
         raise RunError(f"'{run.path}' does not say what it was trained on. Train it anew.")
     with np.load(run / "trained_on.npz") as file:
-        digests, small, classes = (file[name] for name in ("digests", "thumbnails", "classes"))
+        digests, ours, classes = (file[name] for name in ("digests", "thumbnails", "classes"))
     equal = np.isin(dataset.cache.digests, digests)
     alike = np.zeros(len(equal), bool)
-    if len(small) and len(equal) <= MOST_IMAGES:
-        theirs = thumbnails(dataset.pixels)
-        trained, other = find_near_duplicates(np.concatenate([small.astype(np.float32), theirs])).T
-        across = (trained < len(small)) & (other >= len(small))
-        alike[other[across] - len(small)] = True
+    if len(ours) and len(equal) <= MOST_IMAGES:
+        both = np.concatenate([ours.astype(np.float32), thumbnails(dataset.pixels)])
+        first, second = find_near_duplicates(both).T  # the first below the second
+        alike[second[(first < len(ours)) & (second >= len(ours))] - len(ours)] = True
     return equal, alike, classes

@@ -16,7 +16,6 @@ import numpy as np
 from scipy import stats
 
 from evaluation import verification
-from evaluation.few_shot import distinct
 
 DAMPING = 0.5
 DRAWS = 100
@@ -54,12 +53,15 @@ class Units:
             weights[:, inside] += DAMPING * (times - 1) * np.sqrt(count / max(1, count - 1))
         return weights
 
-    def pair_weights(self, left, right, rng):
-        """Yields the weights of pairs of images in each draw: those of the two units multiplied, or
-        that of the one unit both are of."""
-        one, other = self.of_image[left], self.of_image[right]
-        for weights in self.weights(rng):
-            yield weights[one] * np.where(one == other, 1, weights[other])
+    def joint_weights(self, images, weights):
+        """Yields the weights (m,) of pairs, or of k images (k, m), in each draw.
+
+        They weigh what their units do, multiplied, each unit once.
+        """
+        units = self.of_image[np.stack(images)]
+        new = [(units[:i] != units[i]).all(axis=0) for i in range(len(units))]
+        for drawn in weights:
+            yield np.where(new, drawn[units], 1).prod(axis=0)
 
     def margin(self, resampled):
         """Half of the interval of a value that is no share, from its values over the draws."""
@@ -90,7 +92,7 @@ def resampled_scores(same, distances, left, right, threshold, units, rng):
     same, distances, left, right = (each[order] for each in (same, distances, left, right))
     ends = np.append(np.flatnonzero(np.diff(distances)), len(distances) - 1)  # ties stay together
     found = []
-    for weights in units.pair_weights(left, right, rng):
+    for weights in units.joint_weights((left, right), units.weights(rng)):
         genuine, impostor = np.cumsum(weights * same)[ends], np.cumsum(weights * ~same)[ends]
         curve = (np.append(0, rates / rates[-1]) for rates in (impostor, genuine))
         accuracy = np.average(same == (distances < threshold), weights=weights)
@@ -105,37 +107,26 @@ def few_shot_intervals(accuracies, shots, held, rng, trials, within=False):
     the share of all prototypes that are, to the power of N - 1; of its family where `within`.
     """
     embeddings, distance, units = held.embeddings, held.distance, held.units
-    _, labels = np.unique(held.trial_labels, return_inverse=True)
-    by_class, starts, counts = verification.grouped(labels)
-    classes = np.flatnonzero(counts > shots)
+    by_class = verification.ImagesByClass(held.trial_labels)
+    classes = np.flatnonzero(by_class.counts > shots)
     most = verification.most_compared(MOST_QUERIES, distance)
-    of = np.repeat(classes, np.clip(most // len(classes), 1, MOST_OF_A_CLASS))
-    prototypes = by_class[starts[of][:, None] + distinct(counts[of], shots, rng)]
-    own = by_class[starts[of][:, None] + distinct(counts[of], shots + 1, rng)]  # the query first
-    queries = embeddings[own[:, 0]]
+    drawn = np.repeat(classes, np.clip(most // len(classes), 1, MOST_OF_A_CLASS))
+    references = by_class.draw_distinct(drawn, shots, rng)
+    own = by_class.draw_distinct(drawn, shots + 1, rng)
+    queries = embeddings[own[:, 0]]  # against the mean of the rest, and all other prototypes
     nearest = verification.row_distances(queries, embeddings[own[:, 1:]].mean(axis=1), distance)
-    others = verification.all_distances(queries, embeddings[prototypes].mean(axis=1), distance)
-    rivals = of[:, None] != of
+    others = verification.all_distances(queries, embeddings[references].mean(axis=1), distance)
+    rivals = drawn[:, None] != drawn  # (queries, prototypes)
     if within:
-        rivals &= held.families[own[:, :1]] == held.families[prototypes[:, 0]]
+        rivals &= held.families[own[:, :1]] == held.families[references[:, 0]]
     kept = rivals.any(axis=1)
-    farther = (rivals * (0.5 * (others == nearest[:, None]) + (others > nearest[:, None])))[kept]
-    drawn = units.weights(rng)
-    of_prototypes, of_queries = (_joint(drawn, units, each) for each in (prototypes, own[kept]))
-    shares = (farther @ of_prototypes) / (rivals[kept] @ of_prototypes)
-    return {
-        ways: units.interval(
-            accuracy, np.average(shares ** (ways - 1), weights=of_queries, axis=0), trials
-        )
-        for ways, accuracy in accuracies.items()
-    }
-
-
-def _joint(weights, units, images):
-    """Products of the weights of the distinct units in each row of images, (rows, draws)."""
-    of = units.of_image[images]
-    joint = np.ones((len(weights), len(images)))
-    for column in range(of.shape[1]):
-        new = (of[:, :column] != of[:, [column]]).all(axis=1)
-        joint[:, new] *= weights[:, of[new, column]]
-    return joint.T
+    farther = (rivals * np.heaviside(others - nearest[:, None], 0.5))[kept]  # a tie is half
+    weights = units.weights(rng)
+    of_prototypes = np.array([*units.joint_weights(references.T, weights)]).T
+    of_queries = np.array([*units.joint_weights(own[kept].T, weights)]).T
+    shares = (farther @ of_prototypes) / (rivals[kept] @ of_prototypes)  # (queries, draws)
+    found = {}
+    for ways, accuracy in accuracies.items():
+        resampled = np.average(shares ** (ways - 1), weights=of_queries, axis=0)
+        found[ways] = units.interval(accuracy, resampled, trials)
+    return found

@@ -66,4 +66,4 @@ def suspected_label_errors(labels, neighbours):
     twins = neighbours[np.arange(len(labels)), (around == most[:, None]).argmax(axis=1)]
     order = np.argsort(-shares, kind="stable")
     found = order[(most != labels)[order] & (shares[order] > 0.5)]
-    return [(int(at), int(twins[at]), float(shares[at])) for at in found]
+    return list(zip(found, twins[found], shares[found], strict=True))

@@ -42,7 +42,8 @@ def lake_scores(source, encoder, config, distance=None):
     errors = {}
     for tests, trainings, answers in read_lake_runs(source):
         files = [read_bytes(source, name) for name in [*tests, *trainings]]
-        seen, native = (np.stack([decode(f, of)[0] for f in files]) for of in (config, NATIVE))
+        seen = np.stack([decode(file, config)[0] for file in files])
+        native = np.stack([decode(file, NATIVE)[0] for file in files])
         queries, known = np.split(np.arange(len(files)), [len(tests)])
         trials = few_shot.Trials(queries, np.tile(known[:, None], (len(tests), 1, 1)), answers)
         embeddings = embed(encoder, seen, np.arange(len(files)))

@@ -8,10 +8,10 @@ from evaluation.thresholds import equal_error_rate
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # target false-accept rates
 NUMBERS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # of references
 RULES = {  # a score (n,) from distances to the references, (n, k), and among these, (k, k)
-    "nearest": lambda to, among: to.min(axis=1),
-    "mean": lambda to, among: to.mean(axis=1),
+    "nearest": lambda distances, among: distances.min(axis=1),
+    "mean": lambda distances, among: distances.mean(axis=1),
     # The energy distance (Szekely & Rizzo 2013), halved: who writes loosely may be further away.
-    "energy": lambda to, among: to.mean(axis=1) - among.mean() / 2,
+    "energy": lambda distances, among: distances.mean(axis=1) - among.mean() / 2,
 }
 IMPOSTORS = {"random": "images of other classes", "skilled": "forgeries"}
 NO_DISTANCE = 1e-9  # whose logarithm can be taken
@@ -73,15 +73,16 @@ def reference_thresholds(distances, labels, forged, rng):
     if not numbers or np.sum(counts > 0) < 2:
         return None
     scores = [reference_distances(distances, labels, forged, n, rng, DRAWS) for n in numbers]
-    measured = {rule: equal_errors(of) for rule, of in scores[-1].items()}
+    measured = {rule: equal_errors(by_kind) for rule, by_kind in scores[-1].items()}
     kind = "skilled" if "skilled" in measured["nearest"] else "random"
     rule = min(RULES, key=lambda rule: measured[rule][kind])
+    best = [by_rule[rule] for by_rule in scores]
     return {
         "rule": rule,
         "impostors": IMPOSTORS[kind],
         "measured": measured,
-        "equal_error_rates": [equal_errors(of[rule])[kind] for of in scores],
-        **_table(numbers, [np.quantile(of[rule][kind], RATES) for of in scores]),
+        "equal_error_rates": [equal_errors(by_kind)[kind] for by_kind in best],
+        **_table(numbers, [np.quantile(by_kind[kind], RATES) for by_kind in best]),
     }
 
 
@@ -117,12 +118,12 @@ def reference_distances(distances, labels, forged, count, rng, draws=1):
             skilled = np.flatnonzero((labels == label) & forged)
             among = distances[np.ix_(chosen, chosen)]
             for kind, rows in zip(kinds, (rest, random, skilled), strict=True):
-                to = distances[np.ix_(rows, chosen)]
+                to_chosen = distances[np.ix_(rows, chosen)]
                 for rule, score in RULES.items():
-                    found[rule][kind].append(score(to, among))
+                    found[rule][kind].append(score(to_chosen, among))
     return {
-        rule: {kind: np.concatenate(scores) for kind, scores in of.items()}
-        for rule, of in found.items()
+        rule: {kind: np.concatenate(scores) for kind, scores in by_kind.items()}
+        for rule, by_kind in found.items()
     }
 
 

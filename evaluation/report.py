@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from evaluation import neighbours, summary
+from evaluation.figures import draw_figures
 from evaluation.similarity_map import overlay, similarity_map
-from run_directory import write_atomically
+from run_directory import write_atomically, write_text
 
 PAIRS, EXPLAINED = 5, 8  # shown: the worst of each kind, and with maps
 TEMPLATES = jinja2.Environment(
@@ -26,14 +27,15 @@ TEMPLATES = jinja2.Environment(
 )
 
 
-def write_report(out, scored, figures):
+def write_report(out, scored):
     """Writes `metrics.json`, the figures, `report.html` and `model_card.md` into a folder.
 
-    `out` is a `Path`, `scored` a `comparison.ScoredRun`, `figures` are those of `draw_figures`.
+    `out` is a `Path`, `scored` a `comparison.ScoredRun`.
     """
     run, metrics, held_out = scored.run, scored.metrics, scored.held_out
     out.mkdir(parents=True, exist_ok=True)
-    _write_text(out / "metrics.json", json.dumps(metrics, indent=2))  # first, whatever fails later
+    write_text(out / "metrics.json", json.dumps(metrics, indent=2))  # first, whatever fails later
+    figures = draw_figures(held_out)
     for name, figure in figures.items():
         write_atomically(out / f"{name}.png", figure.savefig)
     plots = [out / f"{name}.png" for name in figures]
@@ -42,33 +44,28 @@ def write_report(out, scored, figures):
         "metrics": metrics,
         "summary": summary,
         "jpeg": _jpeg,
-        "name": run.path.name,
         "plots": {path.stem: _base64(path.read_bytes()) for path in plots},
-        "sets": [_details(held, metrics[held.name]) for held in held_out],
+        "sets": [_details(held) for held in held_out],
         "maps": _explained(held_out[-1], scored.encoder) if held_out else [],
         "card": summary.model_card(run, metrics),
     }
     for name in ("report.html", "model_card.md"):
-        _write_text(out / name, TEMPLATES.get_template(name).render(shown))
+        write_text(out / name, TEMPLATES.get_template(name).render(shown))
 
 
-def _write_text(path, text):
-    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-
-
-def _details(held, scores):
+def _details(held):
     """What a set's section shows: worst pairs, images at odds with their label, hardest classes."""
     genuine, impostors = held.nearest_first()
-    shown = {"held": held, "scores": scores, "odd": []}
+    shown = {"held": held, "odd": []}
     shown |= {"far": _pairs(held, genuine[::-1]), "close": _pairs(held, impostors)}
-    recall = sorted(scores.get("class_recall_at_1", {}).items(), key=lambda each: each[1])
+    recall = sorted(held.scores.get("class_recall_at_1", {}).items(), key=lambda each: each[1])
     shown["hardest"] = [[name, f"{share:.1%}"] for name, share in recall]
     if recall:  # else classes are not known, pairs alone
-        some, nearest = held.neighbours
-        for at, twin, share in neighbours.suspected_label_errors(held.labels[some], nearest):
-            own, other = held.class_name(some[at]), held.class_name(some[twin])
+        positions, nearest = held.neighbours
+        for *both, share in neighbours.suspected_label_errors(held.labels[positions], nearest):
+            own, other = map(held.class_name, positions[both])
             caption = f"{own}, but {share:.0%} of its neighbours are {other}"
-            shown["odd"].append(_figure(held, (some[at], some[twin]), caption))
+            shown["odd"].append(_figure(held, positions[both], caption))
     return shown
 
 
@@ -77,8 +74,8 @@ def _pairs(held, pairs):
     figures, shown = [], set()
     for pair in pairs:
         both = held.left[pair], held.right[pair]
-        if len(figures) < PAIRS and not shown & {*both}:
-            shown |= {*both}
+        if len(figures) < PAIRS and shown.isdisjoint(both):
+            shown.update(both)
             names = " and ".join(dict.fromkeys(map(held.class_name, both)))
             figures.append(_figure(held, both, f"{held.distances[pair]:.3f}: {names}"))
     return figures
@@ -86,7 +83,7 @@ def _pairs(held, pairs):
 
 def _figure(held, both, caption):
     """`(caption, images with their names)`, as the template draws them."""
-    return caption, [(held.image(at), held.class_name(at)) for at in both]
+    return caption, [(held.image(position), held.class_name(position)) for position in both]
 
 
 def _explained(held, encoder):
@@ -94,9 +91,9 @@ def _explained(held, encoder):
     (genuine, _), figures = held.nearest_first(), []
     for pair in genuine[np.unique(np.linspace(0, len(genuine) // 2, EXPLAINED).astype(int))]:
         both, images = (held.left[pair], held.right[pair]), []
-        for at, other in (both, both[::-1]):
-            pixels, there = held.image(at), held.embeddings[other]
-            heat = similarity_map(encoder, pixels, there, held.distance)
+        for position, other in (both, both[::-1]):
+            pixels = held.image(position)
+            heat = similarity_map(encoder, pixels, held.embeddings[other], held.distance)
             images.append((overlay(pixels, heat), "similarity map"))
         figures.append((f"{held.distances[pair]:.3f}: {held.class_name(both[0])}", images))
     return figures

@@ -46,11 +46,10 @@ def score_set(held, threshold, options, ink=False):
     `threshold` is the run's, `ink` whether its images are ink alone. Where classes are not known,
     as in lists of pairs, there are scores of pairs alone.
     """
-    pairs = held.same, held.distances
     found = {"images": len(held.rows), "classes": len(np.unique(held.labels))}
-    found |= verification.verification_scores(*pairs, threshold)
-    of_pairs = *pairs, held.left, held.right, threshold, held.units, options.rng("bootstrap")
-    found["intervals"] = intervals.verification_intervals(found, *of_pairs)
+    found |= verification.verification_scores(held.same, held.distances, threshold)
+    pairs = held.same, held.distances, held.left, held.right, threshold, held.units
+    found["intervals"] = intervals.verification_intervals(found, *pairs, options.rng("bootstrap"))
     found |= impostor_scores(held) | fold_scores(held)
     found |= {"few_shot": [], "curve": [], "references": []}
     if held.dataset.index.classes_known:
@@ -58,8 +57,8 @@ def score_set(held, threshold, options, ink=False):
         methods = baselines.methods(held.embeddings, pixels, held.distance)
         found["few_shot"] = few_shot_table(held, methods, options)
         found["curve"] = n_way_curve(held, methods, options)
-        some, nearest = held.neighbours
-        found |= neighbours.retrieval_scores([held.class_name(at) for at in some], nearest)
+        positions, nearest = held.neighbours
+        found |= neighbours.retrieval_scores([*map(held.class_name, positions)], nearest)
         found["references"] = reference_scores(held, options.rng("references"))
     found["baselines"] = baselines.shortcut_scores(held, ink)
     found["warnings"] = baselines.shortcut_warnings(found)
@@ -69,8 +68,8 @@ def score_set(held, threshold, options, ink=False):
 def impostor_scores(held):
     """ROC AUC and equal error rate against skilled and random impostors, where there are both."""
     found = {}
-    for kind, impostors in held.kinds_of_pairs().items():
-        if kind in ("skilled", "random"):
+    for kind, impostors in held.impostors.items():
+        if kind != "impostor":
             pairs = held.same | impostors
             curve = verification.operating_points(held.same[pairs], held.distances[pairs])[:2]
             scores = verification.curve_scores(*curve)
@@ -98,8 +97,8 @@ def reference_scores(held, rng):
     """Equal error rates against K references of a class: dicts of `references`, `rule`, kinds."""
     order = np.argsort(rng.permutation(held.labels.max() + 1)[held.labels], kind="stable")
     most = verification.most_compared(MOST_REFERRED, held.distance)
-    some = np.sort(order[:most])  # whole classes, but for the last
-    embeddings, labels, forged = held.embeddings[some], held.labels[some], held.forged[some]
+    chosen = np.sort(order[:most])  # whole classes, but for the last
+    embeddings, labels, forged = held.embeddings[chosen], held.labels[chosen], held.forged[chosen]
     distances, rows = verification.all_distances(embeddings, embeddings, held.distance), []
     for count in REFERENCES:
         scores = references.reference_distances(distances, labels, forged, count, rng)
@@ -156,17 +155,18 @@ def _accuracies(held, methods, trials, numbers, place, options):
     num_trials, ways, shots = trials.references.shape
     # The right class first, then the others in the order drawn.
     order = np.argsort(np.arange(ways) != trials.answers[:, None], axis=1, kind="stable")
-    first, rows = np.zeros(num_trials, int), {}
+    first, rows = np.zeros(num_trials, int), []
+    distances = {
+        name: np.take_along_axis(method(trials), order, axis=1) for name, method in methods.items()
+    }
     for number in numbers:
-        rows[number] = {"classes": place, "ways": number, "shots": shots, "trials": num_trials}
-    for name, method in methods.items():
-        distances = np.take_along_axis(method(trials), order, axis=1)
-        for number, row in rows.items():
-            row[name] = {"accuracy": few_shot.few_shot_accuracy(distances[:, :number], first)}
-    accuracies = {number: row["model"]["accuracy"] for number, row in rows.items()}
+        row = {"classes": place, "ways": number, "shots": shots, "trials": num_trials}
+        for name, to_classes in distances.items():
+            row[name] = {"accuracy": few_shot.few_shot_accuracy(to_classes[:, :number], first)}
+        rows.append(row | {"random": {"accuracy": 1 / number}})
+    accuracies = {row["ways"]: row["model"]["accuracy"] for row in rows}
     within, rng = place == "within", options.rng("bootstrap", ways, shots)
     found = intervals.few_shot_intervals(accuracies, shots, held, rng, num_trials, within)
-    for number, row in rows.items():
-        row["model"]["interval"] = found[number]
-        row["random"] = {"accuracy": 1 / number}
-    return list(rows.values())
+    for row in rows:
+        row["model"]["interval"] = found[row["ways"]]
+    return rows

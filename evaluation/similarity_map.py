@@ -1,5 +1,7 @@
 """Where in an image its similarity to another one comes from; for any encoder."""
 
+import itertools
+
 import numpy as np
 from PIL import Image
 
@@ -16,21 +18,19 @@ def similarity_map(encoder, pixels, other_embedding, distance=None):
     (embedding_dim,) an array (PATCHES, PATCHES); 0 where the part does not matter (Zeiler and
     Fergus, "Visualizing and understanding convolutional networks", 2014).
     """
-    down, across = (_strips(side) for side in pixels.shape[:2])
-    squares = down[:, None, :, None] & across[:, None]  # (PATCHES, PATCHES, height, width)
-    squares = squares.reshape(-1, *pixels.shape[:2], 1)
-    covered = np.where(squares, np.median(pixels, axis=(0, 1)).astype(np.uint8), pixels)
-    shown = np.concatenate([covered, pixels[None]])
+    shown = np.repeat(pixels[None], PATCHES**2 + 1, axis=0)  # the last stays as it is
+    squares = itertools.product(*map(_strips, pixels.shape[:2]))
+    for image, square in zip(shown, squares, strict=False):
+        image[square] = np.median(pixels, axis=(0, 1))
     embeddings = embed(encoder, shown, np.arange(len(shown)))
     distances = all_distances(other_embedding[None], embeddings, distance)[0]
     return np.maximum(distances[:-1] - distances[-1], 0).reshape(PATCHES, PATCHES)
 
 
 def _strips(side):
-    """Which pixels of a side each patch covers, and half a patch beyond: (PATCHES, side)."""
+    """Slices of a side, one for each patch and half a patch beyond."""
     edges, margin = np.linspace(0, side, PATCHES + 1).astype(int), side // PATCHES // 2
-    places = np.arange(side)
-    return (places >= edges[:-1, None] - margin) & (places < edges[1:, None] + margin)
+    return [slice(max(0, a - margin), b + margin) for a, b in itertools.pairwise(edges)]
 
 
 def overlay(pixels, heat):

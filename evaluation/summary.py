@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections import defaultdict
 
 from pipeline.splits import SPLITS
 
@@ -33,62 +34,50 @@ def sets_of(metrics):
 
 def tables(metrics):
     """All tables that there is something for: lists of rows of text, the head first."""
-    cells = {}
-    for title, *cell in _cells(metrics):
-        cells.setdefault(title, []).append(cell)
-    return [pivot(title, of) for title, of in cells.items()]
+    found = defaultdict(lambda: defaultdict(dict))  # upper left -> row -> column -> text
+    for name, scores in sets_of(metrics).items():
+        column, rows = f"{name} classes", found[""]
+        rows["images, classes"][column] = f"{scores['images']:,}, {scores['classes']}"
+        for key, (title, form) in SCORES.items():
+            if key in scores:
+                ends = scores["intervals"].get(key, ())
+                rows[title][column] = measured(scores[key], *ends, form=form)
+        if folds := scores.get("folds"):
+            text = "{accuracy:.2%} +- {standard_error:.2%} over {folds} folds"
+            rows["accuracy by folds"][column] = text.format(**folds)
+        for row in scores["few_shot"]:
+            line = f"{name}, {row['ways']}-way {row['shots']}-shot {row['classes']}"
+            for method, each in _methods(row).items():
+                text = measured(each["accuracy"], *each.get("interval", ()), form=".1%")
+                found["N-way K-shot"][line][method] = text
+        for row in scores["references"]:
+            line = f"{name}, K = {row['references']}, {row['rule']} distance"
+            cells = {kind: f"{row[kind]:.1%}" for kind in ("random", "skilled") if kind in row}
+            found["equal error rate against K references"][line] = cells
+        for row in scores["baselines"]:
+            cells = found["ROC AUC of pairs by one thing alone"][row["name"]]
+            for key, kind in (("auc", ""), ("skilled_auc", ", skilled")):
+                if key in row:
+                    cells[column + kind] = f"{row[key]:.3f}"
+    if protocol := metrics.get("protocol"):
+        rows = found[protocol["title"]]
+        for row in protocol["rows"]:
+            rows[row["name"]]["error"] = measured(row["error"], *row["interval"], form=".2%")
+        for name, error in protocol["published"].items():
+            rows[name]["error"] = f"{error:.2%}, published"
+    return [table(corner, rows) for corner, rows in found.items()]
 
 
-def pivot(corner, cells):
-    """Rows of text, the head first, from `(row, column, text)`; `corner` is the upper left."""
-    cells = {(row, column): text for row, column, text in cells}
-    columns = dict.fromkeys(column for _, column in cells)
-    lines = dict.fromkeys(row for row, _ in cells)
-    return [
-        [corner, *columns],
-        *([line, *(cells.get((line, column), "") for column in columns)] for line in lines),
-    ]
+def table(corner, rows):
+    """Rows of text, the head first, from row -> column -> text; `corner` is the upper left."""
+    columns = dict.fromkeys(column for cells in rows.values() for column in cells)
+    lines = ([row, *(cells.get(column, "") for column in columns)] for row, cells in rows.items())
+    return [[corner, *columns], *lines]
 
 
 def measured(value, *ends, form):
     """A value as text, followed by " [low, high]" where these are given."""
     return f"{value:{form}}" + (f" [{', '.join(f'{end:{form}}' for end in ends)}]" if ends else "")
-
-
-def _cells(metrics):
-    """`(upper left of its table, row, column, text)` of every cell."""
-    for name, scores in sets_of(metrics).items():
-        column = f"{name} classes"
-        yield "", "images, classes", column, f"{scores['images']:,}, {scores['classes']}"
-        for key, (title, form) in SCORES.items():
-            if key in scores:
-                ends = scores["intervals"].get(key, ())
-                yield "", title, column, measured(scores[key], *ends, form=form)
-        if folds := scores.get("folds"):
-            text = "{accuracy:.2%} +- {standard_error:.2%} over {folds} folds"
-            yield "", "accuracy by folds", column, text.format(**folds)
-        for row in scores["few_shot"]:
-            line = f"{name}, {row['ways']}-way {row['shots']}-shot {row['classes']}"
-            for method, found in _methods(row).items():
-                text = measured(found["accuracy"], *found.get("interval", ()), form=".1%")
-                yield "N-way K-shot", line, method, text
-        for row in scores["references"]:
-            line = f"{name}, K = {row['references']}, {row['rule']} distance"
-            for kind in ("random", "skilled"):
-                if kind in row:
-                    title = "equal error rate against K references"
-                    yield title, line, kind, f"{row[kind]:.1%}"
-        for key, kind in (("auc", ""), ("skilled_auc", ", skilled")):
-            for row in scores["baselines"]:
-                if key in row:
-                    title = "ROC AUC of pairs by one thing alone"
-                    yield title, row["name"], f"{column}{kind}", f"{row[key]:.3f}"
-    if found := metrics.get("protocol"):
-        for row in found["rows"]:
-            text = measured(row["error"], *row["interval"], form=".2%")
-            yield found["title"], row["name"], "error", text
-        for name, error in found["published"].items():
-            yield found["title"], name, "error", f"{error:.2%}, published"
 
 
 def _methods(row):
@@ -125,7 +114,7 @@ def sentences(metrics):
         f"{'it trained on' if name == 'known' else 'it never saw'}, it calls "
         f"{scores['accuracy']:.0%} rightly same or different (ROC AUC {scores['auc']:.3f})"
     )
-    for row in [row for row in scores["few_shot"] if row["shots"] == 1][:1]:
+    if row := next((row for row in scores["few_shot"] if row["shots"] == 1), None):
         can += (
             f"; shown one image each of {row['ways']}, it names the right one in "
             f"{row['model']['accuracy']:.0%} (chance {1 / row['ways']:.0%})"
@@ -183,7 +172,8 @@ def model_card(run, metrics):
     After Mitchell et al., "Model cards for model reporting", 2019.
     """
     files = "splits.json", "threshold.json", "environment.json"
-    (splits, threshold, started), history = map(run.read_json, files), run.read_history()
+    splits, threshold, started = map(run.read_json, files)
+    history = run.read_history()
     cut = measured(threshold["threshold"], *threshold.get("interval", ()), form=".4f")
     card = {
         "Model": {

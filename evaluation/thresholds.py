@@ -30,8 +30,8 @@ def choose_threshold(same, distances, false_accept_rate, classes):
     threshold = choose()
     _, classes = np.unique(classes, return_inverse=True)
     units = Units(np.arange(classes.max() + 1), np.zeros(classes.max() + 1, int))
-    drawn = units.pair_weights(*classes, np.random.default_rng(0))
-    margin = units.margin([choose(weights) for weights in drawn])
+    weights = units.joint_weights(classes, units.weights(np.random.default_rng(0)))
+    margin = units.margin([choose(of_pairs) for of_pairs in weights])
     genuine, warnings = int(np.sum(same)), []
     if genuine < FEW:
         known = "hardly known" if genuine < FEWEST else "uncertain"

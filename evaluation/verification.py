@@ -97,32 +97,25 @@ def draw_verification_pairs(labels, rng, max_pairs=20_000, forged=False):
     half of the impostors are skilled: on the left an image of the class that the forgery on the
     right imitates. Returns `(left, right, same)`.
     """
-    _, labels = np.unique(labels, return_inverse=True)
-    genuine, forgeries = grouped(labels, np.logical_not(forged)), grouped(labels, forged)
-    images, starts, counts = genuine
-    classes, sizes = np.flatnonzero(counts), counts * (counts - 1) // 2
-    if len(classes) < 2 or not sizes.any():
+    genuine = ImagesByClass(labels, np.logical_not(forged))
+    forgeries, counts = ImagesByClass(labels, forged), genuine.counts
+    classes, imitated = np.flatnonzero(counts), np.flatnonzero(counts * forgeries.counts)
+    largest = max(counts, default=0)
+    if len(classes) < 2 or largest < 2:
         raise ValueError(
             "Verification needs at least 2 classes, one of them with 2 images. Received: "
-            f"{len(classes)} with {max(counts, default=0)} in the largest. Add images."
+            f"{len(classes)} with {largest} in the largest. Add images."
         )
-    # One large class must not speak for all.
-    most = 3 * int(np.percentile(sizes[sizes > 0], 50, method="lower"))
-    each = bisect.bisect_left(range(most), max_pairs, key=lambda n: np.minimum(sizes, n).sum())
-    drawn = [rng.choice(size, min(size, each), replace=False) for size in sizes]
-    first = np.repeat(starts, np.minimum(sizes, each))
-    same = images[first + _unordered_pairs(np.concatenate(drawn))]  # (2, pairs)
-    same = rng.permutation(same, axis=1)[:, :max_pairs]
-    imitated = np.flatnonzero(counts * forgeries[2])
+    same = _genuine_pairs(genuine, max_pairs, rng)
 
     def random(number):
         one = rng.integers(len(classes), size=number)
         other = (one + rng.integers(1, len(classes), size=number)) % len(classes)
-        return [_one_of(genuine, classes[each], rng) for each in (one, other)]
+        return [genuine.draw(classes[one], rng), genuine.draw(classes[other], rng)]
 
     def skilled(number):
-        of = rng.choice(imitated, number)
-        return [_one_of(genuine, of, rng), _one_of(forgeries, of, rng)]
+        victims = rng.choice(imitated, number)
+        return [genuine.draw(victims, rng), forgeries.draw(victims, rng)]
 
     num_genuine = same.shape[1]
     hard = _distinct(skilled, (num_genuine + 1) // 2 if len(imitated) else 0)
@@ -131,19 +124,46 @@ def draw_verification_pairs(labels, rng, max_pairs=20_000, forged=False):
     return left, right, np.arange(len(left)) < num_genuine
 
 
-def grouped(labels, among=True):
-    """Image indices class by class, where each class begins in them, and its number of images.
+class ImagesByClass:
+    """Image indices class by class, by sorted label; those `among` `(n,)` count, all by default."""
 
-    `among` are the images that count, boolean `(n,)`.
-    """
-    rows = np.flatnonzero(np.broadcast_to(among, len(labels)))
-    counts = np.bincount(labels[rows], minlength=max(labels, default=-1) + 1)
-    return rows[np.argsort(labels[rows], kind="stable")], np.cumsum(counts) - counts, counts
+    def __init__(self, labels, among=True):
+        _, labels = np.unique(labels, return_inverse=True)
+        rows = np.flatnonzero(np.broadcast_to(among, len(labels)))
+        self.images = rows[np.argsort(labels[rows], kind="stable")]
+        self.counts = np.bincount(labels[rows], minlength=max(labels, default=-1) + 1)
+        self.starts = np.cumsum(self.counts) - self.counts  # of each class in `images`
+
+    def draw(self, classes, rng):
+        """An image of each of some classes, an array like `classes`."""
+        return self.images[self.starts[classes] + rng.integers(self.counts[classes])]
+
+    def draw_distinct(self, classes, count, rng):
+        """`count` different images of each of some classes `(m,)`, in random order: (m, count)."""
+        sizes = self.counts[classes]
+        drawn = np.empty((len(sizes), count), np.int64)
+        for i in range(count):  # Floyd's sampling, all rows at once
+            last = sizes - count + i
+            candidate = rng.integers(last + 1)
+            taken = (drawn[:, :i] == candidate[:, None]).any(axis=1)
+            drawn[:, i] = np.where(taken, last, candidate)
+        drawn = rng.permuted(drawn, axis=1)  # Floyd's sets are uniform, his order is not.
+        return self.images[self.starts[classes][:, None] + drawn]
 
 
-def _one_of(groups, labels, rng):
-    images, starts, counts = groups
-    return images[starts[labels] + rng.integers(counts[labels])]
+def _genuine_pairs(by_class, max_pairs, rng):
+    """Different pairs within classes, `(2, pairs)`: as many of each class, or all it has."""
+    sizes = by_class.counts * (by_class.counts - 1) // 2
+    # One large class must not speak for all.
+    most = 3 * int(np.percentile(sizes[sizes > 0], 50, method="lower"))
+    of_each = bisect.bisect_left(range(most), max_pairs, key=lambda n: np.minimum(sizes, n).sum())
+    drawn = [rng.choice(size, min(size, of_each), replace=False) for size in sizes]
+    # The pairs of a class are numbered (0, 1), (0, 2), (1, 2), (0, 3), ...
+    numbers = np.concatenate(drawn)
+    second = ((1 + np.sqrt(1 + 8 * numbers)) / 2).astype(np.int64)
+    first = numbers - second * (second - 1) // 2
+    starts = np.repeat(by_class.starts, np.minimum(sizes, of_each))
+    return rng.permutation(by_class.images[starts + [first, second]], axis=1)[:, :max_pairs]
 
 
 def _distinct(draw, count):
@@ -156,12 +176,6 @@ def _distinct(draw, count):
         _, first = np.unique(np.sort(pairs, axis=0), axis=1, return_index=True)
         pairs = pairs[:, np.sort(first)]
     return pairs[:, :count]
-
-
-def _unordered_pairs(indices):
-    """Which (first < second) stand there in the order (0, 1), (0, 2), (1, 2), (0, 3), ..."""
-    second = ((1 + np.sqrt(1 + 8 * indices)) / 2).astype(np.int64)
-    return np.stack([indices - second * (second - 1) // 2, second])
 
 
 def operating_points(same, distances, weights=None):
