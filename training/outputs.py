@@ -1,9 +1,8 @@
 """What a training leaves beside its history and state: models, threshold, figures."""
 
-import dataclasses
-
 import numpy as np
 
+from configs import Config
 from evaluation import figures, verification
 from networks.embedding import embed
 from pipeline.pairs import PairBatches
@@ -16,22 +15,23 @@ PAIRS_SHOWN = 8  # of each kind, in pairs.png
 
 def write_pairs(run, dataset):
     """Writes `pairs.png`: some training pairs, genuine above and impostor below."""
-    few = {"sampling": "pairs", "loss": "contrastive", "pairs_per_batch": 2 * PAIRS_SHOWN}
-    config = dataclasses.replace(run.config, **few, distance="euclidean", distillation=0.0)
-    batches = PairBatches(dataset.index, dataset.pixels, dataset.splits.train, config)
+    seed, skilled = run.config.seed, run.config.skilled_share
+    config = Config(seed=seed, skilled_share=skilled, pairs_per_batch=2 * PAIRS_SHOWN)
+    index, pixels, rows = dataset.index, dataset.pixels, []
     try:
-        left, right, _ = batches.rows(0)
+        left, right, _ = PairBatches(index, pixels, dataset.splits.train, config).rows(0)
     except ValueError:  # no pair of one kind: training will say so
         return
-    index, rows = dataset.index, []
-    shown = np.stack([left, right], axis=1).reshape(4, -1)  # two lines of each kind
+
+    def shown(row):
+        name = figures.short(index.class_names[index.labels[row]])
+        return pixels[row], name + ", forged" * int(index.forged[row])
+
     kinds = ("genuine: one class", figures.GREEN), ("impostor: two classes", figures.RED)
-    for number, line in enumerate(shown):
-        (title, color), images = kinds[number // 2], []
-        for row in line:
-            name = figures.short(index.class_names[index.labels[row]])
-            images.append((dataset.pixels[row], name + ", forged" * int(index.forged[row])))
-        rows.append(("" if number % 2 else title, color, images))
+    pairs = np.stack([left, right], axis=1).reshape(2, 2, -1)  # of each kind two lines
+    for (title, color), (first, second) in zip(kinds, pairs, strict=True):
+        rows.append((title, color, [shown(row) for row in first]))
+        rows.append(("", color, [shown(row) for row in second]))
     run.write("pairs.png", draw_rows(rows).save)
 
 
