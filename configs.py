@@ -204,10 +204,10 @@ LOSSES = {  # what each sampling can feed
         HERE / "networks/losses.py", r"def (?:batch_)?(\w+)_loss\(labels, embeddings\b"
     ),
 }
-SMALLEST_IMAGES = {  # pixels; below, a network's last map would be empty
-    **{"leaf_cnn": 22, "koch": 65, "signet": 25, "dogs_cnn": 91, "vgg16": 32},
-    **{"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75},  # Keras's others take 32
-}
+SMALLEST_IMAGES = {  # pixels; below, a network's last map would be empty; Keras's others take 32
+    "leaf_cnn": 22, "koch": 65, "signet": 25, "dogs_cnn": 91, "vgg16": 32,
+    "Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75,
+}  # fmt: skip
 
 
 def parse_image_size(value):

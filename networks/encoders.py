@@ -249,10 +249,9 @@ def _copy_run(folder, encoder):
         why = str(error).strip().splitlines()[0]
         raise WeightsError(f"'{folder}' holds no encoder that loads: {why}") from error
     givers, takers = ([n for n in model.layers if n.weights] for model in (trained, encoder))
-    shapes = [[[w.shape for w in layer.weights] for layer in part] for part in (givers, takers)]
     filled = False
-    for giver, taker, given, taken in itertools.zip_longest(givers, takers, *shapes):
-        if given == taken:
+    for giver, taker in itertools.zip_longest(givers, takers):
+        if giver and taker and [w.shape for w in giver.weights] == [w.shape for w in taker.weights]:
             taker.set_weights(giver.get_weights())
             filled |= taker.name == HEAD
         elif not (giver and taker and giver.name == taker.name == HEAD):
