@@ -25,22 +25,22 @@ def features_of(encoder):
     return keras.Model(encoder.inputs, encoder.get_layer(HEAD).input)
 
 
-def whiten(encoder, rows, labels, features, mirrored=None):
+def whiten(encoder, rows, labels, features, mirrors):
     """Fits the head of an encoder to training images, of very many to a sample, as `fit_head`.
 
-    `labels` are the classes of all rows; `features(model, rows=...)` is what a model that
-    `features_of` gives makes of some rows, `mirrored` the same of mirror images, which few images
-    are joined by. False where there is no head.
+    `labels` are the classes of all rows. `features(model, rows, view)` is what a model that
+    `features_of` gives makes of some rows; view 1 is their mirror images, which join few images if
+    `mirrors`. False where there is no head.
     """
     if HEAD not in [layer.name for layer in encoder.layers]:
         return False
     model = features_of(encoder)
     most = max(2, MOST_NUMBERS // model.output_shape[-1])
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))]
-    found, labels = features(model, rows=rows), labels[rows]
-    if mirrored and 2 * len(rows) <= min(2 * FEW_IMAGES, most):
-        found = np.concatenate([found, mirrored(model, rows=rows)])
-    return fit_head(encoder, found, labels)
+    found = features(model, rows, 0)
+    if mirrors and len(rows) <= min(FEW_IMAGES, most // 2):
+        found = np.concatenate([found, features(model, rows, 1)])
+    return fit_head(encoder, found, labels[rows])
 
 
 def fit_head(encoder, features, labels):
@@ -79,19 +79,19 @@ def choose_weights(features, labels, sizes, num_directions, last_is_classes=Fals
     classes = rng.permutation(np.flatnonzero(counts > 1))
     if len(classes) < 2 * FOLDS:
         return tried[0]
-    some = [rng.permutation(np.flatnonzero(member == one))[:MOST_OF_A_CLASS] for one in classes]
-    fold = np.repeat(np.arange(len(classes)) % FOLDS, list(map(len, some)))[:MOST_TRIED]
-    some = np.concatenate(some)[:MOST_TRIED]
-    features, labels, lost = features[some], member[some], []
+    rows = [rng.permutation(np.flatnonzero(member == each))[:MOST_OF_A_CLASS] for each in classes]
+    fold = np.repeat(np.arange(len(classes)) % FOLDS, [len(own) for own in rows])[:MOST_TRIED]
+    rows, found = np.concatenate(rows)[:MOST_TRIED], []
+    features, labels = features[rows], member[rows]
     for weights in tried:
-        given = features[:, weights > 0] * weights[weights > 0], labels
-        lost.append([])
-        for out in range(FOLDS):
-            lost[-1].append(1 - _score_new(*given, fold == out, num_directions))
-            if len(lost) > 1 and lost[-1][out] >= CLEARLY * lost[0][out]:
-                lost[-1] = [np.inf]  # other folds cannot mend it
+        weighted, errors = features[:, weights > 0] * weights[weights > 0], []
+        for number in range(FOLDS):
+            errors.append(1 - _score_new(weighted, labels, fold == number, num_directions))
+            if found and errors[number] >= CLEARLY * found[0][number]:
+                errors = [np.inf]  # other folds cannot mend it
                 break
-    return tried[np.argmin([np.mean(of_folds) for of_folds in lost])]
+        found.append(errors)
+    return tried[np.argmin([np.mean(errors) for errors in found])]
 
 
 def _score_new(features, labels, out, num_directions):

@@ -142,6 +142,17 @@ class Recorder(keras.callbacks.Callback):
         if len(self.task.batches.candidates):
             self.task.batches.neighbours = nearest_of_other_classes(self.task)
 
+    def restore(self, arrays, facts):
+        """Goes on from what was saved after an epoch; the model is compiled."""
+        print(f"Continuing after epoch {facts['epoch']}.")
+        variables = [*self.task.model.variables, *self.task.model.optimizer.variables]
+        saved = [*arrays["model"], *arrays["optimizer"]]
+        for variable, array in zip(variables, saved, strict=True):
+            variable.assign(array)
+        self.task.batches.neighbours = arrays.get("neighbours", [None])[0]
+        self.best_weights, self.history = arrays["best"], facts["history"]
+        self.feed.epoch = facts["epoch"]
+
     def _save_state(self, epochs):
         neighbours = self.task.batches.neighbours
         self.run.save_state(

@@ -1,6 +1,5 @@
 """Fine-tunes the upper half of a pretrained network on maps of its lower half, computed once."""
 
-import functools
 import time
 
 import keras
@@ -12,12 +11,10 @@ from networks.losses import relational_distillation
 from networks.whitening import whiten
 from pipeline.class_batches import ClassBatches, training_labels
 from training.feature_cache import FeatureCache
-from training.validation import seconds_per_image
 
 VIEWS = 3  # of each image: as it is, mirrored where that is allowed, and augmented
 MOST_BYTES = 8_000_000_000  # of maps on disk; past them fewer views are kept
 MAPS_SHARE = 0.25  # of a time limit, for computing them; past it fewer views are kept
-TIMED = 32  # images on which the whole network is timed
 
 
 def lower_maps(lower, dataset, config):
@@ -72,14 +69,15 @@ class Distillation(keras.layers.Layer):
 class UpperHalf:
     """What `fit.fit_run` trains in place of a `fit.WholeEncoder`, with the same methods.
 
-    `encoder` is from maps, `pixels`, to embeddings, and its head is fitted already; `model` is the
-    encoder with the pretrained network as its teacher: the mean of an image and its mirror image.
+    `encoder` is from maps, `pixels`, to embeddings, and its head is fitted already; `whole` is from
+    raw pixels. `model` is the encoder with the pretrained network as its teacher: the mean of an
+    image and its mirror image.
     `learns` is False where the head takes what the network calls each image, unless without
     distillation: 200 steps on 15 breeds of dogs made it forget others, and know the 15 no better.
     """
 
     def __init__(self, dataset, config):
-        self.dataset, self.whole = dataset, build_encoder(config)
+        self.whole = build_encoder(config)
         filled = load_weights(self.whole, config)
         maps_of = lower_maps(self.whole.get_layer("lower"), dataset, config)
         self.pixels = maps_of[0]
@@ -90,8 +88,11 @@ class UpperHalf:
         self._copy(self.whole, self.encoder)
         rows, views = dataset.splits.train, maps_of[: 1 + config.horizontal_flip]
         labels = training_labels(dataset.index)
-        features = [functools.partial(embed, pixels=view) for view in views]
-        named = not filled and whiten(self.encoder, rows, labels, *features)
+
+        def features(model, rows, view):
+            return embed(model, views[view], rows)
+
+        named = not filled and whiten(self.encoder, rows, labels, features, len(views) > 1)
         self.learns = not (named and config.distillation)
         known = sum(embed(self.encoder, view, rows) for view in views)
         known /= np.linalg.norm(known, axis=1, keepdims=True)
@@ -105,11 +106,6 @@ class UpperHalf:
         """The whole encoder, from raw pixels, with what was trained in it."""
         self._copy(self.encoder, self.whole)
         return self.whole
-
-    def seconds_at_end(self, num_images):
-        """What the whole network takes to embed so many images after the training."""
-        rows = self.dataset.splits.val[:TIMED]
-        return num_images * seconds_per_image(self.whole, self.dataset.pixels, rows)
 
     @staticmethod
     def _copy(source, target):
