@@ -197,13 +197,12 @@ def _finish(run, task, recorder, begin):
     """Writes what the run leaves, with the best epoch's weights: a `TrainedRun`."""
     if recorder.best_weights:
         task.model.set_weights(recorder.best_weights)
-    encoder, history = task.finished(), recorder.history
+    encoder = task.finished()
     model = funcs.build_siamese_network(encoder, run.config.distance)
     if run.config.sampling == "pairs":
         model.get_layer("distance").set_weights(task.model.get_layer("distance").get_weights())
-    outputs = model, encoder, history, recorder.best_epoch
-    threshold = write_outputs(run, recorder.validator, *outputs)
+    threshold = write_outputs(run, recorder, model, encoder)
     print(f"{(time.monotonic() - begin) / 60:.1f} minutes in all. Run directory: {run.path}")
-    names = history[0] if history else ()
-    columns = {name: [row[name] for row in history] for name in names}
-    return TrainedRun(run.path, columns, threshold, encoder, model)
+    names = recorder.history[0] if recorder.history else ()
+    history = {name: [row[name] for row in recorder.history] for name in names}
+    return TrainedRun(run.path, history, threshold, encoder, model)

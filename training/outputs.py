@@ -35,15 +35,13 @@ def write_pairs(run, dataset):
     run.write("pairs.png", draw_rows(rows).save)
 
 
-def write_outputs(run, validator, model, encoder, history, best_epoch):
+def write_outputs(run, recorder, model, encoder):
     """Writes models, threshold and curves, prints how well they do, and gives the threshold.
 
-    Args:
-        run, validator: A `RunDirectory` and its `Validator`.
-        model, encoder: The two-input model, and the encoder in it.
-        history: Dicts, one an epoch.
-        best_epoch: The one whose weights these are, from 1; None where nothing was trained.
+    `model` is the two-input model around `encoder`; its weights are those of the best epoch of the
+    `Recorder`, where anything was trained.
     """
+    validator, best_epoch = recorder.validator, recorder.best_epoch
     distance = distance_function(model)
     run.write("encoder.keras", encoder.save)
     run.write("model.weights.h5", model.save_weights)
@@ -55,8 +53,9 @@ def write_outputs(run, validator, model, encoder, history, best_epoch):
     if best_epoch:
         for name in ("accuracy", "loss"):
             title = f"{name.capitalize()} of pairs, {run.path.name}"
-            run.write(f"{name}.png", figures.plot_curves(history, name, title, best_epoch).savefig)
-        best = history[best_epoch - 1].items()
+            curves = figures.plot_curves(recorder.history, name, title, best_epoch)
+            run.write(f"{name}.png", curves.savefig)
+        best = recorder.history[best_epoch - 1].items()
         shown = ", ".join(f"{name} {value:.4f}" for name, value in best if name.startswith("val_"))
         print(f"Weights of epoch {best_epoch}: {shown}.")
     run.write("model.keras", model.save)  # last: it says that the rest is there
@@ -95,4 +94,4 @@ def _print_accuracies(validator, val_distances, encoder, distance, threshold):
         found = [float(accuracy(same, distances, cut)) for cut in cuts]
         curve = verification.operating_points(same, distances)[:2]
         found.append(verification.curve_scores(*curve)["best_accuracy"])
-        print(f"  {title:<13} {'  '.join(f'{one:.1%}' for one in found)}")
+        print(f"  {title:<13} {'  '.join(f'{share:.1%}' for share in found)}")
