@@ -49,17 +49,17 @@ def fit_head(encoder, features, labels):
     `features` are from `features_of`; those of mirror images may follow those of the images that
     `labels` are the classes of. Tells whether the head takes what a pretrained network calls each.
     """
-    layer, names = encoder.get_layer(HEAD), [each.name for each in encoder.layers]
+    head, names = encoder.get_layer(HEAD), [layer.name for layer in encoder.layers]
     weights = np.ones(features.shape[1])
     if MAPS in names:
-        sizes = [each.shape[-1] for each in encoder.get_layer(MAPS).input]
-        some = features[: len(labels)]
-        weights = choose_weights(some, labels, sizes, layer.units, CLASSES in names)
+        sizes = [maps.shape[-1] for maps in encoder.get_layer(MAPS).input]
+        own = features[: len(labels)]  # no mirror images
+        weights = choose_weights(own, labels, sizes, head.units, CLASSES in names)
     labels = np.tile(labels, len(features) // len(labels))
-    kernel, taken = np.zeros((len(weights), layer.units), np.float32), weights > 0
-    matrix, bias = fit_whitening(features[:, taken] * weights[taken], labels, layer.units)
+    kernel, taken = np.zeros((len(weights), head.units), np.float32), weights > 0
+    matrix, bias = fit_whitening(features[:, taken] * weights[taken], labels, head.units)
     kernel[taken] = weights[taken, None] * matrix
-    layer.set_weights([kernel, bias])
+    head.set_weights([kernel, bias])
     return bool(CLASSES in names and taken[-1])
 
 

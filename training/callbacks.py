@@ -179,9 +179,9 @@ def nearest_of_other_classes(task):
     batches = task.batches
     labels = batches.index.labels[batches.candidates]
     embeddings = embed(task.encoder, task.pixels, batches.candidates)
-    count, found = min(NEAREST, len(labels) - np.bincount(labels).max()), []
-    for some in chunks(len(labels), len(labels)):
-        distances = all_distances(embeddings[some], embeddings)
-        distances[labels[some][:, None] == labels] = np.inf
-        found.append(np.argpartition(distances, count - 1, axis=1)[:, :count])
-    return batches.candidates[np.column_stack([np.arange(len(labels)), np.concatenate(found)])]
+    count, nearest = min(NEAREST, len(labels) - np.bincount(labels).max()), []
+    for part in chunks(len(labels), len(labels)):
+        distances = all_distances(embeddings[part], embeddings)
+        distances[labels[part][:, None] == labels] = np.inf
+        nearest.append(np.argpartition(distances, count - 1, axis=1)[:, :count])
+    return batches.candidates[np.column_stack([np.arange(len(labels)), np.concatenate(nearest)])]

@@ -71,32 +71,32 @@ class UpperHalf:
 
     `encoder` is from maps, `pixels`, to embeddings, and its head is fitted already; `whole` is from
     raw pixels. `model` is the encoder with the pretrained network as its teacher: the mean of an
-    image and its mirror image.
-    `learns` is False where the head takes what the network calls each image, unless without
-    distillation: 200 steps on 15 breeds of dogs made it forget others, and know the 15 no better.
+    image and its mirror image. `learns` is False where the head takes what the network calls each
+    image, unless without distillation: 200 steps on 15 breeds of dogs made it forget others, and
+    know the 15 no better.
     """
 
     def __init__(self, dataset, config):
         self.whole = build_encoder(config)
         filled = load_weights(self.whole, config)
-        maps_of = lower_maps(self.whole.get_layer("lower"), dataset, config)
-        self.pixels = maps_of[0]
+        views = lower_maps(self.whole.get_layer("lower"), dataset, config)
+        self.pixels, rows = views[0], dataset.splits.train
         maps = keras.Input(self.pixels.shape, name="lower_maps")
         grid = config.encoder == "efficientnet_lite0_grid"
         embeddings = unit_length(upper_half(maps, config.embedding_dim, grid))
         self.encoder = keras.Model(maps, embeddings, name="encoder")
         self._copy(self.whole, self.encoder)
-        rows, views = dataset.splits.train, maps_of[: 1 + config.horizontal_flip]
-        labels = training_labels(dataset.index)
+        plain = views[: 1 + config.horizontal_flip]  # and mirrored, not augmented
 
         def features(model, rows, view):
-            return embed(model, views[view], rows)
+            return embed(model, plain[view], rows)
 
-        named = not filled and whiten(self.encoder, rows, labels, features, len(views) > 1)
+        labels, mirrors = training_labels(dataset.index), len(plain) > 1
+        named = not filled and whiten(self.encoder, rows, labels, features, mirrors)
         self.learns = not (named and config.distillation)
-        known = sum(embed(self.encoder, view, rows) for view in views)
+        known = sum(embed(self.encoder, view, rows) for view in plain)
         known /= np.linalg.norm(known, axis=1, keepdims=True)
-        self.batches = MapBatches(dataset.index, maps_of, rows, config, known)
+        self.batches = MapBatches(dataset.index, views, rows, config, known)
         teacher = keras.Input((config.embedding_dim,), name="teacher")
         classes = keras.Input((), name="labels", dtype="int32")
         distilled = Distillation(config.distillation)(embeddings, teacher, classes)
