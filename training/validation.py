@@ -39,8 +39,6 @@ class Validator:
         most = int(min(MOST_IMAGES, A_MINUTE * max(1, config.max_minutes or np.inf)))
         self.rows = dataset.sample(dataset.splits.val, most, rng)
         self.labels = training_labels(dataset.index)[self.rows]  # a forgery is alone in its class
-        self.classes = dataset.index.labels[self.rows]
-        self.forged = dataset.index.forged[self.rows]
         pairs = verification.verification_pairs(dataset, self.rows, rng)
         self.left, self.right, self.same = pairs
         self.trials = few_shot.draw_trials(self.labels, WAYS, 1, TRIALS, rng)
@@ -78,9 +76,10 @@ class Validator:
 
         `embeddings` are those of the validation images, `distances` those of the pairs.
         """
-        rate, sides = self.config.false_accept_rate, self.classes[[self.left, self.right]]
+        index, rate = self.dataset.index, self.config.false_accept_rate
+        sides = index.labels[self.rows][[self.left, self.right]]
         chosen = thresholds.choose_threshold(self.same, distances, rate, sides)
-        if self.dataset.index.classes_known:
+        if index.classes_known:
             unknown, enrolled = self._reference_tables(embeddings, distance)
         else:  # of images of two pairs nobody knows whether they show the same
             unknown, enrolled = references.unknown_thresholds([distances[~self.same]]), None
@@ -94,8 +93,9 @@ class Validator:
         """The tables of `unknown_thresholds` and `reference_thresholds`."""
         rng = np.random.default_rng([self.config.seed, 6])
         most = verification.most_compared(MOST_IMAGES, distance)
-        part = np.isin(self.rows, self.dataset.sample(self.rows, most, rng))
-        classes, forged, embeddings = self.classes[part], self.forged[part], embeddings[part]
+        rows = self.dataset.sample(self.rows, most, rng)
+        classes, forged = self.dataset.index.labels[rows], self.dataset.index.forged[rows]
+        embeddings = embeddings[np.isin(self.rows, rows)]
         distances = verification.all_distances(embeddings, embeddings, distance)
         of_others = (classes[:, None] != classes) & ~forged  # (images, images)
         impostors = [distances[row, of_others[row]] for row in np.flatnonzero(~forged)]
