@@ -31,23 +31,23 @@ def lower_maps(lower, dataset, config):
 
 
 class MapBatches(ClassBatches):
-    """Batches of classes for the upper half.
+    """Batches of classes for the upper half, from `lower_maps` of its images.
 
     `batches[step]` is `((maps, teacher, labels), labels)`: float16 (batch, height, width,
     channels), what the pretrained network says of each image (batch, embedding_dim), and classes
     (batch,).
     """
 
-    def __init__(self, index, maps, rows, config, teacher):
-        super().__init__(index, maps, rows, config)
-        self.train_rows, self.teacher = rows, teacher
+    def __init__(self, index, views, rows, config, teacher):
+        super().__init__(index, None, rows, config)
+        self.views, self.train_rows, self.teacher = views, rows, teacher
 
     def __getitem__(self, step):
         rows, rng = self.rows(step), np.random.default_rng([self.config.seed, 1, step])
-        numbers = rng.integers(len(self.pixels), size=len(rows))
-        maps = np.empty((len(rows), *self.pixels[0].shape), np.float16)
-        for number in np.unique(numbers):
-            maps[numbers == number] = self.pixels[number](rows[numbers == number])
+        drawn = rng.integers(len(self.views), size=len(rows))  # a view of each image
+        maps = np.empty((len(rows), *self.views[0].shape), np.float16)
+        for number, view in enumerate(self.views):
+            maps[drawn == number] = view(rows[drawn == number])
         teacher = self.teacher[np.searchsorted(self.train_rows, rows)]
         labels = self.labels[rows].astype(np.int32)
         return (maps, teacher, labels), labels
