@@ -103,8 +103,8 @@ class Config:
 
     def __post_init__(self):
         if self.weights == "none":  # as the command line says it: nothing to distil either
-            for name, nothing in (("weights", None), ("distillation", 0.0)):
-                object.__setattr__(self, name, nothing)
+            object.__setattr__(self, "weights", None)
+            object.__setattr__(self, "distillation", 0.0)
         for name, hint in HINTS.items():
             value = getattr(self, name)
             for good, expected in _expectations(name, value, hint):
