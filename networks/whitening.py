@@ -66,10 +66,10 @@ def fit_head(encoder, features, labels):
 def choose_weights(features, labels, sizes, num_directions, last_is_classes=False):
     """What each feature is multiplied by before whitening, (d,), by cross-validation over classes.
 
-    Powers of two, equal within a map (`sizes` are their numbers of features), 0 for what is left
-    out: of those tried the one by which pairs of images of classes left out of the fit have the
-    highest ROC AUC, if in every fold it is clearly higher than that of equal weights, without class
-    probabilities. Else, and where there are too few classes, these.
+    Powers of two, equal within a map (`sizes` are their numbers of features), or 0 for what is left
+    out. Those tried are compared by the ROC AUC of pairs of images of classes that the fit has not
+    seen. The best are taken if they are clearly better, in every fold, than equal weights without
+    class probabilities; else, and where there are too few classes, those are.
     """
     rng, depth = np.random.default_rng(0), np.repeat(np.arange(len(sizes)), sizes)
     tried = [2.0 ** (emphasis * depth) for emphasis in EMPHASES]
