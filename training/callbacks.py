@@ -151,7 +151,6 @@ class Recorder(keras.callbacks.Callback):
             variable.assign(array)
         self.task.batches.neighbours = arrays.get("neighbours", [None])[0]
         self.best_weights, self.history = arrays["best"], facts["history"]
-        self.feed.epoch = facts["epoch"]
 
     def _save_state(self, epochs):
         neighbours = self.task.batches.neighbours

@@ -29,10 +29,10 @@ class FeatureCache:
         in_bytes = *self.shape[:-1], self.shape[-1] * np.dtype(kind).itemsize
         fill = functools.partial(self._fill, network, rows)
         folder = open_folder(path, in_bytes, stamps[rows], fill)
-        self.rows = Pixels(folder, folder.find(stamps))
+        self.stored = Pixels(folder, folder.find(stamps))
 
     def __call__(self, rows):
-        return self.rows[rows].view(self.kind)
+        return self.stored[rows].view(self.kind)
 
     def _key(self, network):
         """Of all that they depend on but the images; of augmentation, what it makes of noise."""
