@@ -103,53 +103,51 @@ class Config:
 
     def __post_init__(self):
         if self.weights == "none":  # as the command line says it: nothing to distil either
-            for name, nothing in (("weights", None), ("distillation", 0.0)):
-                object.__setattr__(self, name, nothing)
+            object.__setattr__(self, "weights", None)
+            object.__setattr__(self, "distillation", 0.0)
         for name, hint in HINTS.items():
             value = getattr(self, name)
             for good, expected in _expectations(name, value, hint):
                 if not good:
                     raise ValueError(f"{name} must be {expected}. Received: {value!r}.")
-        for good, sentence in self._combinations():
-            if not good:
-                raise ValueError(sentence)
+        self._check_combinations()
 
-    def _combinations(self):
-        """Yields what must hold between fields, and what to say where it does not."""
+    def _check_combinations(self):
+        if self.loss_name not in LOSSES[self.sampling]:
+            raise ValueError(
+                f"loss='{self.loss}' does not go with sampling='{self.sampling}'. "
+                f"Expected one of {LOSSES[self.sampling]}. Change loss or sampling."
+            )
+        if self.distance.startswith("l1") != (self.loss_name == "binary_crossentropy"):
+            raise ValueError(
+                f"loss='{self.loss}' does not go with distance='{self.distance}'. A learned "
+                "distance (l1, l1_512) needs binary_crossentropy, and that loss needs one."
+            )
         pretrained = self.encoder.startswith("efficientnet_lite0")
+        has_imagenet = pretrained or self.encoder in ("vgg16", *APPLICATIONS)
+        if self.weights == "imagenet" and not has_imagenet:
+            raise ValueError(
+                f"No weights of ImageNet are known for encoder='{self.encoder}'. Choose "
+                "efficientnet_lite0, vgg16 or a network of keras.applications."
+            )
+        if self.distillation and not (self.weights and pretrained and self.sampling == "classes"):
+            raise ValueError(
+                f"distillation={self.distillation} needs efficientnet_lite0 with weights, and "
+                f"sampling='classes'. Received: encoder='{self.encoder}', weights="
+                f"{self.weights!r}, sampling='{self.sampling}'. Set distillation=0."
+            )
         smallest = SMALLEST_IMAGES.get(self.encoder, 8 if self.encoder in ENCODERS else 32)
+        if min(self.image_shape[:2]) < smallest:
+            raise ValueError(
+                f"image_size={self.image_size} is too small for encoder='{self.encoder}'. "
+                f"Expected at least {smallest}. Raise image_size, or choose 'compact' or 'spatial'."
+            )
         held_out = self.test_share + self.val_share
-        yield (
-            self.loss_name in LOSSES[self.sampling],
-            f"loss='{self.loss}' does not go with sampling='{self.sampling}'. "
-            f"Expected one of {LOSSES[self.sampling]}. Change loss or sampling.",
-        )
-        yield (
-            self.distance.startswith("l1") == (self.loss_name == "binary_crossentropy"),
-            f"loss='{self.loss}' does not go with distance='{self.distance}'. A learned distance "
-            "(l1, l1_512) needs binary_crossentropy, and that loss needs one.",
-        )
-        yield (
-            self.weights != "imagenet" or pretrained or self.encoder in ("vgg16", *APPLICATIONS),
-            f"No weights of ImageNet are known for encoder='{self.encoder}'. Choose "
-            "efficientnet_lite0, vgg16 or a network of keras.applications.",
-        )
-        yield (
-            not self.distillation or (self.weights and pretrained and self.sampling == "classes"),
-            f"distillation={self.distillation} needs efficientnet_lite0 with weights, and "
-            f"sampling='classes'. Received: encoder='{self.encoder}', weights={self.weights!r}, "
-            f"sampling='{self.sampling}'. Set distillation=0.",
-        )
-        yield (
-            min(self.image_shape[:2]) >= smallest,
-            f"image_size={self.image_size} is too small for encoder='{self.encoder}'. "
-            f"Expected at least {smallest}. Raise image_size, or choose 'compact' or 'spatial'.",
-        )
-        yield (
-            held_out <= 0.8,
-            f"test_share + val_share leave too little to train on. Received: {held_out:.2f} "
-            "of the images. Expected at most 0.8 together. Lower one of them.",
-        )
+        if held_out > 0.8:
+            raise ValueError(
+                f"test_share + val_share leave too little to train on. Received: {held_out:.2f} "
+                "of the images. Expected at most 0.8 together. Lower one of them."
+            )
 
     @property
     def image_shape(self):
@@ -164,8 +162,8 @@ class Config:
     @property
     def accuracy_distance(self):
         """The distance below which the curves of a training call a pair the same."""
-        at = {"contrastive": self.margin / 2, "binary_crossentropy": 0.5}  # a probability
-        return at.get(self.loss_name, 1.0)  # of unit-length embeddings: 60 degrees
+        known = {"contrastive": self.margin / 2, "binary_crossentropy": 0.5}  # a probability
+        return known.get(self.loss_name, 1.0)  # of unit-length embeddings: 60 degrees
 
     @property
     def total_steps(self):
@@ -204,10 +202,10 @@ LOSSES = {  # what each sampling can feed
         HERE / "networks/losses.py", r"def (?:batch_)?(\w+)_loss\(labels, embeddings\b"
     ),
 }
-SMALLEST_IMAGES = {  # pixels; below, a network's last map would be empty
-    **{"leaf_cnn": 22, "koch": 65, "signet": 25, "dogs_cnn": 91, "vgg16": 32},
-    **{"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75},  # Keras's others take 32
-}
+SMALLEST_IMAGES = {  # pixels; below, a network's last map would be empty; Keras's others take 32
+    "leaf_cnn": 22, "koch": 65, "signet": 25, "dogs_cnn": 91, "vgg16": 32,
+    "Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75,
+}  # fmt: skip
 
 
 def parse_image_size(value):

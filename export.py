@@ -80,14 +80,14 @@ def export_all(model, forms, out, images):
         "encoder": (portable(model.encoder), {"pixels": pixels}),
         "pair": (portable(model.run.load_model()), {"left": pixels, "right": pixels[::-1].copy()}),
     }
-    worst = 0.0
+    differences = []
     for form in forms:
         for name, (network, inputs) in networks.items():
             path = out / f"{name}{FORMATS[form][0]}"
-            worst = max(worst, difference := export(network, inputs, form, path))
-            print(f"{path}: differs from Keras by at most {difference:.1e} on {source}")
+            differences.append(export(network, inputs, form, path))
+            print(f"{path}: differs from Keras by at most {differences[-1]:.1e} on {source}")
         write_example(model, form, out / f"example_{form}.py")
-    return worst
+    return max(differences)
 
 
 def sample_pixels(model, folder):

@@ -105,14 +105,13 @@ def parse(args):
         verb.add_argument("--json", action="store_true", help="one JSON list for programs")
     for verb in (compare, search):
         verb.add_argument("--figure", help="PNG to draw the answers in")
-    for verb, of, rate, what in (
-        (identify, "a folder of images per class, or an image per class", 0.01, "%(default)s"),
-        (serve, "the same as for identify", 0.01, "%(default)s"),
-        (verify, "a folder of images of one class", None, "the equal error rate"),
-    ):
-        verb.add_argument("--references", required=verb is not serve, help=of)
-        what = f"share of impostors that may be accepted; default: {what}"
-        verb.add_argument("--false_accept_rate", type=float, default=rate, help=what)
+    rate = "share of impostors that may be accepted; default: "
+    verify.add_argument("--references", required=True, help="a folder of images of one class")
+    verify.add_argument("--false_accept_rate", type=float, help=rate + "the equal error rate")
+    for verb in (identify, serve):
+        of_each = "a folder of images per class, or an image per class"
+        verb.add_argument("--references", required=verb is identify, help=of_each)
+        verb.add_argument("--false_accept_rate", type=float, default=0.01, help=rate + "0.01")
     for verb in (search, serve):
         verb.add_argument("--gallery", required=verb is search, help="a folder of images")
     search.add_argument("--top", type=int, default=10, help="how many neighbours")

@@ -128,21 +128,21 @@ def with_own_parts(config, data, encoder, loss):
         for part, given in (("encoder", encoder), ("loss", loss))
         if given is not None
     ]
-    changes, shape = {"own_parts": ", ".join(names) or None}, ()
+    changes, shape, dataset = {"own_parts": ", ".join(names) or None}, (), None
     if isinstance(data, Dataset):
-        changes["data_dir"] = str(data.index.source)
+        dataset, changes["data_dir"] = data, str(data.index.source)
     elif data is not None:
         images, labels = data
         changes["data_dir"] = str(keep_data(images, labels, cache_dir(config)))
-        data, shape = None, getattr(images, "shape", ())[1:]
+        shape = getattr(images, "shape", ())[1:]
     if encoder is not None:
         changes["embedding_dim"] = encoder.output_shape[-1]
         if None not in encoder.input_shape[1:]:
             shape = encoder.input_shape[1:]
     if len(shape) > 1:
-        height, width, changes["channels"] = (*shape, 1)[:3]
-        changes["image_size"] = f"{height}x{width}"
-    return dataclasses.replace(config, **changes), data
+        height, width, *channels = shape
+        changes |= {"image_size": f"{height}x{width}", "channels": channels[0] if channels else 1}
+    return dataclasses.replace(config, **changes), dataset
 
 
 if __name__ == "__main__":

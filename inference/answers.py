@@ -18,11 +18,12 @@ def table(answer):
         )
         return [(answer["query"], said)]
     if "results" in answer:
-        said, found = "query", [(one["path"], one["distance"]) for one in answer["results"]]
+        said, name, nearest = "query", "path", answer["results"]
     else:
         said = f"{answer['class'] or 'none of these'} (believed below {answer['threshold']:.3f})"
-        found = [(one["class"], one["distance"]) for one in answer["candidates"]]
-    return [(answer["query"], said), *((name, f"distance {d:.3f}") for name, d in found)]
+        name, nearest = "class", answer["candidates"]
+    others = [(other[name], f"distance {other['distance']:.3f}") for other in nearest]
+    return [(answer["query"], said), *others]
 
 
 def text(answer):

@@ -50,19 +50,19 @@ class Gallery:
 
     def _embed_missing(self, names, embed, rows):
         """The rows of the store, stamp and embedding each, and of the images that it lacks."""
-        there = {*rows["stamp"].tolist()}
-        missing = [stamp for stamp in names if stamp not in there]
-        settings = {"desc": f"embedding {self.folder}", "unit": "image", "delay": 0.5}
-        with tqdm(total=len(missing), **settings) as progress:
+        kept = {*rows["stamp"].tolist()}
+        missing = [stamp for stamp in names if stamp not in kept]
+        title = f"embedding {self.folder}"
+        with tqdm(total=len(missing), desc=title, unit="image", delay=0.5) as progress:
             while missing:
                 size = max(PART, len(rows) // 4)
                 stamps, missing = np.array(missing[:size], np.uint64), missing[size:]
                 paths = [os.path.join(self.folder, names[stamp]) for stamp in stamps.tolist()]
                 embeddings = embed(paths, self.unreadable)
-                fine = [path not in self.unreadable for path in paths]
+                readable = [path not in self.unreadable for path in paths]
                 row = [("stamp", np.uint64), ("embedding", np.float32, embeddings.shape[1:])]
-                fresh = np.empty(sum(fine), row)
-                fresh["stamp"], fresh["embedding"] = stamps[fine], embeddings[fine]
+                fresh = np.empty(sum(readable), row)
+                fresh["stamp"], fresh["embedding"] = stamps[readable], embeddings[readable]
                 rows = self._write(np.concatenate([rows, fresh]) if len(rows) else fresh)
                 progress.update(len(paths))
         return rows

@@ -90,7 +90,7 @@ class SimilarityModel:
         images = as_list(images)
         embeddings = self.embed(images, unreadable)
         fine = np.flatnonzero(~np.isnan(embeddings).any(axis=1))
-        return [_title(images[at]) for at in fine], embeddings[fine]
+        return [_title(images[row]) for row in fine], embeddings[fine]
 
     def _distances(self, images, known, unreadable):
         """Yields each readable one's name and its distances (references,) to a `Gallery`."""
@@ -197,12 +197,13 @@ class SimilarityModel:
         threshold, rate = enrolled_threshold(table, count, false_accept_rate)
         stated = {"rule": table["rule"], "threshold": threshold, "false_accept_rate": rate}
         stated |= {"impostors": table["impostors"], "references": count}
-        some = known.embeddings[:: -(-count // most_compared(MOST_AMONG, self.metric))]
-        among, answers = all_distances(some, some, self.metric), []
+        few = known.embeddings[:: -(-count // most_compared(MOST_AMONG, self.metric))]
+        among, answers = all_distances(few, few, self.metric), []
         for name, distances in self._distances(images, known, unreadable):
             score = float(RULES[table["rule"]](distances[None], among)[0])
-            answers.append({"query": name, "accepted": score < threshold, "distance": score})
-        return [answer | stated for answer in answers]
+            verdict = {"query": name, "accepted": score < threshold, "distance": score}
+            answers.append(verdict | stated)
+        return answers
 
     def search(self, images, gallery, top=10, unreadable=None):
         """The most similar images of a folder; every one is compared.
@@ -216,8 +217,8 @@ class SimilarityModel:
         known, answers = self.open(gallery), []
         for name, distances in self._distances(images, known, unreadable):
             nearest = np.argsort(distances, kind="stable")[:top]
-            found = [{"path": known.path(at), "distance": float(distances[at])} for at in nearest]
-            answers.append({"query": name, "results": found})
+            hits = [{"path": known.path(row), "distance": float(distances[row])} for row in nearest]
+            answers.append({"query": name, "results": hits})
         return answers
 
 

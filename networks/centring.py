@@ -43,7 +43,7 @@ def _sampling(middle, step, side, size):
     """Matrices (batch, size, side) that sample one side around a middle, both (batch, 1)."""
     step = ops.clip(step, side / size / MOST_ZOOM, side / size * MOST_ZOOM)
     offsets = np.arange(size, dtype="float32") - (size - 1) / 2
-    at = (middle + step * offsets)[:, :, None]
+    places = (middle + step * offsets)[:, :, None]
     width = ops.maximum(step, 1.0)[:, :, None]  # where pixels are merged, all count
-    reach = ops.abs(at - np.arange(side, dtype="float32")) / width
-    return ops.maximum(1.0 - reach, 0.0) / width
+    distances = ops.abs(places - np.arange(side, dtype="float32")) / width
+    return ops.maximum(1.0 - distances, 0.0) / width

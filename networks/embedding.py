@@ -72,10 +72,10 @@ def embed(encoder, pixels, rows):
     parts, embeddings = np.resize(rows, (count, size)), []
     with concurrent.futures.ThreadPoolExecutor(1) as reader:
         coming = reader.submit(read, parts[0])
-        for number in range(1, count + 1):
+        for following in [*parts[1:], None]:
             batch = coming.result()
-            if number < count:
-                coming = reader.submit(read, parts[number])
+            if following is not None:
+                coming = reader.submit(read, following)
             embeddings.append(encoder.predict_on_batch(batch))
     return np.concatenate(embeddings)[: len(rows)].astype(np.float32)
 

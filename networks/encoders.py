@@ -42,11 +42,11 @@ def build_encoder(config):
 
 def compact(pixels, embedding_dim):
     """Ours, for photographs: strided 3x3 convolutions, batch norm, three maps pooled."""
-    maps = [_block(layers.Rescaling(1 / 255)(pixels), 32, strides=2)]
-    for filters in (64, 128):
-        maps.append(_block(maps[-1], filters))
-    maps.append(_block(maps[-1], 256, pooled=False))
-    return head([mean_and_deviation(each) for each in maps[1:]], embedding_dim)
+    first = _block(layers.Rescaling(1 / 255)(pixels), 32, strides=2)
+    second = _block(first, 64)
+    third = _block(second, 128)
+    fourth = _block(third, 256, pooled=False)
+    return head([mean_and_deviation(maps) for maps in (second, third, fourth)], embedding_dim)
 
 
 def spatial(pixels, embedding_dim):
@@ -67,7 +67,7 @@ def drawing(pixels, embedding_dim):
 
 def head(features, embedding_dim):
     """Feature vectors, each brought to unit length, concatenated, and one dense layer."""
-    features = [unit_length(each) for each in features]
+    features = [unit_length(vector) for vector in features]
     joined = layers.Concatenate(name=MAPS)(features) if len(features) > 1 else features[0]
     return layers.Dense(embedding_dim, name=HEAD)(joined)
 
@@ -105,9 +105,9 @@ def upper_half(maps, embedding_dim, grid=False):
     """What the two make of the maps of their lower half."""
     outputs = pretrained.build_upper(maps.shape[1:], classes=not grid)(maps)
     if grid:
-        return head([_parts(each) for each in outputs], embedding_dim)
-    *maps, logits = outputs
-    features = [layers.GlobalAveragePooling2D()(each) for each in maps]
+        return head([_parts(output) for output in outputs], embedding_dim)
+    *five_maps, logits = outputs
+    features = [layers.GlobalAveragePooling2D()(maps) for maps in five_maps]
     # Of unit length these are square roots of probabilities, which are compared as they should be.
     features.append(layers.Softmax(name=CLASSES)(logits / 2))
     return head(features, embedding_dim)
@@ -249,10 +249,9 @@ def _copy_run(folder, encoder):
         why = str(error).strip().splitlines()[0]
         raise WeightsError(f"'{folder}' holds no encoder that loads: {why}") from error
     givers, takers = ([n for n in model.layers if n.weights] for model in (trained, encoder))
-    shapes = [[[w.shape for w in layer.weights] for layer in part] for part in (givers, takers)]
     filled = False
-    for giver, taker, given, taken in itertools.zip_longest(givers, takers, *shapes):
-        if given == taken:
+    for giver, taker in itertools.zip_longest(givers, takers):
+        if giver and taker and [w.shape for w in giver.weights] == [w.shape for w in taker.weights]:
             taker.set_weights(giver.get_weights())
             filled |= taker.name == HEAD
         elif not (giver and taker and giver.name == taker.name == HEAD):

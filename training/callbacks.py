@@ -142,6 +142,16 @@ class Recorder(keras.callbacks.Callback):
         if len(self.task.batches.candidates):
             self.task.batches.neighbours = nearest_of_other_classes(self.task)
 
+    def restore(self, arrays, facts):
+        """Goes on from what was saved after an epoch; the model is compiled."""
+        print(f"Continuing after epoch {facts['epoch']}.")
+        variables = [*self.task.model.variables, *self.task.model.optimizer.variables]
+        saved = [*arrays["model"], *arrays["optimizer"]]
+        for variable, array in zip(variables, saved, strict=True):
+            variable.assign(array)
+        self.task.batches.neighbours = arrays.get("neighbours", [None])[0]
+        self.best_weights, self.history = arrays["best"], facts["history"]
+
     def _save_state(self, epochs):
         neighbours = self.task.batches.neighbours
         self.run.save_state(
@@ -168,9 +178,9 @@ def nearest_of_other_classes(task):
     batches = task.batches
     labels = batches.index.labels[batches.candidates]
     embeddings = embed(task.encoder, task.pixels, batches.candidates)
-    count, found = min(NEAREST, len(labels) - np.bincount(labels).max()), []
-    for some in chunks(len(labels), len(labels)):
-        distances = all_distances(embeddings[some], embeddings)
-        distances[labels[some][:, None] == labels] = np.inf
-        found.append(np.argpartition(distances, count - 1, axis=1)[:, :count])
-    return batches.candidates[np.column_stack([np.arange(len(labels)), np.concatenate(found)])]
+    count, nearest = min(NEAREST, len(labels) - np.bincount(labels).max()), []
+    for part in chunks(len(labels), len(labels)):
+        distances = all_distances(embeddings[part], embeddings)
+        distances[labels[part][:, None] == labels] = np.inf
+        nearest.append(np.argpartition(distances, count - 1, axis=1)[:, :count])
+    return batches.candidates[np.column_stack([np.arange(len(labels)), np.concatenate(nearest)])]

@@ -29,10 +29,10 @@ class FeatureCache:
         in_bytes = *self.shape[:-1], self.shape[-1] * np.dtype(kind).itemsize
         fill = functools.partial(self._fill, network, rows)
         folder = open_folder(path, in_bytes, stamps[rows], fill)
-        self.rows = Pixels(folder, folder.find(stamps))
+        self.stored = Pixels(folder, folder.find(stamps))
 
     def __call__(self, rows):
-        return self.rows[rows].view(self.kind)
+        return self.stored[rows].view(self.kind)
 
     def _key(self, network):
         """Of all that they depend on but the images; of augmentation, what it makes of noise."""
@@ -46,7 +46,7 @@ class FeatureCache:
         return digest.hexdigest()
 
     def _seen(self, images, start):
-        """A batch of images, of which the first is in place `start`, in the view."""
+        """A batch of images in the view, where the first of them is the `start`-th of all."""
         if self.view <= self.config.horizontal_flip:
             return images[:, :, ::-1] if self.view else images
         rng = np.random.default_rng([self.config.seed, 4, start, self.view])
@@ -57,14 +57,14 @@ class FeatureCache:
         missing = rows[folder.find(stamps[rows]) < 0]
         folder.prepare(len(missing))
 
-        def read(some):
-            return self._seen(pixels[some], np.searchsorted(rows, some[0]))
+        def read(batch):
+            return self._seen(pixels[batch], np.searchsorted(rows, batch[0]))
 
-        what = {"desc": f"pretrained network, view {self.view + 1}", "unit": "image", "delay": 0.5}
-        with tqdm(total=len(missing), **what) as progress:
+        title = f"pretrained network, view {self.view + 1}"
+        with tqdm(total=len(missing), desc=title, unit="image", delay=0.5) as progress:
             for start in range(0, len(missing), PART):  # none, where another process was first
                 part = missing[start : start + PART]
-                made, table = embed(network, read, part), np.zeros(len(part), ROW)
+                features, table = embed(network, read, part), np.zeros(len(part), ROW)
                 table["stamp"] = stamps[part]
-                folder.append(made.astype(self.kind), table)
+                folder.append(features.astype(self.kind), table)
                 progress.update(len(part))

@@ -1,6 +1,5 @@
 """Fine-tunes the upper half of a pretrained network on maps of its lower half, computed once."""
 
-import functools
 import time
 
 import keras
@@ -12,12 +11,10 @@ from networks.losses import relational_distillation
 from networks.whitening import whiten
 from pipeline.class_batches import ClassBatches, training_labels
 from training.feature_cache import FeatureCache
-from training.validation import seconds_per_image
 
 VIEWS = 3  # of each image: as it is, mirrored where that is allowed, and augmented
 MOST_BYTES = 8_000_000_000  # of maps on disk; past them fewer views are kept
 MAPS_SHARE = 0.25  # of a time limit, for computing them; past it fewer views are kept
-TIMED = 32  # images on which the whole network is timed
 
 
 def lower_maps(lower, dataset, config):
@@ -34,23 +31,23 @@ def lower_maps(lower, dataset, config):
 
 
 class MapBatches(ClassBatches):
-    """Batches of classes for the upper half.
+    """Batches of classes for the upper half, from `lower_maps` of its images.
 
     `batches[step]` is `((maps, teacher, labels), labels)`: float16 (batch, height, width,
     channels), what the pretrained network says of each image (batch, embedding_dim), and classes
     (batch,).
     """
 
-    def __init__(self, index, maps, rows, config, teacher):
-        super().__init__(index, maps, rows, config)
-        self.train_rows, self.teacher = rows, teacher
+    def __init__(self, index, views, rows, config, teacher):
+        super().__init__(index, None, rows, config)
+        self.views, self.train_rows, self.teacher = views, rows, teacher
 
     def __getitem__(self, step):
         rows, rng = self.rows(step), np.random.default_rng([self.config.seed, 1, step])
-        numbers = rng.integers(len(self.pixels), size=len(rows))
-        maps = np.empty((len(rows), *self.pixels[0].shape), np.float16)
-        for number in np.unique(numbers):
-            maps[numbers == number] = self.pixels[number](rows[numbers == number])
+        drawn = rng.integers(len(self.views), size=len(rows))  # a view of each image
+        maps = np.empty((len(rows), *self.views[0].shape), np.float16)
+        for number, view in enumerate(self.views):
+            maps[drawn == number] = view(rows[drawn == number])
         teacher = self.teacher[np.searchsorted(self.train_rows, rows)]
         labels = self.labels[rows].astype(np.int32)
         return (maps, teacher, labels), labels
@@ -72,30 +69,34 @@ class Distillation(keras.layers.Layer):
 class UpperHalf:
     """What `fit.fit_run` trains in place of a `fit.WholeEncoder`, with the same methods.
 
-    `encoder` is from maps, `pixels`, to embeddings, and its head is fitted already; `model` is the
-    encoder with the pretrained network as its teacher: the mean of an image and its mirror image.
-    `learns` is False where the head takes what the network calls each image, unless without
-    distillation: 200 steps on 15 breeds of dogs made it forget others, and know the 15 no better.
+    `encoder` is from maps, `pixels`, to embeddings, and its head is fitted already; `whole` is from
+    raw pixels. `model` is the encoder with the pretrained network as its teacher: the mean of an
+    image and its mirror image. `learns` is False where the head takes what the network calls each
+    image, unless without distillation: 200 steps on 15 breeds of dogs made it forget others, and
+    know the 15 no better.
     """
 
     def __init__(self, dataset, config):
-        self.dataset, self.whole = dataset, build_encoder(config)
+        self.whole = build_encoder(config)
         filled = load_weights(self.whole, config)
-        maps_of = lower_maps(self.whole.get_layer("lower"), dataset, config)
-        self.pixels = maps_of[0]
+        views = lower_maps(self.whole.get_layer("lower"), dataset, config)
+        self.pixels, rows = views[0], dataset.splits.train
         maps = keras.Input(self.pixels.shape, name="lower_maps")
         grid = config.encoder == "efficientnet_lite0_grid"
         embeddings = unit_length(upper_half(maps, config.embedding_dim, grid))
         self.encoder = keras.Model(maps, embeddings, name="encoder")
         self._copy(self.whole, self.encoder)
-        rows, views = dataset.splits.train, maps_of[: 1 + config.horizontal_flip]
-        labels = training_labels(dataset.index)
-        features = [functools.partial(embed, pixels=view) for view in views]
-        named = not filled and whiten(self.encoder, rows, labels, *features)
+        plain = views[: 1 + config.horizontal_flip]  # and mirrored, not augmented
+
+        def features(model, rows, view):
+            return embed(model, plain[view], rows)
+
+        labels, mirrors = training_labels(dataset.index), len(plain) > 1
+        named = not filled and whiten(self.encoder, rows, labels, features, mirrors)
         self.learns = not (named and config.distillation)
-        known = sum(embed(self.encoder, view, rows) for view in views)
+        known = sum(embed(self.encoder, view, rows) for view in plain)
         known /= np.linalg.norm(known, axis=1, keepdims=True)
-        self.batches = MapBatches(dataset.index, maps_of, rows, config, known)
+        self.batches = MapBatches(dataset.index, views, rows, config, known)
         teacher = keras.Input((config.embedding_dim,), name="teacher")
         classes = keras.Input((), name="labels", dtype="int32")
         distilled = Distillation(config.distillation)(embeddings, teacher, classes)
@@ -105,11 +106,6 @@ class UpperHalf:
         """The whole encoder, from raw pixels, with what was trained in it."""
         self._copy(self.encoder, self.whole)
         return self.whole
-
-    def seconds_at_end(self, num_images):
-        """What the whole network takes to embed so many images after the training."""
-        rows = self.dataset.splits.val[:TIMED]
-        return num_images * seconds_per_image(self.whole, self.dataset.pixels, rows)
 
     @staticmethod
     def _copy(source, target):

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 
 import siamese_network_funcs as funcs
+from networks.embedding import EMBED_BATCH, embed
 from networks.encoders import build_encoder, load_weights
 from networks.whitening import whiten
 from pipeline.class_batches import ClassBatches, training_labels
@@ -18,7 +19,7 @@ from training.feature_cache import FeatureCache
 from training.fine_tuning import UpperHalf
 from training.outputs import MOST_SCORED, write_outputs, write_pairs
 from training.schedule import Schedule
-from training.validation import TrainingFailed, Validator, seconds_per_image
+from training.validation import TrainingFailed, Validator
 
 SAVING_SECONDS = 8.0  # of max_minutes, for models, thresholds and figures at the end
 SAVED_A_SECOND = 10_000_000  # weights of a model, its optimizer state and copies
@@ -39,7 +40,7 @@ class WholeEncoder:
     """A whole encoder trained from pixels, as `fine_tuning.UpperHalf` is an upper half from maps.
 
     `encoder` takes `pixels`; `model` is what is trained on `batches`, if it `learns` at all: the
-    encoder, or the two-input model around it.
+    encoder, or the two-input model around it. `whole` goes from raw pixels to embeddings.
     """
 
     learns = True
@@ -47,16 +48,17 @@ class WholeEncoder:
     def __init__(self, dataset, config, continues=False, own=None):
         self.config, self.pixels, self.own = config, dataset.pixels, own
         self.encoder, self.model = build_training_model(config, own)
-        batches, rows = {"pairs": PairBatches, "classes": ClassBatches}, dataset.splits.train
-        self.batches = batches[config.sampling](dataset.index, dataset.pixels, rows, config)
+        self.whole, rows = self.encoder, dataset.splits.train
+        batches = PairBatches if config.sampling == "pairs" else ClassBatches
+        self.batches = batches(dataset.index, dataset.pixels, rows, config)
         fresh = config.weights and not continues and own is None
         if fresh and not load_weights(self.encoder, config):
 
-            def features(model, rows, view=0):
+            def features(model, rows, view):
                 return FeatureCache(model, dataset, config, rows, view)(rows)
 
-            mirrored = [functools.partial(features, view=1)] * config.horizontal_flip
-            whiten(self.encoder, rows, training_labels(dataset.index), features, *mirrored)
+            labels = training_labels(dataset.index)
+            whiten(self.encoder, rows, labels, features, config.horizontal_flip)
 
     def finished(self):
         """The encoder rebuilt in float32, so that it runs anywhere."""
@@ -65,10 +67,6 @@ class WholeEncoder:
         encoder = build_encoder(self.config)
         encoder.set_weights(self.encoder.get_weights())
         return encoder
-
-    def seconds_at_end(self, num_images):
-        """What the end takes beside what validations tell of it."""
-        return 0.0
 
 
 def fit_run(run, dataset, begin, *, encoder=None, loss=None, callbacks=()):
@@ -93,23 +91,17 @@ def fit_run(run, dataset, begin, *, encoder=None, loss=None, callbacks=()):
         validator = Validator(dataset, config, task.pixels, loss)
         limit = _limit(config, task, validator, begin)
         schedule = Schedule(config, *limit, facts.get("total_steps"))
+        compile_model(task.model, config, loss)
         recorder = Recorder(run, task, validator, schedule, asked_to_end)
         if arrays:
-            print(f"Continuing after epoch {facts['epoch']}.")
-            _restore(task.model.variables, arrays["model"])
-            task.batches.neighbours = arrays.get("neighbours", [None])[0]
-            recorder.best_weights, recorder.history = arrays["best"], facts["history"]
-            recorder.feed.epoch = facts["epoch"]
+            recorder.restore(arrays, facts)
         try:
             if not task.learns:
                 print("ImageNet's classes tell these apart: nothing is trained (see distillation).")
             elif config.epochs and not facts.get("done"):
-                compile_model(task.model, config, loss)
-                if arrays:
-                    _restore(task.model.optimizer.variables, arrays["optimizer"])
                 task.model.fit(
                     recorder.feed,
-                    initial_epoch=recorder.feed.epoch,
+                    initial_epoch=len(recorder.history),
                     epochs=config.epochs,
                     callbacks=[schedule, recorder, *callbacks],
                     shuffle=False,  # batches come in their own seeded order
@@ -140,15 +132,23 @@ def _task(config, dataset, continues, own):
 
 
 def _limit(config, task, validator, begin):
-    """`(deadline, seconds an epoch)`: a first validation tells what embedding an image takes."""
+    """`(deadline, seconds an epoch)`: first embeddings tell how long those to come take."""
     if config.max_minutes is None or not config.epochs:
         return float("inf"), 0.0
-    seconds = seconds_per_image(task.encoder, task.pixels, validator.rows)
-    validated, mined = len(validator.rows), len(task.batches.candidates)
-    an_epoch, at_end = (validated + mined) * seconds, validated + len(SPLITS) * MOST_SCORED
+    rows, limit = validator.rows, 60 * config.max_minutes
+    an_epoch = _seconds_per_image(task.encoder, task.pixels, rows)
+    an_epoch *= len(rows) + len(task.batches.candidates)
+    at_end = _seconds_per_image(task.whole, validator.dataset.pixels, rows[:EMBED_BATCH])
+    at_end *= len(rows) + len(SPLITS) * MOST_SCORED
     saving = SAVING_SECONDS + task.model.count_params() / SAVED_A_SECOND
-    closing = saving + an_epoch + at_end * seconds + task.seconds_at_end(at_end)
-    return begin + 60 * config.max_minutes - min(closing, 30 * config.max_minutes), an_epoch
+    return begin + limit - min(an_epoch + at_end + saving, limit / 2), an_epoch
+
+
+def _seconds_per_image(encoder, pixels, rows):
+    embed(encoder, pixels, rows[:EMBED_BATCH])  # compiles
+    start = time.monotonic()
+    embed(encoder, pixels, rows)
+    return (time.monotonic() - start) / len(rows)
 
 
 def build_training_model(config, encoder=None):
@@ -186,29 +186,23 @@ def compile_model(model, config, loss=None):
     else:
         optimizer = keras.optimizers.get(config.optimizer)
     optimizer.learning_rate = config.learning_rate
-    metric = funcs.accuracy if config.sampling == "pairs" else funcs.batch_accuracy
-    at = {"threshold": config.accuracy_distance}
-    metric = keras.metrics.MeanMetricWrapper(metric, name="accuracy", **at)
+    share = funcs.accuracy if config.sampling == "pairs" else funcs.batch_accuracy
+    threshold = config.accuracy_distance
+    metric = keras.metrics.MeanMetricWrapper(share, name="accuracy", threshold=threshold)
     model.compile(optimizer, loss=loss or funcs.build_loss(config), metrics=[metric])
     model.optimizer.build(model.trainable_variables)
-
-
-def _restore(variables, arrays):
-    """Gives a model's or optimizer's variables the arrays of a state, in the same order."""
-    for variable, array in zip(variables, arrays, strict=True):
-        variable.assign(array)
 
 
 def _finish(run, task, recorder, begin):
     """Writes what the run leaves, with the best epoch's weights: a `TrainedRun`."""
     if recorder.best_weights:
         task.model.set_weights(recorder.best_weights)
-    encoder, history = task.finished(), recorder.history
+    encoder = task.finished()
     model = funcs.build_siamese_network(encoder, run.config.distance)
     if run.config.sampling == "pairs":
         model.get_layer("distance").set_weights(task.model.get_layer("distance").get_weights())
-    outputs = model, encoder, history, recorder.best_epoch
-    threshold = write_outputs(run, recorder.validator, *outputs)
+    threshold = write_outputs(run, recorder, model, encoder)
     print(f"{(time.monotonic() - begin) / 60:.1f} minutes in all. Run directory: {run.path}")
-    columns = {name: [row[name] for row in history] for name in (history or [()])[0]}
-    return TrainedRun(run.path, columns, threshold, encoder, model)
+    names = recorder.history[0] if recorder.history else ()
+    history = {name: [row[name] for row in recorder.history] for name in names}
+    return TrainedRun(run.path, history, threshold, encoder, model)

@@ -1,9 +1,8 @@
 """What a training leaves beside its history and state: models, threshold, figures."""
 
-import dataclasses
-
 import numpy as np
 
+from configs import Config
 from evaluation import figures, verification
 from networks.embedding import embed
 from pipeline.pairs import PairBatches
@@ -16,34 +15,33 @@ PAIRS_SHOWN = 8  # of each kind, in pairs.png
 
 def write_pairs(run, dataset):
     """Writes `pairs.png`: some training pairs, genuine above and impostor below."""
-    few = {"sampling": "pairs", "loss": "contrastive", "pairs_per_batch": 2 * PAIRS_SHOWN}
-    config = dataclasses.replace(run.config, **few, distance="euclidean", distillation=0.0)
-    batches = PairBatches(dataset.index, dataset.pixels, dataset.splits.train, config)
+    seed, skilled = run.config.seed, run.config.skilled_share
+    config = Config(seed=seed, skilled_share=skilled, pairs_per_batch=2 * PAIRS_SHOWN)
+    index, pixels, rows = dataset.index, dataset.pixels, []
     try:
-        left, right, _ = batches.rows(0)
+        left, right, _ = PairBatches(index, pixels, dataset.splits.train, config).rows(0)
     except ValueError:  # no pair of one kind: training will say so
         return
-    index, rows = dataset.index, []
-    shown = np.stack([left, right], axis=1).reshape(4, -1)  # two lines of each kind
+
+    def shown(row):
+        name = figures.short(index.class_names[index.labels[row]])
+        return pixels[row], name + ", forged" * int(index.forged[row])
+
     kinds = ("genuine: one class", figures.GREEN), ("impostor: two classes", figures.RED)
-    for number, line in enumerate(shown):
-        (title, color), images = kinds[number // 2], []
-        for row in line:
-            name = figures.short(index.class_names[index.labels[row]])
-            images.append((dataset.pixels[row], name + ", forged" * int(index.forged[row])))
-        rows.append(("" if number % 2 else title, color, images))
+    pairs = np.stack([left, right], axis=1).reshape(2, 2, -1)  # of each kind two lines
+    for (title, color), (first, second) in zip(kinds, pairs, strict=True):
+        rows.append((title, color, [shown(row) for row in first]))
+        rows.append(("", color, [shown(row) for row in second]))
     run.write("pairs.png", draw_rows(rows).save)
 
 
-def write_outputs(run, validator, model, encoder, history, best_epoch):
+def write_outputs(run, recorder, model, encoder):
     """Writes models, threshold and curves, prints how well they do, and gives the threshold.
 
-    Args:
-        run, validator: A `RunDirectory` and its `Validator`.
-        model, encoder: The two-input model, and the encoder in it.
-        history: Dicts, one an epoch.
-        best_epoch: The one whose weights these are, from 1; None where nothing was trained.
+    `model` is the two-input model around `encoder`; its weights are those of the best epoch of the
+    `Recorder`, where anything was trained.
     """
+    validator, best_epoch = recorder.validator, recorder.best_epoch
     distance = distance_function(model)
     run.write("encoder.keras", encoder.save)
     run.write("model.weights.h5", model.save_weights)
@@ -55,8 +53,9 @@ def write_outputs(run, validator, model, encoder, history, best_epoch):
     if best_epoch:
         for name in ("accuracy", "loss"):
             title = f"{name.capitalize()} of pairs, {run.path.name}"
-            run.write(f"{name}.png", figures.plot_curves(history, name, title, best_epoch).savefig)
-        best = history[best_epoch - 1].items()
+            curves = figures.plot_curves(recorder.history, name, title, best_epoch)
+            run.write(f"{name}.png", curves.savefig)
+        best = recorder.history[best_epoch - 1].items()
         shown = ", ".join(f"{name} {value:.4f}" for name, value in best if name.startswith("val_"))
         print(f"Weights of epoch {best_epoch}: {shown}.")
     run.write("model.keras", model.save)  # last: it says that the rest is there
@@ -95,4 +94,4 @@ def _print_accuracies(validator, val_distances, encoder, distance, threshold):
         found = [float(accuracy(same, distances, cut)) for cut in cuts]
         curve = verification.operating_points(same, distances)[:2]
         found.append(verification.curve_scores(*curve)["best_accuracy"])
-        print(f"  {title:<13} {'  '.join(f'{one:.1%}' for one in found)}")
+        print(f"  {title:<13} {'  '.join(f'{share:.1%}' for share in found)}")

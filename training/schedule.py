@@ -26,7 +26,7 @@ class Schedule(keras.callbacks.Callback):
         self.seconds_per_epoch, self.total_steps = seconds_per_epoch, total_steps
         if config.max_minutes is None:
             self.total_steps = config.total_steps
-        self.begin = self.timed_from = self.cut_at = None
+        self.begin, self.step_seconds, self.cut_at = time.monotonic(), [], None
 
     @property
     def most_steps(self):
@@ -36,32 +36,32 @@ class Schedule(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         """Remembers where the epoch's steps start; what lay between two epochs is not timed."""
         self.step = self.first_step = epoch * self.config.steps_per_epoch
-        if self.timed_from is not None:
-            self.timed_from += time.monotonic() - self.step_end
+        self.step_end = time.monotonic()
 
     def on_train_batch_begin(self, batch, logs=None):
         """Sets this step's learning rate."""
-        if self.begin is None:
-            self.begin, self.begin_step = time.monotonic(), self.step
         self.model.optimizer.learning_rate = self.learning_rate()
 
     def on_train_batch_end(self, batch, logs=None):
-        """Decides on the number of steps; ends the training after the last."""
-        self.step, self.step_end = self.first_step + batch + 1, time.monotonic()
-        now = self.step_end
-        done = self.step - self.begin_step - UNTIMED
-        if self.total_steps is None and done == 0:
-            self.timed_from = now
-        seconds = now - (self.timed_from or now)
-        if self.total_steps is None and done > 0 and (done == TIMED or seconds > ENOUGH):
-            per_step = seconds / done
+        """Ends the training after the last step, which the first ones decide on."""
+        self.step, now = self.first_step + batch + 1, time.monotonic()
+        self.step_seconds.append(now - self.step_end)
+        self.step_end = now
+        if self.total_steps is None:
+            self._decide(now)
+        if now > self.deadline and self.step < self.most_steps:
+            self.cut_at = self.step
+        if self.cut_at or self.step >= self.most_steps:
+            self.model.stop_training = True
+
+    def _decide(self, now):
+        """Once enough steps are timed, makes as many the total as fit before the deadline."""
+        timed = self.step_seconds[UNTIMED:]
+        if len(timed) == TIMED or sum(timed) > ENOUGH:
+            per_step = sum(timed) / len(timed)
             per_step += self.seconds_per_epoch / self.config.steps_per_epoch
             fitting = max(1, int((self.deadline - now) * (1 - RESERVE) / per_step))
             self.total_steps = min(self.config.total_steps, self.step + fitting)
-        late = now > self.deadline and self.step < self.most_steps
-        self.cut_at = self.step if late else None
-        if late or self.step >= self.most_steps:
-            self.model.stop_training = True
 
     def learning_rate(self):
         """Of the present step: linear warm-up, then a half cosine down to zero."""
@@ -77,6 +77,6 @@ class Schedule(keras.callbacks.Callback):
     def time_left(self):
         """Minutes and seconds, as 3:07, estimated from the steps done since the beginning."""
         now = time.monotonic()
-        per_step = (now - self.begin) / (self.step - self.begin_step)
+        per_step = (now - self.begin) / len(self.step_seconds)
         seconds = min((self.most_steps - self.step) * per_step, self.deadline - now)
         return "{}:{:02d}".format(*divmod(max(0, int(seconds)), 60))

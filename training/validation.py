@@ -1,13 +1,11 @@
 """Scores an encoder on the validation images, each embedded once."""
 
-import time
-
 import numpy as np
 from keras import ops
 from sklearn.metrics import roc_auc_score
 
 from evaluation import few_shot, references, thresholds, verification
-from networks.embedding import EMBED_BATCH, embed
+from networks.embedding import embed
 from pipeline.class_batches import ClassBatches, training_labels
 from siamese_network_funcs import accuracy, build_loss
 
@@ -27,14 +25,6 @@ class TrainingFailed(RuntimeError):
         super().__init__(f"{what}. {advice}")
 
 
-def seconds_per_image(encoder, pixels, rows):
-    """How long an encoder takes to embed an image, measured on some rows."""
-    embed(encoder, pixels, rows[:EMBED_BATCH])  # compiles
-    start = time.monotonic()
-    embed(encoder, pixels, rows)
-    return (time.monotonic() - start) / len(rows)
-
-
 class Validator:
     """What an encoder is scored on after each epoch.
 
@@ -49,8 +39,6 @@ class Validator:
         most = int(min(MOST_IMAGES, A_MINUTE * max(1, config.max_minutes or np.inf)))
         self.rows = dataset.sample(dataset.splits.val, most, rng)
         self.labels = training_labels(dataset.index)[self.rows]  # a forgery is alone in its class
-        self.classes = dataset.index.labels[self.rows]
-        self.forged = dataset.index.forged[self.rows]
         pairs = verification.verification_pairs(dataset, self.rows, rng)
         self.left, self.right, self.same = pairs
         self.trials = few_shot.draw_trials(self.labels, WAYS, 1, TRIALS, rng)
@@ -88,29 +76,31 @@ class Validator:
 
         `embeddings` are those of the validation images, `distances` those of the pairs.
         """
-        sides = self.classes[np.stack([self.left, self.right])]
-        chosen = thresholds.choose_threshold(
-            self.same, distances, self.config.false_accept_rate, sides
-        )
-        enrolled = None
-        if self.dataset.index.classes_known:
-            rng = np.random.default_rng([self.config.seed, 6])
-            most = verification.most_compared(MOST_IMAGES, distance)
-            some = np.isin(self.rows, self.dataset.sample(self.rows, most, rng))
-            of_all = verification.all_distances(embeddings[some], embeddings[some], distance)
-            classes, forged = self.classes[some], self.forged[some]
-            enrolled = references.reference_thresholds(of_all, classes, forged, rng)
-            others = (classes[:, None] != classes) & ~forged  # (images, images)
-            unknown = references.unknown_thresholds(
-                [row[other] for row, other in zip(of_all[~forged], others[~forged], strict=True)]
-            )
+        index, rate = self.dataset.index, self.config.false_accept_rate
+        sides = index.labels[self.rows][[self.left, self.right]]
+        chosen = thresholds.choose_threshold(self.same, distances, rate, sides)
+        if index.classes_known:
+            unknown, enrolled = self._reference_tables(embeddings, distance)
         else:  # of images of two pairs nobody knows whether they show the same
-            unknown = references.unknown_thresholds([distances[~self.same]])
+            unknown, enrolled = references.unknown_thresholds([distances[~self.same]]), None
         if enrolled is None:
             rates = [thresholds.equal_error_rate(self.same, distances)[0]]
             enrolled = {"rule": "nearest", "impostors": references.IMPOSTORS["random"], **unknown}
             enrolled["equal_error_rates"] = rates * len(unknown["references"])
         return chosen | {"unknown": unknown, "enrolled": enrolled}
+
+    def _reference_tables(self, embeddings, distance):
+        """The tables of `unknown_thresholds` and `reference_thresholds`."""
+        rng = np.random.default_rng([self.config.seed, 6])
+        most = verification.most_compared(MOST_IMAGES, distance)
+        rows = self.dataset.sample(self.rows, most, rng)
+        classes, forged = self.dataset.index.labels[rows], self.dataset.index.forged[rows]
+        embeddings = embeddings[np.isin(self.rows, rows)]
+        distances = verification.all_distances(embeddings, embeddings, distance)
+        of_others = (classes[:, None] != classes) & ~forged  # (images, images)
+        impostors = [distances[row, of_others[row]] for row in np.flatnonzero(~forged)]
+        enrolled = references.reference_thresholds(distances, classes, forged, rng)
+        return references.unknown_thresholds(impostors), enrolled
 
     def _scale(self, embeddings):
         """Distance of unrelated embeddings: at a right angle, and as long as these are."""
