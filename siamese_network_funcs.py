@@ -4,7 +4,6 @@ An encoder takes raw pixels (0 to 255) and gives an embedding; small distances m
 are 1 for genuine pairs (one class) and 0 for impostors (two classes).
 """
 
-import functools
 import inspect
 
 import keras
@@ -98,10 +97,22 @@ def binary_crossentropy_loss(same, distance):
     return ops.mean(keras.losses.binary_crossentropy(different, distance))
 
 
-def build_loss(config):
-    """The function of labels and outputs that a config names, as `compile` takes it.
+class PairwiseLoss(keras.losses.Loss):
+    """A function over the pairs of a batch, with its settings, as a Keras loss."""
 
-    It is `NAME_loss` here, or in `networks.losses`; its other parameters are fields of the config.
+    def __init__(self, function, **settings):
+        super().__init__(name=function.__name__, reduction=None)
+        self.function, self.settings = function, settings
+
+    def call(self, y_true, y_pred):
+        """The loss of one batch, a scalar."""
+        return self.function(y_true, y_pred, **self.settings)
+
+
+def build_loss(config):
+    """The `keras.losses.Loss` that a config names: `NAME_loss` here, or in `networks.losses`.
+
+    Its parameters beside labels and outputs are fields of the config.
     """
     name = f"{config.loss_name}_loss"
     if config.sampling == "pairs":
@@ -109,7 +120,7 @@ def build_loss(config):
     else:
         function = getattr(losses, f"batch_{name}", None) or getattr(losses, name)
     parameters = list(inspect.signature(function).parameters)[2:]
-    return functools.partial(function, **{name: getattr(config, name) for name in parameters})
+    return PairwiseLoss(function, **{field: getattr(config, field) for field in parameters})
 
 
 def accuracy(same, distance, threshold=0.5):
