@@ -91,7 +91,8 @@ def fit_run(run, dataset, begin, *, encoder=None, loss=None, callbacks=()):
         validator = Validator(dataset, config, task.pixels, loss)
         limit = _limit(config, task, validator, begin)
         schedule = Schedule(config, *limit, facts.get("total_steps"))
-        compile_model(task.model, config, loss)
+        if task.learns and config.epochs:
+            compile_model(task.model, config, loss)
         recorder = Recorder(run, task, validator, schedule, asked_to_end)
         if arrays:
             recorder.restore(arrays, facts)
