@@ -1,18 +1,19 @@
-"""Reading against hand values and Pillow alone: orientation, colour, depth, shape, ink."""
+"""Reading against hand values and Pillow alone: orientation, colour, depth, shape, ink, damage."""
 
 import dataclasses
-import inspect
+import itertools
 import struct
-import types
+import warnings
 import zlib
 
 import numpy as np
 import pytest
 from conftest import encoded
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from configs import Config
-from pipeline import reading
 from pipeline.reading import BadImage, decode, measure
 
 SIZE = 16
@@ -124,14 +125,6 @@ def test_any_range_of_numbers_keeps_its_levels(data, config):
     assert np.array_equal(decode(data, config, measure(data))[0], pixels)
 
 
-def test_a_range_of_the_data_set_holds_for_its_darkest_image():
-    dark = (LEVELS // 8).astype("u2") * 16
-    assert measure(encoded(dark)) == {"I;16": (0, 1023 if dark.max() < 1024 else 4095)}
-    pixels, _ = decode(encoded(dark), GREY, {"I;16": [0, 4095]})
-    assert np.abs(pixels[..., 0] - LEVELS // 8).max() <= 1
-    assert measure(encoded(LEVELS.astype("u1"))) == measure(pgm16(LEVELS)) == {}
-
-
 def flat(mode, colour):
     return Image.new(mode, (20, 12), colour)
 
@@ -240,12 +233,61 @@ def test_specks_far_from_the_ink_do_not_change_its_size():
     assert np.abs(specked.astype(int) - clean).mean() < 5
 
 
-def test_the_source_alone_is_a_program():
-    """As an exported example carries it: it needs NumPy and Pillow, nothing of this project."""
-    alone = types.ModuleType("alone")
-    exec(inspect.getsource(reading), alone.__dict__)  # noqa: S102
-    assert "pipeline" not in inspect.getsource(reading)
-    data = encoded(noise(30, 20, 3), "JPEG")
-    config = types.SimpleNamespace(image_shape=(8, 9, 1), fit="pad", ink=False)
-    expected = decode(data, Config(image_size="8x9", channels=1, fit="pad"))[0]
-    np.testing.assert_array_equal(alone.decode(data, config)[0], expected)
+def whole_images():
+    """Files of every format and of the modes and options that are read by other code."""
+    rgb = Image.fromarray(noise(40, 50, 3))
+    grey, deep = rgb.convert("L"), Image.fromarray(np.arange(900, dtype="u2").reshape(30, 30) * 70)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    more = {"save_all": True, "append_images": [grey.convert("RGB")]}
+    yield b"P2 3 2 255\n1 2 3\n4 5 6\n"
+    for form, images, options in (
+        ("JPEG", [rgb, grey, rgb.convert("CMYK")], [{}, {"progressive": True}, {"exif": exif}]),
+        ("PNG", [rgb, grey, deep, rgb.convert("RGBA"), rgb.quantize(16), rgb.convert("1")], [{}]),
+        ("GIF", [rgb], [{}, more]),
+        ("TIFF", [rgb], [{"compression": c} for c in ("tiff_lzw", "jpeg", "packbits")]),
+        ("TIFF", [rgb, deep, rgb.convert("1"), grey.convert("F")], [{}]),
+        ("WEBP", [rgb], [{}, {"lossless": True}, more]),
+        ("PPM", [rgb, grey, deep, rgb.convert("1")], [{}]),
+        ("BMP", [rgb, grey, rgb.convert("1"), rgb.convert("RGBA")], [{}]),
+    ):
+        for image, option in itertools.product(images, options):
+            yield encoded(image, form, **option)
+
+
+EXTREME = [bytes(4), b"\1", b"\x7f\xff", b"\x7f\xff\xff\xff", b"\xff" * 4, b"\x4e\x20"]
+EDITS = st.tuples(  # where, what is written there, in place of how many bytes
+    st.integers(0, 100) | st.integers(0, 6000),
+    st.just(b"") | st.sampled_from(EXTREME) | st.binary(min_size=1, max_size=16),
+    st.integers(0, 16) | st.just(6000),
+)
+
+
+def damage(data, edits):
+    for at, new, count in edits:
+        at %= len(data) + 1
+        data = data[:at] + new + data[at + count :]
+    return data
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_damaged_images_never_crash_or_hang(count):
+    """Pixels come out, or `BadImage`."""
+    warnings.simplefilter("ignore")
+    files, outcomes = list(whole_images()), set()
+    for data in files:
+        decode(data, Config(image_size=24))
+
+    @settings(max_examples=count, deadline=10_000, suppress_health_check=list(HealthCheck))
+    @given(st.sampled_from(files), st.lists(EDITS, min_size=1, max_size=4), st.sampled_from([1, 3]))
+    def check(data, edits, channels):
+        try:
+            pixels, kind = decode(damage(data, edits), Config(image_size=24, channels=channels))
+            assert pixels.shape == (24, 24, channels) and pixels.dtype == np.uint8 and kind
+            outcomes.add("read")
+        except BadImage as error:
+            assert str(error)
+            outcomes.add("refused")
+
+    check()
+    assert outcomes == {"read", "refused"}
