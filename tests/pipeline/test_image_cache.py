@@ -51,8 +51,6 @@ def test_rows_equal_fresh_decodes(channels, write_images, config):
     for row, name in enumerate(index.names):
         np.testing.assert_array_equal(cache.pixels[row], fresh(folder / name, channels))
     assert cache.kinds == {"40x23 RGB": 7}
-    digests = dict(zip(index.names, cache.digests.tolist(), strict=True))
-    assert digests["a/2.png"] == digests["b/0.jpg"] and len(set(digests.values())) == 6
 
 
 def test_what_cannot_be_read_is_skipped_named_and_tried_again(write_images, config):
@@ -89,6 +87,7 @@ def check_rows(folder, config):
 
 def test_only_what_came_or_changed_is_decoded(write_images, config):
     folder = write_images(*(f"{label}/{i}.png" for label in "abc" for i in range(20)))
+    shutil.copy(folder / "a/2.png", folder / "c/3.png")
     first, decoded = check_rows(folder, config)
     assert decoded == 60
     files = [path for path in Path(config.cache_dir).rglob("*") if path.is_file()]
@@ -241,6 +240,7 @@ def test_numbers_of_twelve_bits_are_read_by_the_range_of_the_set(write_images, c
     for number, divisor in enumerate((8, 1)):
         image = Image.fromarray((values // divisor).astype("u2") * 4)  # to 124, to 1020
         image.save(folder / f"a/deep{number}.png")
+    image.save(folder / "b/z.pgm")  # which says its largest number itself
     grey = dataclasses.replace(config, channels=1)
     cache = open_cache(read_index(folder), grey)
     assert cache.ranges == {"I;16": [0, 1023]}
