@@ -41,7 +41,7 @@ LISTS = [  # what label 1 means, where the list does not say it; the lines of a 
     (None, "left,right,same / a/1.png,a/2.png,1 / a/1.png,b/1.png,0 / b/1.png,b/2.png,1"),
     (None, "genuine,one,other / 1,a/1.png,a/2.png / 0,a/1.png,b/1.png / 1,b/1.png,b/2.png"),
     ("different", "a/1.png,a/2.png,0 / a/1.png,b/1.png,1 / b/1.png,b/2.png,0"),
-    ("different", "img1,img2,target / a/1.png,a/2.png,0 / a/1.png,b/1.png,1 / b/1.png,b/2.png,0"),
+    ("different", "kin,img1,img2 / 0,a/1.png,a/2.png / 1,a/1.png,b/1.png / 0,b/1.png,b/2.png"),
     (None, "image1,image2,label / a/1,a/2,same / b/1,b/2,same / a/1,b/1,different"),
     (None, "n,id_a,id_b,is_duplicate / 0,a/1,a/2,1 / 1,b/2,b/1,1 / 2,b/1,a/1,0"),
     (None, "left,right,class / a/1.png,a/2.png,Genuine / b/1,b/2,genuine / a/1,b/1,forged"),
@@ -82,12 +82,13 @@ def test_labelled_faces_in_the_wild(write_images):
 
 
 def test_what_counts_once_and_what_is_left_out(write_images):
-    lines = ["left,right,same,fold", "a/1.png,a/2.png,1,x", "a/2.png,a/1.png,1,y"]
-    lines += ["a/1.png,b/1.png,0,y", "b/1.png,b/2.png,1,y", "b/2.png,b/1.png,0,y"]
-    lines += ["a/1.png,gone.png,0,y", "b/2.png,gone.png,0,y", "a/1.png,a/1.png,1,y"]
+    lines = ["left,right,same,fold,split", "a/1.png,a/2.png,1,x,val", "a/2.png,a/1.png,1,y,val"]
+    lines += ["a/1.png,b/1.png,0,y,val", "b/1.png,b/2.png,1,y,val", "b/2.png,b/1.png,0,y,val"]
+    lines += ["a/1.png,gone.png,0,y,val", "b/2.png,gone.png,0,y,val", "a/1.png,a/1.png,1,y,val"]
     index = read_index(write_list(write_images(*FILES), lines))
     assert given(index) == {("a/1.png", "a/2.png", 1), ("a/1.png", "b/1.png", 0)}
     assert index.pair_folds.tolist() == [0, 1]
+    assert index.remarks == ["Columns that are not read: split (give a list of each)."]
     assert index.skipped == {
         "gone.png": "No such file or directory",
         "2 pairs": "a file of theirs is missing",
@@ -111,13 +112,6 @@ def test_what_counts_once_and_what_is_left_out(write_images):
 def test_lists_that_do_not_load(lines, message, write_images):
     with pytest.raises(DataError, match=message):
         read_index(write_list(write_images(*FILES), lines), "different")
-
-
-def test_other_columns_are_named(write_images):
-    lines = ["fold,kin,img1,img2,split", "x,1,a/1.png,a/2.png,train", "y,0,a/1.png,b/1.png,test"]
-    index = read_index(write_list(write_images(*FILES), lines), "same")
-    assert index.remarks == ["Columns that are not read: split (give a list of each)."]
-    assert given(index) == {("a/1.png", "a/2.png", 1), ("a/1.png", "b/1.png", 0)}
 
 
 def test_one_wrong_label_among_many_is_left_out(write_images):
