@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import Config
 from pipeline.image_index import ImageIndex
-from prepare_data import load_data
 
 TINY = (
     "--sampling classes "
@@ -175,6 +173,8 @@ def here(place, monkeypatch):
 @pytest.fixture
 def prepare(tmp_path):
     """`prepare(folder, field=value)` loads a folder with a small cache of its own."""
+    from configs import Config
+    from prepare_data import load_data
 
     def load(folder, **fields):
         fields = {"image_size": 16, "cache_dir": str(tmp_path / "cache")} | fields
