@@ -168,3 +168,16 @@ def here(place, monkeypatch):
     """The same, as current directory."""
     monkeypatch.chdir(place)
     return place
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    """`prepare(folder, field=value)` loads a folder with a small cache of its own."""
+    from configs import Config
+    from prepare_data import load_data
+
+    def load(folder, **fields):
+        fields = {"image_size": 16, "cache_dir": str(tmp_path / "cache")} | fields
+        return load_data(Config(data_dir=str(folder), **fields))
+
+    return load

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 import struct
 import zipfile
@@ -18,10 +19,8 @@ import evaluate
 import predict
 import prepare_data
 import train
-from configs import Config
 from inference.similarity_model import SimilarityModel
 from pipeline.files import DataError, read_bytes
-from pipeline.image_cache import open_cache
 from pipeline.image_index import read_index
 from run_directory import STATE, RunDirectory, RunError
 
@@ -51,8 +50,6 @@ def test_no_pickle_is_read(here):
     with pytest.raises(ValueError, match="allow_pickle=False|Python objects"):
         run.load_state()
     assert not (here / "it-ran").exists()
-    np.load(run / STATE, allow_pickle=True)["facts"]
-    assert (here / "it-ran").exists()  # it would have
 
 
 def lambda_model(path):
@@ -99,11 +96,11 @@ def test_no_code_in_a_model_file_runs(here, capsys, evil, name):
 # Zips
 
 
-def png(size):
-    return encoded(Image.new("RGB", (size, size), "red"))
+def pngs(names, size=8):
+    return {name: encoded(Image.new("L", (size + n, 9))) for n, name in enumerate(names)}
 
 
-FOUR = {"a/1.png": png(8), "a/2.png": png(9), "b/1.png": png(10), "b/2.png": png(11)}
+FOUR = pngs(["a/1.png", "a/2.png", "b/1.png", "b/2.png"])
 
 
 @pytest.fixture
@@ -120,7 +117,7 @@ def pack(tmp_path, monkeypatch):
 
 def test_zip_slip(pack, tmp_path):
     names = ["../../out/1.png", "/tmp/out/2.png", "x/../../../out/3.png", "c:\\out\\4.png"]
-    source = pack(FOUR | {name: png(30 + at) for at, name in enumerate(names)})
+    source = pack(FOUR | pngs(names, size=30))
     prepare_data.main([str(source), "--image_size", "8"])
     made = [p.relative_to(tmp_path / "a/b").parts[0] for p in tmp_path.rglob("*") if p.is_file()]
     assert set(made) == {"data.zip", "data"}
@@ -129,8 +126,6 @@ def test_zip_slip(pack, tmp_path):
 def test_zip_bombs(pack, monkeypatch):
     monkeypatch.setattr("pipeline.files.MAX_FILE_BYTES", 10_000)
     path = pack(FOUR | {"b/3.png": bytes(20_000)})
-    index = read_index(path)
-    assert index.skipped == {"b/3.png": "larger than 200 MB"}
     lying = path.read_bytes().replace(struct.pack("<I", 20_000), struct.pack("<I", 9))
     for leaves, said in ((b"{" + bytes(20_000), ".*larger than"), (b"[" * 9000, "")):
         with pytest.raises(DataError, match=rf"leaf-map\.json{said}"):
@@ -148,24 +143,11 @@ def test_damaged_and_locked_zips_are_a_sentence(pack, capsys):
             content[at + (8 if content[at + 2] == 1 else 6)] |= 1  # "encrypted"
     path.write_bytes(content)
     assert train.main(["--data_dir", str(path)]) == train.WRONG_INPUT
-    assert "None of 4 images can be read" in capsys.readouterr().err
-    with pytest.raises(DataError, match="cannot be unpacked: .*encrypted"):
-        open_cache(read_index(path), Config(image_size=8))
+    said = capsys.readouterr().err
+    assert re.search("None of 4 images can be read.*cannot be unpacked: .*encrypted", said)
 
 
 # Names that are HTML
-
-
-class Tags(HTMLParser):
-    """Every tag with its attributes."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.found = []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
 
 
 def test_file_names_in_the_report_are_text(here):
@@ -176,7 +158,9 @@ def test_file_names_in_the_report_are_text(here):
         folder.rename(folder.with_name(f"{number}\"><svg onload='alert(1)'>"))
     options = "--trials 20 --ways 2 --shots 1 --out out".split()
     assert evaluate.main(["runs/run", "--data", "images", *options]) == 0
-    tags = Tags((here / "out/report.html").read_text()).found
+    parser, tags = HTMLParser(), []
+    parser.handle_starttag = lambda tag, attributes: tags.append((tag, dict(attributes)))
+    parser.feed((here / "out/report.html").read_text())
     assert not {"script", "svg", "iframe", "object", "link"} & {tag for tag, _ in tags}
     assert not [name for _, attributes in tags for name in attributes if name.startswith("on")]
     assert all(given["src"].startswith("data:image/") for tag, given in tags if tag == "img")

@@ -4,7 +4,6 @@ python -m pytest -m slow tests/test_faults.py
 """
 
 import contextlib
-import csv
 import dataclasses
 import importlib
 import json
@@ -25,7 +24,6 @@ from conftest import write_colors
 from PIL import Image
 
 from configs import Config
-from prepare_data import load_data
 from run_directory import STATE, RunDirectory, RunError
 
 ROOT = Path(__file__).parent.parent
@@ -103,13 +101,12 @@ def arrays_in(path):
     names = []
     with h5py.File(path) as file:
         file.visit(names.append)
-        items = {name: file[name] for name in names}
-        return {name: item[()] for name, item in items.items() if isinstance(item, h5py.Dataset)}
+        return {n: file[n][()] for n in names if isinstance(file[n], h5py.Dataset)}
 
 
 def history(folder):
-    with open(folder / "runs/run/history.csv") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+    rows = RunDirectory(folder / "runs/run").read_history()
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
 # What must be there after each command, in a form that can be compared.
@@ -137,10 +134,6 @@ def scored(folder, said):
     return [json.loads((folder / "runs/run/metrics.json").read_text())]
 
 
-def found(folder, said):
-    return [json.loads(said)]
-
-
 def exported(folder, said):
     names = sorted(path.name for path in (folder / "runs/run/export").iterdir())
     return [[name for name in names if not name.startswith(".partial")], len(said.splitlines())]
@@ -150,7 +143,7 @@ COMMANDS = {  # command, what it leaves, what to remove to begin again, kills
     "prepare": (["prepare_data", "images", "--image_size", "16"], prepared, "data", 15),
     "train": (["train", *TINY], trained, "runs", 16),
     "evaluate": (SCORED, scored, "runs/run/metrics.json", 10),
-    "search": (FOUND, found, "runs/run/embeddings", 9),
+    "search": (FOUND, lambda _, said: [json.loads(said)], "runs/run/embeddings", 9),
     "export": (EXPORTED, exported, "runs/run/export", 6),
 }
 
@@ -159,10 +152,6 @@ def again(folder, command):
     """The command, or what continues it."""
     begun = command[0] == "train" and (folder / "runs/run").exists()
     return ["train", "runs/run"] if begun else command
-
-
-def remove(path):
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @pytest.mark.slow
@@ -191,7 +180,7 @@ def test_killed_anywhere_it_continues_and_ends_the_same(name, workplace, tmp_pat
             assert status == 0, output[1]
         if status == 0:
             np.testing.assert_equal(result(killed, output[0]), expected)
-            remove(killed / undone)
+            subprocess.run(["rm", "-r", killed / undone], check=True)
         print(f"{name}: {done} kills in {time.monotonic() - begin:.0f} s", flush=True)
 
 
@@ -199,26 +188,14 @@ def test_killed_anywhere_it_continues_and_ends_the_same(name, workplace, tmp_pat
 
 
 @pytest.fixture
-def mount():
-    """`mount(folder, *options)` does so until the test ends."""
-    mounted = []
-
-    def do(folder, *options):
-        if subprocess.run(["mount", *options, folder], capture_output=True).returncode:
-            pytest.skip("nothing can be mounted here: that needs root")
-        mounted.append(folder)
-        return folder
-
-    yield do
-    for folder in mounted:
-        subprocess.run(["umount", "-l", folder], check=True)
-
-
-@pytest.fixture
-def disk(tmp_path, mount):
+def disk(tmp_path):
     """The images, on a disk of 64 MB."""
-    (tmp_path / "disk").mkdir()
-    return draw_images(mount(tmp_path / "disk", "-t", "tmpfs", "-o", "size=64m", "tmpfs"))
+    (folder := tmp_path / "disk").mkdir()
+    mount = [*"mount -t tmpfs -o size=64m tmpfs".split(), folder]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here: that needs root")
+    yield draw_images(folder)
+    subprocess.run(["umount", "-l", folder], check=True)
 
 
 def fill(folder):
@@ -294,37 +271,22 @@ def test_folders_that_vanish(workplace):
     assert_told(run(workplace, SCORED), "is not finished")
 
 
-def test_where_nothing_can_be_written_another_cache_is_asked_for(workplace, mount, tmp_path):
-    mount(workplace, "--bind", workplace)
-    subprocess.run(["mount", "-o", "remount,ro,bind", workplace], check=True)
-    command = [sys.executable, ROOT / "prepare_data.py", "images", "--out", tmp_path / "sheet.png"]
-    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "cannot be written: Read-only file system. Make room or set another" in done.stderr
-    there = ["--cache_dir", tmp_path / "cache"]
-    subprocess.run([*command, *there], cwd=workplace, capture_output=True, check=True)
-
-
 # Two at once
+
+
+def make_runs(folder, start):
+    time.sleep(max(0, start - time.time()))
+    config = Config(runs_dir=str(folder))
+    return [RunDirectory.create(config, "x").path.name for _ in range(3)]
 
 
 def test_many_runs_of_one_second_get_a_directory_each(tmp_path):
     """From eight processes at the same moment, killed ones beside them."""
     (tmp_path / ".partial-1-killed").mkdir()
-    code = (
-        "import sys, time; from configs import Config; from run_directory import RunDirectory\n"
-        "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
-        "print(*(RunDirectory.create(Config(runs_dir=sys.argv[1]), 'x').path for _ in range(3)))"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path), str(time.time() + 3)]
-    children = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(8)
-    ]
-    made = [path for child in children for path in child.communicate()[0].split()]
-    assert len(set(made)) == 24 and all(RunDirectory(path).config for path in made)
-    assert {path.name for path in tmp_path.iterdir()} - {Path(path).name for path in made} == {
-        ".partial-1-killed"
-    }
+    with PROCESSES.Pool(8) as pool:
+        made = sum(pool.starmap(make_runs, [(tmp_path, time.time() + 3)] * 8, 1), [])
+    assert len(set(made)) == 24 and all(RunDirectory(tmp_path / name).config for name in made)
+    assert {path.name for path in tmp_path.iterdir()} == {".partial-1-killed", *made}
 
 
 def test_a_name_that_is_taken_is_not_overwritten(tmp_path):
@@ -337,16 +299,15 @@ def test_a_name_that_is_taken_is_not_overwritten(tmp_path):
     assert before.read_text() == text and [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
-def test_a_run_does_not_go_on_with_other_images(workplace):
+def test_a_run_does_not_go_on_with_other_images(workplace, prepare):
     """Held-out images would be trained on."""
-    config = Config(data_dir=str(workplace / "images"), runs_dir=str(workplace), image_size=8,
-                    cache_dir=str(workplace / "cache"))  # fmt: skip
-    run, data = RunDirectory.create(config, "x"), load_data(config)
+    run = RunDirectory.create(Config(runs_dir=str(workplace)), "x")
     for _ in range(2):
+        data = prepare(workplace / "images")
         run.write_splits(data.index, data.splits)
     before = run.read_json("splits.json")
     shutil.copy(workplace / "images/class1/1.png", workplace / "images/class1/new.png")
-    data = load_data(config)
+    data = prepare(workplace / "images")
     with pytest.raises(RunError, match="are not those that .* began with"):
         run.write_splits(data.index, data.splits)
     assert run.read_json("splits.json") == before

@@ -15,7 +15,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
 from configs import Config
 from pipeline import image_cache
@@ -31,46 +31,25 @@ def config(tmp_path):
     return Config(cache_dir=str(tmp_path / "cache"), image_size=SIZE)
 
 
-def fresh(path, channels=3):
+def fresh(path):
     """The image as Pillow alone reads it."""
     with Image.open(path) as image:
-        image = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
-        small = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
-    return small.reshape(SIZE, SIZE, channels).astype(int)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_rows_equal_fresh_decodes(channels, write_images, config):
-    names = ["a/1.png", "a/2.png", "b/1.bmp", "b/2.tiff", "b/3.ppm", "b/4.webp"]
-    folder = write_images(*names, size=(40, 23))
-    shutil.copy(folder / "a/2.png", folder / "b/0.jpg")  # what a file is called does not count
-    index = read_index(folder)
-    cache = open_cache(index, dataclasses.replace(config, channels=channels))
-    assert cache.pixels.shape == (7, SIZE, SIZE, channels) and cache.pixels[0].dtype == np.uint8
-    assert isinstance(cache.pixels.map, np.memmap) and cache.unreadable == {}
-    for row, name in enumerate(index.names):
-        np.testing.assert_array_equal(cache.pixels[row], fresh(folder / name, channels))
-    assert cache.kinds == {"40x23 RGB": 7}
-    digests = dict(zip(index.names, cache.digests.tolist(), strict=True))
-    assert digests["a/2.png"] == digests["b/0.jpg"] and len(set(digests.values())) == 6
+        return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
 
 
 def test_what_cannot_be_read_is_skipped_named_and_tried_again(write_images, config):
-    folder = write_images("a/1.png", "a/9.png", "a/cut.png", "b/1.png", size=(64, 64))
-    (folder / "a/cut.png").write_bytes((folder / "a/cut.png").read_bytes()[:900])
+    folder = write_images("a/1.png", "a/9.png", "b/1.png")
     (folder / "a/text.png").write_text("hello")
-    (folder / "a/zero.jpg").write_bytes(b"")
     index = read_index(folder)
     (folder / "a/9.png").rename(folder / "away")  # gone since it was indexed
     for _ in range(2):  # the others are decoded, then found
         cache = open_cache(index, config)
-        reasons = "No such file, truncated, not an image, empty file".split(", ")
-        assert list(cache.unreadable) == [1, 2, 3, 4] and not cache.pixels[[1, 2, 3, 4]].any()
-        assert all(a in b for a, b in zip(reasons, cache.unreadable.values(), strict=True))
+        assert list(cache.unreadable) == [1, 2] and not cache.pixels[[1, 2]].any()
+        assert "No such file" in cache.unreadable[1] and "not an image" in cache.unreadable[2]
         np.testing.assert_array_equal(cache.pixels[-1], fresh(folder / "b/1.png"))
     (folder / "away").rename(folder / "a/9.png")
     cache, decoded = check_rows(folder, config)
-    assert list(cache.unreadable) == [2, 3, 4] and decoded == 4
+    assert list(cache.unreadable) == [2] and decoded == 2
 
 
 def check_rows(folder, config):
@@ -89,6 +68,7 @@ def check_rows(folder, config):
 
 def test_only_what_came_or_changed_is_decoded(write_images, config):
     folder = write_images(*(f"{label}/{i}.png" for label in "abc" for i in range(20)))
+    shutil.copy(folder / "a/2.png", folder / "c/3.png")
     first, decoded = check_rows(folder, config)
     assert decoded == 60
     files = [path for path in Path(config.cache_dir).rglob("*") if path.is_file()]
@@ -118,6 +98,7 @@ def test_pixels_are_read_as_an_array(write_images, config):
     for what in (some.tolist(), some, slice(2, 9, 3), slice(None), 7, -1, images[:, 0, 0, 0] > 99):
         np.testing.assert_array_equal(pixels[what], images[what])
     assert len(pixels) == 13 and pixels.shape == images.shape
+    assert isinstance(pixels.map, np.memmap)
 
 
 CHILD = """
@@ -241,6 +222,7 @@ def test_numbers_of_twelve_bits_are_read_by_the_range_of_the_set(write_images, c
     for number, divisor in enumerate((8, 1)):
         image = Image.fromarray((values // divisor).astype("u2") * 4)  # to 124, to 1020
         image.save(folder / f"a/deep{number}.png")
+    image.save(folder / "b/z.pgm")  # which says its largest number itself
     grey = dataclasses.replace(config, channels=1)
     cache = open_cache(read_index(folder), grey)
     assert cache.ranges == {"I;16": [0, 1023]}

@@ -6,7 +6,7 @@ import pytest
 from configs import Config
 from pipeline.image_index import DataError, read_index
 from pipeline.pairs import PairBatches
-from prepare_data import inventory, load_data
+from prepare_data import inventory
 
 FILES = ("a/1.png", "a/2.png", "b/1.png", "b/2.png")
 PAIRS = {("a/1.png", "a/2.png", 1), ("a/1.png", "b/1.png", 0), ("b/1.png", "b/2.png", 1)}
@@ -23,42 +23,47 @@ def write_list(folder, lines, name="pairs.csv"):
     return folder / name
 
 
+def signatures(write_images):
+    """A list as a well-known set has it: label 1 means different, below `test/`, no header."""
+    lines, names = [], set()
+    for who in "abcdefghij":
+        first, *others = (f"{who}/{n}.png" for n in range(4))
+        forged = [f"{who}_forg/{n}.png" for n in range(3)]
+        lines += [f"{first},{other},0" for other in others]
+        lines += [f"{first},{other},1" for other in forged]
+        names |= {first, *others, *forged}
+    folder = write_images(*(f"test/{name}" for name in names))
+    (folder / "train").mkdir()
+    return write_list(folder, [*lines, "a/0.png,j/0.png,1"], "test_data.csv")
+
+
+LISTS = [  # what label 1 means, where the list does not say it; the lines of a list of `PAIRS`
+    (None, "left,right,same / a/1.png,a/2.png,1 / a/1.png,b/1.png,0 / b/1.png,b/2.png,1"),
+    (None, "genuine,one,other / 1,a/1.png,a/2.png / 0,a/1.png,b/1.png / 1,b/1.png,b/2.png"),
+    ("different", "a/1.png,a/2.png,0 / a/1.png,b/1.png,1 / b/1.png,b/2.png,0"),
+    ("different", "kin,img1,img2 / 0,a/1.png,a/2.png / 1,a/1.png,b/1.png / 0,b/1.png,b/2.png"),
+    (None, "image1,image2,label / a/1,a/2,same / b/1,b/2,same / a/1,b/1,different"),
+    (None, "n,id_a,id_b,is_duplicate / 0,a/1,a/2,1 / 1,b/2,b/1,1 / 2,b/1,a/1,0"),
+    (None, "left,right,class / a/1.png,a/2.png,Genuine / b/1,b/2,genuine / a/1,b/1,forged"),
+    (None, "left,right,same / a/1.png,a/2.png,1 / a/1.png,b/1.png,0 / b/1.png,B/2.PNG,1"),
+    (None, "Anchor,Positive,Negative / a/1.png,a/2.png,b/1.png / b/1.png,b/2.png,a/1.png"),
+]
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t", " ", "  "])
-@pytest.mark.parametrize("header", ["left right same", "genuine one other", "", "img1 img2 target"])
-def test_separators_and_headers(header, separator, write_images):
-    folder = write_images(*FILES)
-    turned = header.startswith("genuine")
-    says_same = "same" in header or turned
-    rows = [(*pair, same if says_same else 1 - same) for *pair, same in sorted(PAIRS)]
-    rows = [row[2:] + row[:2] if turned else row for row in rows]
-    lines = [
-        separator.join(map(str, row)) for row in ([tuple(header.split())] * bool(header)) + rows
-    ]
-    source = write_list(folder, lines)
-    if not says_same:
+@pytest.mark.parametrize(("means", "lines"), LISTS)
+def test_lists_as_programs_and_people_write_them(means, lines, separator, write_images):
+    """Names without a suffix or in another case too, as files of the images are called."""
+    lines = lines.replace(",", separator).split(" / ")
+    source = write_list(write_images(*FILES), lines)
+    if means:
         look = "'a/1.png' and 'a/2.png' have label 0.*pair_label same if 1 means"
         with pytest.raises(DataError, match=look):
             read_index(source)
-    index = read_index(source, None if says_same else "different")
-    assert given(index) == PAIRS and index.class_names == ["a", "b"] and index.classes_known
-    assert not index.forged.any() and index.pair_folds is None and not index.skipped
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [
-        ["image1,image2,label", "a/1,a/2,same", "b/1,b/2,same", "a/1,b/1,different"],
-        ["n,id_a,id_b,is_duplicate", "0,a/1,a/2,1", "1,b/2,b/1,1", "2,b/1,a/1,0"],
-        ["left;right;class", "a/1.png;a/2.png;Genuine", "b/1;b/2;genuine", "a/1;b/1;forged"],
-        ["left,right,same", "a/1.png,a/2.png,1", "a/1.png,b/1.png,0", "b/1.png,B/2.PNG,1"],
-        ["Anchor,Positive,Negative", "a/1.png,a/2.png,b/1.png", "b/1.png,b/2.png,a/1.png"],
-    ],
-)
-def test_lists_that_say_it_in_words(lines, write_images):
-    """Names without a suffix or in another case too, as files of the images are called."""
-    index = read_index(write_list(write_images(*FILES), lines))
-    pairs = {(*sorted(pair), same) for *pair, same in given(index)}
-    assert pairs == PAIRS and index.class_names == ["a", "b"] and not index.skipped
+    index = read_index(source, means)
+    assert {(*sorted(pair), same) for *pair, same in given(index)} == PAIRS
+    assert index.class_names == ["a", "b"] and index.classes_known and not index.skipped
+    assert not index.forged.any() and index.pair_folds is None
 
 
 def test_labelled_faces_in_the_wild(write_images):
@@ -77,12 +82,13 @@ def test_labelled_faces_in_the_wild(write_images):
 
 
 def test_what_counts_once_and_what_is_left_out(write_images):
-    lines = ["left,right,same,fold", "a/1.png,a/2.png,1,x", "a/2.png,a/1.png,1,y"]
-    lines += ["a/1.png,b/1.png,0,y", "b/1.png,b/2.png,1,y", "b/2.png,b/1.png,0,y"]
-    lines += ["a/1.png,gone.png,0,y", "b/2.png,gone.png,0,y", "a/1.png,a/1.png,1,y"]
+    lines = ["left,right,same,fold,split", "a/1.png,a/2.png,1,x,val", "a/2.png,a/1.png,1,y,val"]
+    lines += ["a/1.png,b/1.png,0,y,val", "b/1.png,b/2.png,1,y,val", "b/2.png,b/1.png,0,y,val"]
+    lines += ["a/1.png,gone.png,0,y,val", "b/2.png,gone.png,0,y,val", "a/1.png,a/1.png,1,y,val"]
     index = read_index(write_list(write_images(*FILES), lines))
     assert given(index) == {("a/1.png", "a/2.png", 1), ("a/1.png", "b/1.png", 0)}
     assert index.pair_folds.tolist() == [0, 1]
+    assert index.remarks == ["Columns that are not read: split (give a list of each)."]
     assert index.skipped == {
         "gone.png": "No such file or directory",
         "2 pairs": "a file of theirs is missing",
@@ -108,13 +114,6 @@ def test_lists_that_do_not_load(lines, message, write_images):
         read_index(write_list(write_images(*FILES), lines), "different")
 
 
-def test_other_columns_are_named(write_images):
-    lines = ["fold,kin,img1,img2,split", "x,1,a/1.png,a/2.png,train", "y,0,a/1.png,b/1.png,test"]
-    index = read_index(write_list(write_images(*FILES), lines), "same")
-    assert index.remarks == ["Columns that are not read: split (give a list of each)."]
-    assert given(index) == {("a/1.png", "a/2.png", 1), ("a/1.png", "b/1.png", 0)}
-
-
 def test_one_wrong_label_among_many_is_left_out(write_images):
     source = signatures(write_images)
     source.write_text(
@@ -130,26 +129,10 @@ def test_one_wrong_label_among_many_is_left_out(write_images):
         read_index(source, "same")
 
 
-def signatures(write_images, writers="abcdefghij"):
-    """A list as a well-known set has it: label 1 means different, below `test/`, no header."""
-    names = {who: [f"{who}/{n}.png" for n in range(4)] for who in writers}
-    forged = {who: [f"{who}_forg/{n}.png" for n in range(3)] for who in writers}
-    folder = write_images(
-        *(f"test/{name}" for of in (names, forged) for who in of for name in of[who])
-    )
-    lines = []
-    for who in writers:
-        lines += [f"{names[who][0]},{other},0" for other in names[who][1:]]
-        lines += [f"{names[who][0]},{other},1" for other in forged[who]]
-    (folder / "train").mkdir()
-    return write_list(folder, [*lines, f"{names['a'][0]},{names['j'][0]},1"], "test_data.csv")
-
-
-def test_forgeries_of_a_list_and_writers_on_one_side(write_images, tmp_path):
+def test_forgeries_of_a_list_and_writers_on_one_side(write_images, prepare):
     source = signatures(write_images)
-    settings = {"data_dir": str(source), "pair_label": "different", "unseen_share": 0.3}
-    config = Config(cache_dir=str(tmp_path / "cache"), pairs_per_batch=40, **settings)
-    dataset = load_data(config)
+    settings = {"pair_label": "different", "unseen_share": 0.3}
+    dataset = prepare(source, **settings)
     index, splits = dataset.index, dataset.splits
     assert index.classes_known and index.class_names == list("abcdefghij")
     assert index.family_names == [""] and index.forged.sum() == 30
@@ -158,7 +141,7 @@ def test_forgeries_of_a_list_and_writers_on_one_side(write_images, tmp_path):
     assert len(splits.test_unseen) and not len(splits.test_known)
     assert sum(map(len, writers)) == 10 == len(set().union(*writers))
     left, right, same = dataset.given_pairs(splits.train)
-    drawn = PairBatches(index, None, splits.train, config)
+    drawn = PairBatches(index, None, splits.train, Config(pairs_per_batch=40))
     drawn = {tuple(pair) for step in range(40) for pair in np.stack(drawn.rows(step), axis=1)}
     rows = splits.train[left], splits.train[right], same
     assert drawn == {tuple(pair) for pair in np.stack(rows, axis=1)}
@@ -170,23 +153,20 @@ def test_forgeries_of_a_list_and_writers_on_one_side(write_images, tmp_path):
 
 def test_folders_of_splits_are_no_families(write_images):
     names = ["train/a/1.png", "train/a/2.png", "test/a/3.png", "test/b/1.png", "test/b/2.png"]
-    lines = ["left,right,same", f"{names[0]},{names[1]},1", f"{names[1]},{names[2]},1"]
-    lines += [f"{names[3]},{names[4]},1", f"{names[0]},{names[3]},0"]
-    index = read_index(write_list(write_images(*names), lines))
-    assert index.classes_known and index.class_names == ["a", "b"] and index.family_names == [""]
-    lines[-1] = f"{names[1]},{names[2]},0"  # not one class, whatever the folders are called
-    assert not read_index(write_list(write_images(*names), [*lines[:2], *lines[3:]])).classes_known
+    pairs = [(0, 1, 1), (3, 4, 1), (0, 3, 0)]
+    for pair, known in ((1, 2, 1), True), ((1, 2, 0), False):  # not one class, whatever its name
+        lines = [f"{names[left]},{names[right]},{same}" for left, right, same in [*pairs, pair]]
+        index = read_index(write_list(write_images(*names), ["left,right,same", *lines]))
+        assert index.classes_known == known and index.family_names == [""]
+        assert not known or index.class_names == ["a", "b"]
 
 
-def test_images_in_one_folder_are_joined_by_genuine_pairs(write_images, tmp_path):
+def test_images_in_one_folder_are_joined_by_genuine_pairs(write_images, prepare):
     folder = write_images(*(f"{n}.png" for n in range(40)))
     rows = [f"{n}.png,{n + 1}.png,1" for n in range(0, 40, 2)]
     rows += [f"{n}.png,{(n + step) % 40}.png,0" for n in range(0, 40, 2) for step in (2, 4, 6, 8)]
     source = write_list(folder, ["left,right,same", *rows])
-    config = Config(
-        data_dir=str(source), cache_dir=str(tmp_path / "cache"), test_share=0.2, val_share=0.3
-    )
-    dataset = load_data(config)
+    dataset = prepare(source, test_share=0.2, val_share=0.3)
     assert not dataset.index.classes_known and len(dataset.index.class_names) == 20
     for name, rows in dataset.splits.items():
         labels, counts = np.unique(dataset.index.labels[rows], return_counts=True)
@@ -194,12 +174,12 @@ def test_images_in_one_folder_are_joined_by_genuine_pairs(write_images, tmp_path
     assert any("given pairs cross a split" in line for line in inventory(dataset))
 
 
-def test_a_list_without_one_kind_in_training_says_so(write_images, tmp_path):
+def test_a_list_without_one_kind_in_training_says_so(write_images, prepare):
     rows = [f"{who}/1.png,{who}/2.png,1" for who in "abcdef"]
     names = [f"{who}/{n}.png" for who in "abcdef" for n in (1, 2)]
     source = write_list(write_images(*names), ["left,right,same", *rows])
     with pytest.raises(DataError, match="Both kinds of pairs.*genuine and 0 impostor"):
-        load_data(Config(data_dir=str(source), cache_dir=str(tmp_path / "cache")))
+        prepare(source)
 
 
 SIDES = "similar_all_images/similar_{0}_first.jpg similar_all_images/similar_{0}_second.jpg"

@@ -10,7 +10,6 @@ from PIL import Image
 from configs import CONFIGS, Config
 from pipeline.files import DataError
 from pipeline.splits import SPLITS, make_splits
-from prepare_data import load_data
 
 CONFIG = Config(unseen_share=0.25, test_share=0.15, val_share=0.15)
 
@@ -35,16 +34,20 @@ def sides_of(splits):
 
 
 def check_by_brute_force(index, digests, unreadable, splits):
-    side = sides_of(splits)
+    side, kinds = sides_of(splits), 2 * index.labels + index.forged
     assert set(side) | set(splits.left_out) == set(range(len(index)))
     assert not set(side) & set(splits.left_out)
     for one, other in itertools.combinations(range(len(index)), 2):
         equal = digests[one] == digests[other] and not {one, other} & set(unreadable)
-        if equal and index.labels[one] != index.labels[other]:
+        if equal and kinds[one] != kinds[other]:
             assert one in splits.left_out and other in splits.left_out
+        elif equal and {one, other} <= set(side):
+            assert side[one] == side[other] == "train"  # of held-out copies there is one
         if (equal or index.groups[one] == index.groups[other]) and {one, other} <= set(side):
             apart = {side[one], side[other]}
             assert len(apart) == 1 or apart == {"test_known", "test_unseen"}  # neither is trained
+    copies = [row for row, why in splits.left_out.items() if "exact copy" in why]
+    assert np.isin(digests[copies], digests[[*side]]).all()
     for label in set(index.labels.tolist()):
         of_class = {side[row] for row in side if index.labels[row] == label}
         alone = {"test_unseen"} if index.splits is None else {"test_unseen", "val"}
@@ -58,8 +61,9 @@ def test_untidy_data(seed, validate_on, build_index):
     labels = rng.integers(12, size=200) * rng.integers(2, size=200)  # class 0 is the largest
     groups = labels * 50 + rng.integers(12, size=200)
     groups[:6] = groups[6:12]  # some groups span classes
-    index = build_index(labels, groups=groups)
-    digests = rng.integers(3000, size=200).astype(np.uint64)  # some files are equal
+    forged = rng.random(200) < 0.2 * (seed % 2)
+    index = build_index(labels, groups=groups, forged=forged)
+    digests = rng.integers(400, size=200).astype(np.uint64)  # some files are equal
     unreadable = dict.fromkeys(rng.choice(200, 5, replace=False).tolist(), "broken")
     config = dataclasses.replace(CONFIG, seed=seed, validate_on=validate_on)
     splits = split(index, config, digests, unreadable)
@@ -119,32 +123,6 @@ def test_too_little_data(build_index):
     twice = np.tile(np.arange(10, dtype=np.uint64), 2)  # each file lies in two classes
     with pytest.raises(DataError, match="0 usable.*20 images left out, as '0/0.png': same content"):
         split(build_index(np.repeat([0, 1], 10)), digests=twice)
-
-
-def test_three_copies_in_two_classes_are_all_left_out(build_index):
-    index = build_index(np.repeat(np.arange(4), 10))
-    digests = distinct(index)
-    digests[[0, 1, 10]] = 99  # two copies in class 0, one in class 1
-    reasons = [f"same content as '{twin}' of another class" for twin in ("1/10.png", "0/1.png")]
-    left_out = split(index, digests=digests).left_out
-    assert left_out == {0: reasons[0], 1: reasons[0], 10: reasons[1]}
-
-
-def test_a_forgery_that_lies_twice_is_one_of_its_class(build_index):
-    index = build_index(np.repeat(np.arange(4), 10), forged=np.arange(40) % 10 >= 5)
-    digests = distinct(index)
-    digests[[5, 6]], digests[[10, 15]] = 98, 99  # the second of both kinds
-    splits = split(index, digests=digests)
-    assert splits.left_out.keys() == {10, 15} and sides_of(splits)[5] == sides_of(splits)[6]
-
-
-def test_of_copies_one_is_held_out(build_index):
-    index = build_index(np.tile(np.repeat(np.arange(4), 10), 2))
-    splits = split(index, digests=np.tile(np.arange(40, dtype=np.uint64), 2))
-    side = sides_of(splits)
-    assert all(side[row] == "train" or row + 40 not in side for row in side if row < 40)
-    assert all(row >= 40 and side[row - 40] != "train" for row in splits.left_out)
-    assert splits.left_out and len(splits.train) % 2 == 0
 
 
 @pytest.mark.parametrize("sizes", [[4] * 6, [5] * 6, [6] * 3, [7, 5, 4, 9, 3], [20, 5, 5]])
@@ -249,7 +227,7 @@ def test_validation_classes_out_of_a_given_train_split_are_not_known(build_index
     assert trained == known and len(trained) == 4 and len(splits.test_unseen) == 10
 
 
-def test_pairs_of_recurring_images_are_cut_between_images(tmp_path):
+def test_pairs_of_recurring_images_are_cut_between_images(tmp_path, prepare):
     """Forty pictures in two hundred pairs of each kind, as pair folders are often made."""
     rng = np.random.default_rng(0)
     for kind, number in itertools.product(("similar", "dissimilar"), range(200)):
@@ -258,7 +236,7 @@ def test_pairs_of_recurring_images_are_cut_between_images(tmp_path):
         for side, picture in zip(("first", "second"), rng.permutation(40)[:2], strict=True):
             content = np.full((4, 4), 6 * picture, np.uint8)
             Image.fromarray(content).save(folder / f"{kind}_{number}_{side}.png")
-    dataset = load_data(Config(data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache")))
+    dataset = prepare(tmp_path)
     contents = []
     for name, rows in dataset.splits.items():
         contents.append(set(dataset.cache.digests[rows].tolist()))
