@@ -56,10 +56,8 @@ load_by_keras = functools.cache(functools.partial(keras.saving.load_model, compi
 
 def embed_plainly(paths):
     """Embeddings by Keras and Pillow alone; the images have the network's size already."""
-    encoder = load_by_keras("copy/encoder.keras")
-    return encoder.predict(
-        np.stack([np.asarray(Image.open(p), np.float32) for p in paths]), verbose=0
-    )
+    pixels = np.stack([np.asarray(Image.open(path), np.float32) for path in paths])
+    return load_by_keras("copy/encoder.keras").predict(pixels, verbose=0)
 
 
 def decision():
