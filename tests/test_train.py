@@ -103,6 +103,12 @@ def test_continuing_gives_the_weights_of_an_undisturbed_run(workplace, monkeypat
     assert train.main(["runs/ended"]) == train.WRONG_INPUT  # finished now
 
 
+def test_patience_ends_a_training_that_gets_no_better(workplace):
+    still = "--learning_rate 1e-8 --patience 1 --monitor val_one_shot".split()
+    assert run_train("still", *PAIRS_WITH_DROPOUT, *still) == 0
+    assert len(history("still")) == 2
+
+
 def test_a_training_that_goes_astray_is_stopped(workplace, capsys):
     """By steps so large that every last ReLU dies: each image's embedding is zero."""
     large = "--optimizer sgd --learning_rate 1.5 --schedule constant".split()
