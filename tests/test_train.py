@@ -1,8 +1,8 @@
-"""The whole command line on a tiny set: outputs, continuing, stopping, failing."""
+"""The whole command line on a tiny set: outputs, continuing, stopping, failing; every recipe."""
 
 import itertools
+import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,24 +12,23 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from conftest import write_colors
+from conftest import TINY, write_colors
 from PIL import Image
 
+import evaluate
 import train
-from configs import Config
+from configs import CONFIGS, Config
 from run_directory import STATE, RunDirectory
 from training import callbacks, fit, schedule
 from training.validation import Validator
 
 ROOT = Path(__file__).parent.parent
-TINY = (
-    "--sampling classes "
-    "--image_size 16 --classes_per_batch 4 --images_per_class 4 --steps_per_epoch 4 --epochs 4 "
-    "--embedding_dim 8 --deterministic True --precision float32 --unseen_share 0.25 "
+SHORT = (
+    "--steps_per_epoch 4 --epochs 4 --deterministic True "
     "--max_minutes 1000"  # far off: a slow machine must not change the schedule
 ).split()
 PAIRS_WITH_DROPOUT = (
-    "--sampling pairs --loss contrastive --encoder leaf_cnn --pairs_per_batch 8 "
+    "--sampling pairs --encoder leaf_cnn --pairs_per_batch 8 "
     "--unit_length False --image_size 24 --optimizer rmsprop"
 ).split()
 
@@ -43,7 +42,7 @@ def workplace(tmp_path, monkeypatch):
 
 
 def run_train(name, *more):
-    return train.main(["leaves", "--data_dir", "images", *TINY, "--run_name", name, *more])
+    return train.main(["leaves", "--data_dir", "images", *TINY, *SHORT, "--run_name", name, *more])
 
 
 def weights(name):
@@ -80,38 +79,23 @@ def test_the_whole_command(workplace, capsys):
     assert metrics["val_loss"] == pytest.approx(best, abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("killed", "settings"),
-    [
-        (False, ["--patience", "3"]),
-        pytest.param(True, PAIRS_WITH_DROPOUT, marks=pytest.mark.slow),
-    ],
-)
-def test_continuing_gives_the_weights_of_an_undisturbed_run(
-    workplace, monkeypatch, capsys, killed, settings
-):
-    """Ended in the third epoch, by Ctrl-C or without a word."""
-    assert run_train("undisturbed", *settings) == 0
+def test_continuing_gives_the_weights_of_an_undisturbed_run(workplace, monkeypatch, capsys):
+    """Ended in the third epoch by Ctrl-C."""
+    assert run_train("undisturbed", *PAIRS_WITH_DROPOUT) == 0
     original = callbacks.Recorder.on_train_batch_end
 
     def disturbed(self, batch, logs=None):
         if len(self.history) == 2 and batch == 2:
-            if killed:
-                raise SystemExit
             os.kill(os.getpid(), signal.SIGINT)
         original(self, batch, logs)
 
     with monkeypatch.context() as patch:
         patch.setattr(callbacks.Recorder, "on_train_batch_end", disturbed)
-        if killed:
-            with pytest.raises(SystemExit):
-                run_train("ended", *settings)
-        else:
-            assert run_train("ended", *settings) == train.INTERRUPTED
-            said = capsys.readouterr().err
-            assert "Stopping after this step" in said
-            assert "Continue with: python train.py runs/ended" in said
-            assert Path("runs/ended/model.keras").exists() and len(history("ended")) == 2
+        assert run_train("ended", *PAIRS_WITH_DROPOUT) == train.INTERRUPTED
+    said = capsys.readouterr().err
+    assert "Stopping after this step" in said
+    assert "Continue with: python train.py runs/ended" in said
+    assert Path("runs/ended/model.keras").exists() and len(history("ended")) == 2
     assert not RunDirectory("runs/ended").is_finished
     assert train.main(["runs/ended"]) == 0
     assert history("ended") == history("undisturbed")
@@ -119,19 +103,18 @@ def test_continuing_gives_the_weights_of_an_undisturbed_run(
     assert train.main(["runs/ended"]) == train.WRONG_INPUT  # finished now
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        # Steps so large that every last ReLU dies: each image's embedding is zero.
-        ("--sampling pairs --learning_rate 1.5", "collapsed"),
-        ("--loss contrastive --learning_rate 10 --margin 1000000", "not finite|nan|inf"),
-    ],
-)
-def test_a_training_that_goes_astray_is_stopped(workplace, capsys, settings, words):
-    plain = "--encoder leaf_cnn --image_size 24 --unit_length False --optimizer sgd"
-    assert run_train("astray", *plain.split(), "--schedule", "constant", *settings.split()) == 1
+def test_patience_ends_a_training_that_gets_no_better(workplace):
+    still = "--learning_rate 1e-8 --patience 1 --monitor val_one_shot".split()
+    assert run_train("still", *PAIRS_WITH_DROPOUT, *still) == 0
+    assert len(history("still")) == 2
+
+
+def test_a_training_that_goes_astray_is_stopped(workplace, capsys):
+    """By steps so large that every last ReLU dies: each image's embedding is zero."""
+    large = "--optimizer sgd --learning_rate 1.5 --schedule constant".split()
+    assert run_train("astray", *PAIRS_WITH_DROPOUT, *large) == 1
     message = capsys.readouterr().err
-    assert re.search(words, message) and "learning_rate" in message
+    assert "collapsed" in message and "learning_rate" in message
 
 
 @pytest.mark.parametrize(
@@ -195,3 +178,36 @@ def test_golden_first_step():
     images = rng.integers(0, 256, (16, 32, 32, 3)) // 4 + labels[:, None, None, None] * 40
     losses = [model.train_on_batch(images.astype(np.uint8), labels)[0] for _ in range(2)]
     np.testing.assert_allclose(losses, [1.34579, 1.35329], rtol=2e-3)
+
+
+# Recipes
+
+FEW = (
+    "--steps_per_epoch 2 --pairs_per_batch 4 --classes_per_batch 3 --images_per_class 2 "
+    "--max_minutes 50 --test_share 0.2 --val_share 0.25 --runs_dir runs --data_dir images"
+).split()
+OTHERS = CONFIGS.keys() - {"leaves", "plantvillage-recipe"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["plantvillage-recipe", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)],
+)
+def test_recipe_trains_and_is_scored(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for family, folder in enumerate(["images", "fresh"] * 6):  # of two classes each
+        write_colors(tmp_path / folder / f"family{family}", 2, 10, f"{family}-", family)
+    epochs = min(1, CONFIGS[name].epochs)
+    assert train.main([name, "--run_name", name, "--epochs", str(epochs), *FEW]) == 0
+    run = RunDirectory(tmp_path / "runs" / name)
+    assert (run.load_distance() is None) == (CONFIGS[name].distance == "euclidean")
+    rows = run.read_history()
+    assert len(rows) == epochs and all(np.isfinite(float(row["val_loss"])) for row in rows)
+    curves = {"accuracy.png", "loss.png"} if epochs else set()
+    assert {path.name for path in run.path.iterdir()} >= {"pairs.png", *curves}
+    few = ["--ways", "5", "--shots", "1", "--trials", "50"]
+    assert evaluate.main([str(run.path), "--data", "fresh", *few]) == 0
+    out = run / "evaluation-fresh"
+    assert 0 <= json.loads((out / "metrics.json").read_text())["unseen"]["auc"] <= 1
+    report = (out / "report.html").read_text()
+    assert "ROC AUC of pairs by one thing alone" in report and "raw pixels" in report

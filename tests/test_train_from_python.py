@@ -114,8 +114,10 @@ def test_errors_are_exceptions(given):
     with pytest.raises(ValueError, match="60 images, 3 labels"):
         train(Config(**SMALL), (images, labels[:3]), verbose=0)
 
-    def lost(same, distance):
-        return keras.ops.mean(distance) * np.nan
+    for value in (np.nan, np.inf):
 
-    with pytest.raises(TrainingFailed, match="The loss is nan"):
-        train(Config(**SMALL), given, loss=lost, verbose=0)
+        def lost(same, distance, value=value):
+            return keras.ops.mean(distance) * value
+
+        with pytest.raises(TrainingFailed, match=f"The loss is {value}.*learning_rate"):
+            train(Config(**SMALL), given, loss=lost, verbose=0)

@@ -105,4 +105,8 @@ def test_curves_are_those_of_the_metrics(scored):
         assert line.get_xdata().tolist() == places
         model = [100 * row["model"]["accuracy"] for row in rows]
         assert line.get_ydata() == pytest.approx(model)
+    (legend,) = figures.plot_few_shot("ways", {"known": curve, "unseen": curve}).legends
+    lines = {"random, 1-shot", "model, 1-shot known", "raw pixels, 1-shot known"}
+    lines |= {"model, 1-shot unseen", "raw pixels, 1-shot unseen"}
+    assert {text.get_text() for text in legend.get_texts()} == lines
     assert figures.plot_few_shot("shots", {"known": one_and_three[:1], "unseen": []}) is None

@@ -1,4 +1,7 @@
-"""Encoders against published numbers, layer arithmetic by hand, and Keras's own networks."""
+"""Encoders against published numbers, layer arithmetic by hand, and Keras's own networks.
+
+Embedding by equal batches, the next one read meanwhile, against the network asked at once.
+"""
 
 import dataclasses
 
@@ -8,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import APPLICATIONS, ENCODERS, SMALLEST_IMAGES, Config
-from networks import centring, encoders
+from networks import centring, embedding, encoders
 from networks.encoders import build_encoder
 
 RNG = np.random.default_rng(0)
@@ -145,3 +148,28 @@ def test_raw_pixels_of_the_smallest_size_give_unit_embeddings(encoder):
     object.__setattr__(config, "image_size", config.image_size - 1)  # unchecked
     with pytest.raises(ValueError):
         build_encoder(config)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 11])
+def test_batches_agree_with_the_network_asked_at_once(monkeypatch, rng, count):
+    monkeypatch.setattr(embedding, "EMBED_BATCH", 4)
+    encoder = keras.Sequential([keras.Input((6, 5, 3)), keras.layers.Flatten()])
+    pixels, sizes = rng.integers(256, size=(20, 6, 5, 3), dtype=np.uint8), set()
+    rows = rng.permutation(20)[:count]
+
+    def read(rows):
+        sizes.add(len(rows))
+        return pixels[rows]
+
+    for given in (pixels, read):
+        found = embedding.embed(encoder, given, rows)
+        assert found.dtype == np.float32 and (found == pixels[rows].reshape(count, -1)).all()
+    assert sizes == {min(count, 4)}
+    with pytest.raises(IndexError):  # what cannot be read is raised
+        embedding.embed(encoder, pixels, rows + 20)
+
+
+def test_a_backend_that_is_not_installed_is_told(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "nowhere")
+    with pytest.raises(ValueError, match="KERAS_BACKEND=nowhere: no such package. Expected"):
+        embedding.start_keras()

@@ -4,7 +4,6 @@ import collections
 import importlib.util
 import io
 import pickle
-from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -26,7 +25,7 @@ def test_imagenet_answers_of_dogs_rise_with_their_synsets(real_data):
         images = [Image.open(path).convert("RGB") for path in sorted(folder.iterdir())]
         pixels = np.stack([np.asarray(image.resize((224, 224))) for image in images])
         found = model.predict(pixels.astype(np.float32), verbose=0).argmax(axis=1).tolist()
-        [(answer, count)] = Counter(found).most_common(1)
+        [(answer, count)] = collections.Counter(found).most_common(1)
         answers.append(answer)
         shares.append(count / len(found))
     assert len(answers) >= 15 and (np.diff(answers) > 0).all()

@@ -1,4 +1,7 @@
-"""An upper half is trained on kept maps and on what the pretrained network said of each image."""
+"""An upper half is trained on kept maps and on what the pretrained network said of each image.
+
+What callbacks find between two epochs.
+"""
 
 import concurrent.futures
 import dataclasses
@@ -14,8 +17,9 @@ from configs import CONFIGS, Config
 from networks import embedding
 from networks.losses import supervised_contrastive_loss
 from pipeline.files import DataError
+from pipeline.pairs import PairBatches
 from train import train
-from training import feature_cache, fine_tuning
+from training import callbacks, feature_cache, fine_tuning
 from training.feature_cache import FeatureCache
 from training.fine_tuning import Distillation, lower_maps
 from training.fit import compile_model
@@ -125,3 +129,17 @@ def test_breeds_that_imagenet_names_are_not_trained_on(real_data, tmp_path, caps
     assert "nothing is trained" in capsys.readouterr().out
     again = train(dataclasses.replace(config, distillation=0.0), verbose=0)
     assert len(again.history["loss"]) == 1
+
+
+def test_neighbours_are_the_nearest_images_of_other_classes(build_index, monkeypatch):
+    monkeypatch.setattr(callbacks, "NEAREST", 3)
+    index = build_index([0, 0, 1, 1, 2, 0])
+    pixels = np.uint8([10, 200, 14, 90, 120, 11]).reshape(-1, 1, 1, 1)
+    inputs = keras.Input((1, 1, 1))
+    encoder = keras.Model(inputs, keras.layers.Flatten()(inputs))
+    batches = PairBatches(index, pixels, np.arange(6), Config())
+    task = SimpleNamespace(encoder=encoder, pixels=pixels, batches=batches)
+    found = callbacks.nearest_of_other_classes(task)
+    nearest = {row: {*others} for row, *others in found.tolist()}
+    of_two = {0: {2, 3, 4}, 1: {2, 3, 4}, 5: {2, 3, 4}, 2: {0, 5, 4}, 3: {4, 0, 5}, 4: {3, 1, 2}}
+    assert nearest == of_two
