@@ -199,7 +199,7 @@ if KERAS:
 LOSSES = {  # what each sampling can feed
     "pairs": _names(HERE / "siamese_network_funcs.py", r"def (\w+)_loss\(same, distance\b"),
     "classes": _names(
-        HERE / "networks/losses.py", r"def (?:batch_)?(\w+)_loss\(labels, embeddings\b"
+        HERE / "networks/batch_losses.py", r"def (?:batch_)?(\w+)_loss\(labels, embeddings\b"
     ),
 }
 SMALLEST_IMAGES = {  # pixels; below, a network's last map would be empty; Keras's others take 32

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from evaluation import comparison, summary
+from evaluation import comparison, report_tables
 from evaluation.figures import draw_figures
 from evaluation.held_out import HeldOut, held_out_rows
 from evaluation.protocols import LAKE, PROTOCOLS, episode_scores, lake_scores
@@ -44,7 +44,7 @@ def evaluate(run, data=None, *, verbose=1, **options):
     """
     with silence(verbose):
         scored = _score(run, Options(data, **options))
-        print(*summary.report_lines(scored.metrics), sep="\n")
+        print(*report_tables.report_lines(scored.metrics), sep="\n")
         return scored.metrics, draw_figures(scored.held_out)
 
 
@@ -142,7 +142,7 @@ def main(args=None):
 def _report(run, options, out):
     """Scores a run, prints its tables and writes its report: what was written."""
     scored = _score(run, options)
-    print(*summary.report_lines(scored.metrics), sep="\n")
+    print(*report_tables.report_lines(scored.metrics), sep="\n")
     # The run's own report is of its own held-out images.
     name = options.protocol or (options.data and Path(options.data).stem)
     out = Path(out or scored.run / (f"evaluation-{name}" if name else ""))
@@ -153,7 +153,7 @@ def _report(run, options, out):
 def _compare(runs, options, out):
     """Scores the runs to compare, prints their table and writes it: its path."""
     rows = comparison.compare([_score(run, options) for run in runs])
-    print("", summary.markdown(rows), sep="\n")
+    print("", report_tables.markdown(rows), sep="\n")
     path, table = Path(out or ".", "comparison.csv"), io.StringIO()
     csv.writer(table).writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)

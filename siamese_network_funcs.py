@@ -9,10 +9,10 @@ import inspect
 import keras
 from keras import layers, ops
 
-from networks import losses
+from networks import batch_losses
+from networks.batch_losses import masked_mean, pair_masks, pairwise_distances
 from networks.embedding import SMALLEST_SQUARED_DISTANCE, unit_length
 from networks.encoders import build_encoder  # noqa: F401  known from here
-from networks.losses import masked_mean, pair_masks, pairwise_distances
 
 
 @keras.saving.register_keras_serializable(package="siamese")
@@ -110,7 +110,7 @@ class PairwiseLoss(keras.losses.Loss):
 
 
 def build_loss(config):
-    """The `keras.losses.Loss` that a config names: `NAME_loss` here, or in `networks.losses`.
+    """The `keras.losses.Loss` that a config names: `NAME_loss` here, or in `networks.batch_losses`.
 
     Its parameters beside labels and outputs are fields of the config.
     """
@@ -118,7 +118,7 @@ def build_loss(config):
     if config.sampling == "pairs":
         function = globals()[name]
     else:
-        function = getattr(losses, f"batch_{name}", None) or getattr(losses, name)
+        function = getattr(batch_losses, f"batch_{name}", None) or getattr(batch_losses, name)
     parameters = list(inspect.signature(function).parameters)[2:]
     return PairwiseLoss(function, **{field: getattr(config, field) for field in parameters})
 

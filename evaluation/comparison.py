@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from evaluation import intervals, verification
-from evaluation.summary import measured, table
+from evaluation.report_tables import measured, table
 
 MOST_PAIRS = 5000
 PLACES = ("seed", "run_name", "runs_dir", "cache_dir")  # of one config, not settings of it

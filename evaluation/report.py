@@ -12,7 +12,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from evaluation import neighbours, summary
+from evaluation import neighbours, report_tables
 from evaluation.figures import draw_figures
 from evaluation.similarity_map import overlay, similarity_map
 from run_directory import write_atomically, write_text
@@ -42,12 +42,12 @@ def write_report(out, scored):
     plots += [run / name for name in ("accuracy.png", "loss.png") if (run / name).exists()]
     shown = {
         "metrics": metrics,
-        "summary": summary,
+        "report_tables": report_tables,
         "jpeg": _jpeg,
         "plots": {path.stem: _base64(path.read_bytes()) for path in plots},
         "sets": [_details(held) for held in held_out],
         "maps": _explained(held_out[-1], scored.encoder) if held_out else [],
-        "card": summary.model_card(run, metrics),
+        "card": report_tables.model_card(run, metrics),
     }
     for name in ("report.html", "model_card.md"):
         write_text(out / name, TEMPLATES.get_template(name).render(shown))

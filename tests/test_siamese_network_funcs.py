@@ -10,7 +10,11 @@ import pytest
 
 import siamese_network_funcs as funcs
 from configs import Config
-from networks import losses
+from networks.batch_losses import (
+    batch_contrastive_loss,
+    batch_triplet_loss,
+    supervised_contrastive_loss,
+)
 
 RNG = np.random.default_rng(0)
 # Classes of two and three images, and one without a partner, which is a negative only.
@@ -55,11 +59,15 @@ def triplet_by_loops(margin, triplet):
 
 
 CASES = [
-    (losses.batch_contrastive_loss, contrastive_by_loops, {"margin": 3.0}),
-    (losses.supervised_contrastive_loss, supervised_contrastive_by_loops, {"temperature": 0.2}),
+    (batch_contrastive_loss, contrastive_by_loops, {"margin": 3.0}),
+    (
+        supervised_contrastive_loss,
+        supervised_contrastive_by_loops,
+        {"temperature": 0.2},
+    ),
 ]
 CASES += [
-    (losses.batch_triplet_loss, triplet_by_loops, {"margin": 0.7, "triplet": kind})
+    (batch_triplet_loss, triplet_by_loops, {"margin": 0.7, "triplet": kind})
     for kind in ("hardest", "1+2", "2+1")
 ]
 

@@ -5,9 +5,9 @@ import time
 import keras
 import numpy as np
 
+from networks.batch_losses import relational_distillation
 from networks.embedding import embed, unit_length
 from networks.encoders import HEAD, build_encoder, load_weights, upper_half
-from networks.losses import relational_distillation
 from networks.whitening import whiten
 from pipeline.class_batches import ClassBatches, training_labels
 from training.feature_cache import FeatureCache

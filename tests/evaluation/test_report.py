@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import evaluate
-from evaluation import figures, summary
+from evaluation import figures, report_tables
 from evaluation.similarity_map import PATCHES, overlay, similarity_map
 
 
@@ -50,7 +50,7 @@ def test_page_fits_the_screen(scored, browser, width):
 def scores(auc=0.9, classes=12, warnings=()):
     row = {"ways": 5, "shots": 1, "classes": "across", "random": {"accuracy": 0.2}}
     row |= {"model": {"accuracy": 0.8, "interval": [0.7, 0.85]}, "raw pixels": {"accuracy": 0.3}}
-    found = dict.fromkeys(summary.SCORES, 0.5) | {"auc": auc, "accuracy": 0.85}
+    found = dict.fromkeys(report_tables.SCORES, 0.5) | {"auc": auc, "accuracy": 0.85}
     found |= {"few_shot": [row], "images": 100, "classes": classes}
     found |= {"baselines": [], "references": [], "warnings": list(warnings)}
     return found | {"intervals": {"auc": [auc - 0.1, auc + 0.05]}}
@@ -66,20 +66,20 @@ def scores(auc=0.9, classes=12, warnings=()):
     ],
 )
 def test_sentences_warn_of_what_is_not_known(sets, expected):
-    assert expected in " ".join(summary.sentences(sets).values())
+    assert expected in " ".join(report_tables.sentences(sets).values())
 
 
 def test_leakage_is_found_where_a_baseline_warns():
     metrics = {"unseen": scores(), "pretrained": "Pretrained on things.", "left_out": None}
-    found, said = summary.leakage(metrics)
+    found, said = report_tables.leakage(metrics)
     assert not found and said[0].startswith("No sign") and said[-1] == "Pretrained on things."
     assert "5-way 1-shot accuracy: the network 0.800, the best baseline (raw" in said[1]
     warned = metrics | {"known": scores(warnings=["The border tells."])}
-    found, said = summary.leakage(warned)
+    found, said = report_tables.leakage(warned)
     assert found and said[0] == "Known classes: The border tells."
-    assert f"WARNING: {said[0]}" in summary.report_lines(warned)
+    assert f"WARNING: {said[0]}" in report_tables.report_lines(warned)
     worse = scores() | {"baselines": [{"name": "paper", "auc": 0.95}]}
-    found, said = summary.leakage(metrics | {"unseen": worse})
+    found, said = report_tables.leakage(metrics | {"unseen": worse})
     assert found and "the best baseline (paper) 0.950" in said[0]
 
 

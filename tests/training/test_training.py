@@ -15,7 +15,7 @@ import pytest
 
 from configs import CONFIGS, Config
 from networks import embedding
-from networks.losses import supervised_contrastive_loss
+from networks.batch_losses import supervised_contrastive_loss
 from pipeline.files import DataError
 from pipeline.pairs import PairBatches
 from train import train

@@ -1,5 +1,7 @@
 """Losses over all pairs of a batch: classes and embeddings in, a scalar out.
 
+Those of given pairs, as `contrastive_loss`, are in `siamese_network_funcs.py`.
+
 Everywhere `labels` are classes, (batch,) or (batch, 1), and `embeddings` (batch, embedding_dim).
 """
 
