@@ -22,10 +22,11 @@ from PIL import Image
 from configs import CONFIGS, DRAWN_LEAVES, parse_command_line
 from pipeline import download
 from pipeline.files import CONTACT_SHEET
-from pipeline.image_cache import ImageCache, cache_dir, one_at_a_time, open_cache
+from pipeline.image_cache import ImageCache, cache_dir, open_cache
 from pipeline.image_index import ImageIndex, draw_of_each, read_index
 from pipeline.inventory import advice, inventory
 from pipeline.near_duplicates import near_duplicates
+from pipeline.row_store import one_at_a_time
 from pipeline.sheets import contact_sheet
 from pipeline.splits import Splits, make_splits
 

@@ -21,7 +21,8 @@ import common
 import numpy as np
 
 from configs import Config
-from pipeline.image_cache import PART_BYTES, ROW, CacheFolder, Pixels
+from pipeline.image_cache import DECODED, PART_BYTES
+from pipeline.row_store import RowStore, StoredRows
 
 BATCH, WARM_UP = 128, 12  # images, steps
 IMAGES = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
@@ -71,13 +72,14 @@ def measure(images, classes, size, seconds):
         if needed > free:
             print(f"{images} images of {size} pixels need {needed / 1e9:.0f} GB of disk.")
             return None
-        folder, rng = CacheFolder(place, (size, size, 3)), np.random.default_rng(0)
+        rng = np.random.default_rng(0)
+        store = RowStore(place, (size, size, 3), row=DECODED)
         noise = rng.integers(256, size=(PART_BYTES // size**2 // 3, size, size, 3), dtype=np.uint8)
         stamps = np.arange(1, images + 1)
         for start in range(0, images, len(noise)):
-            rows = np.zeros(min(len(noise), images - start), ROW)
+            rows = np.zeros(min(len(noise), images - start), DECODED)
             rows["stamp"] = rows["digest"] = stamps[start : start + len(rows)]
-            folder.append(noise[: len(rows)], rows)
+            store.append(noise[: len(rows)], rows)
         for path in Path(place).iterdir():  # so that the training reads them from the disk
             with open(path, "rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -103,9 +105,9 @@ def train(job):
     none = np.zeros(len(rows), bool)
     index = ImageIndex(Path("."), names, rows, labels, class_names, families, [""], rows, none)
     begin = time.perf_counter()
-    folder = CacheFolder(job["path"], (job["size"], job["size"], 3))
-    pixels = Pixels(folder, folder.find(rows.astype(np.uint64) + 1))
-    splits = make_splits(index, folder.table["digest"], {}, config)
+    store = RowStore(job["path"], (job["size"], job["size"], 3), row=DECODED)
+    pixels = StoredRows(store, store.find(rows.astype(np.uint64) + 1))
+    splits = make_splits(index, store.table["digest"], {}, config)
     batches = ClassBatches(index, pixels, splits.train, config)
     prepare = time.perf_counter() - begin
     encoder, model = build_training_model(config)

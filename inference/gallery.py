@@ -1,5 +1,6 @@
 """The embeddings of a folder of images: computed once, kept, refreshed. No Keras here."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -7,9 +8,9 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.files import DataError, find_images
-from run_directory import write_atomically
+from pipeline.row_store import ROW, open_store
 
-PART = 2048  # images, or a quarter more, embedded between two writes: what a kill can cost
+PART = 2048  # images embedded between two writes: what a kill can cost
 
 
 class Gallery:
@@ -17,70 +18,51 @@ class Gallery:
 
     Args:
         folder: Folder of images, of any depth.
-        store: Path of the `.npy` file that keeps the embeddings.
+        path: The `RowStore` that keeps the embeddings.
         embed: Function of a list of paths and a dict that gains path -> reason for those that
             cannot be read; gives float32 embeddings (paths, embedding_dim).
+        embedding_dim: Numbers of an embedding.
 
     Attributes:
         names: File names below the folder, sorted.
-        embeddings: float32 array (names, embedding_dim), memory-mapped unless it has just changed.
+        embeddings: float32 array (names, embedding_dim), memory-mapped where it is the store.
         unreadable: Path -> reason. These are tried again when the folder is next opened.
 
     Raises:
-        DataError: If there is no readable image, or the store is damaged.
-        RunError: If the store cannot be written.
+        DataError: If there is no readable image, or the store cannot be written.
     """
 
-    def __init__(self, folder, store, embed):
-        self.folder, self.unreadable, self._store = folder, {}, Path(store)
-        names = {stamp: name for name, stamp in image_files(folder).items()}
-        rows = self._embed_missing(names, embed, self._read())
-        places = {stamp: place for place, stamp in enumerate(rows["stamp"].tolist())}
-        kept = [stamp for stamp in names if stamp in places]
-        if not kept:
+    def __init__(self, folder, path, embed, embedding_dim):
+        self.folder, self.unreadable, self._embed = folder, {}, embed
+        images = image_files(folder)
+        self.names, stamps = [*images], np.array([*images.values()], np.uint64)
+        fill = functools.partial(self._fill, stamps)
+        store = open_store(path, (embedding_dim,), stamps, fill, np.float32)
+        places = store.find(stamps)
+        if (places < 0).all():
             path, reason = next(iter(self.unreadable.items()))
             raise DataError(f"No image in '{folder}' can be read. First: {path}: {reason}.")
-        if kept != [*places]:
-            rows = self._write(rows[[places[stamp] for stamp in kept]])
-        self.names, self.embeddings = [names[stamp] for stamp in kept], rows["embedding"]
+        self.names = [name for name, place in zip(self.names, places, strict=True) if place >= 0]
+        whole, places = store.map(), places[places >= 0]
+        in_order = np.array_equal(places, np.arange(len(whole)))
+        self.embeddings = whole if in_order else whole[places]
 
     def path(self, row):
         """Path of one of its images, as text."""
         return os.path.join(self.folder, self.names[row])
 
-    def _embed_missing(self, names, embed, rows):
-        """The rows of the store, stamp and embedding each, and of the images that it lacks."""
-        kept = {*rows["stamp"].tolist()}
-        missing = [stamp for stamp in names if stamp not in kept]
+    def _fill(self, stamps, store):
+        """Embeds the images that a store lacks."""
+        missing = np.flatnonzero(store.find(stamps) < 0)
+        store.prepare(len(missing))
         title = f"embedding {self.folder}"
         with tqdm(total=len(missing), desc=title, unit="image", delay=0.5) as progress:
-            while missing:
-                size = max(PART, len(rows) // 4)
-                stamps, missing = np.array(missing[:size], np.uint64), missing[size:]
-                paths = [os.path.join(self.folder, names[stamp]) for stamp in stamps.tolist()]
-                embeddings = embed(paths, self.unreadable)
+            for part in np.split(missing, range(PART, len(missing), PART)):
+                paths = [self.path(row) for row in part]
+                embeddings = self._embed(paths, self.unreadable)
                 readable = [path not in self.unreadable for path in paths]
-                row = [("stamp", np.uint64), ("embedding", np.float32, embeddings.shape[1:])]
-                fresh = np.empty(sum(readable), row)
-                fresh["stamp"], fresh["embedding"] = stamps[readable], embeddings[readable]
-                rows = self._write(np.concatenate([rows, fresh]) if len(rows) else fresh)
+                store.append(embeddings[readable], stamps[part[readable]].astype(ROW))
                 progress.update(len(paths))
-        return rows
-
-    def _read(self):
-        """The rows of the store, memory-mapped; none where there is no file."""
-        if not self._store.exists():
-            return np.empty(0, [("stamp", np.uint64), ("embedding", np.float32)])
-        try:
-            return np.load(self._store, mmap_mode="r")[["stamp", "embedding"]]
-        except (ValueError, EOFError, IndexError) as error:
-            said = f"'{self._store}' is damaged: {error}. Remove it: it is made anew."
-            raise DataError(said) from error
-
-    def _write(self, rows):
-        self._store.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._store, lambda path: np.save(path, rows))
-        return rows
 
 
 def image_files(folder):
@@ -92,4 +74,4 @@ def image_files(folder):
     if not images:
         first = "".join(f"; first: {name}: {why}" for name, why in [*skipped.items()][:1])
         raise DataError(f"No images in the folder '{folder}' ({len(skipped)} other files{first}).")
-    return dict(sorted(images.items()))
+    return images

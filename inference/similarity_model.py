@@ -134,7 +134,8 @@ class SimilarityModel:
         # Embeddings of another encoder are of no use.
         used = (self.run / "encoder.keras").read_bytes() + os.fsencode(Path(folder).resolve())
         name = hashlib.blake2b(used, digest_size=16).hexdigest()
-        return Gallery(folder, self.run / f"embeddings/{name}.npy", self.embed)
+        path, embedding_dim = self.run / "embeddings" / name, self.encoder.output_shape[-1]
+        return Gallery(folder, path, self.embed, embedding_dim)
 
     def identify(self, images, references, false_accept_rate=0.01, unreadable=None):
         """Which of some classes is on each image, or none of them (see `unknown_threshold`).

@@ -115,7 +115,7 @@ def history(folder):
 def prepared(folder, said):
     (cache,) = (path for path in (folder / "data/cache").iterdir() if path.is_dir())
     sheet = np.asarray(Image.open(cache / "contact_sheet.png"))
-    return [*(np.fromfile(cache / name, np.uint8) for name in ("pixels", "rows")), sheet]
+    return [*(np.fromfile(cache / name, np.uint8) for name in ("values", "rows")), sheet]
 
 
 def trained(folder, said):

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from networks.embedding import embed
 from pipeline.augmentation import augment
-from pipeline.image_cache import ROW, Pixels, open_folder
+from pipeline.row_store import ROW, StoredRows, open_store
 
 PART = 256  # images that are computed before they are written
 
@@ -25,14 +25,13 @@ class FeatureCache:
     def __init__(self, network, dataset, config, rows, view=0, kind=np.float32):
         self.dataset, self.config, self.view, self.kind = dataset, config, view, kind
         self.shape, stamps = network.output_shape[1:], dataset.index.stamps
-        path = dataset.cache.folder.parent / "maps" / self._key(network)
-        in_bytes = *self.shape[:-1], self.shape[-1] * np.dtype(kind).itemsize
+        path = dataset.cache.folder.parent / "features" / self._key(network)
         fill = functools.partial(self._fill, network, rows)
-        folder = open_folder(path, in_bytes, stamps[rows], fill)
-        self.stored = Pixels(folder, folder.find(stamps))
+        store = open_store(path, self.shape, stamps[rows], fill, kind)
+        self.stored = StoredRows(store, store.find(stamps))
 
     def __call__(self, rows):
-        return self.stored[rows].view(self.kind)
+        return self.stored[rows]
 
     def _key(self, network):
         """Of all that they depend on but the images; of augmentation, what it makes of noise."""
@@ -52,10 +51,10 @@ class FeatureCache:
         rng = np.random.default_rng([self.config.seed, 4, start, self.view])
         return augment(images, self.config, rng)
 
-    def _fill(self, network, rows, folder):
+    def _fill(self, network, rows, store):
         stamps, pixels = self.dataset.index.stamps, self.dataset.pixels
-        missing = rows[folder.find(stamps[rows]) < 0]
-        folder.prepare(len(missing))
+        missing = rows[store.find(stamps[rows]) < 0]
+        store.prepare(len(missing))
 
         def read(batch):
             return self._seen(pixels[batch], np.searchsorted(rows, batch[0]))
@@ -64,7 +63,5 @@ class FeatureCache:
         with tqdm(total=len(missing), desc=title, unit="image", delay=0.5) as progress:
             for start in range(0, len(missing), PART):  # none, where another process was first
                 part = missing[start : start + PART]
-                features, table = embed(network, read, part), np.zeros(len(part), ROW)
-                table["stamp"] = stamps[part]
-                folder.append(features.astype(self.kind), table)
+                store.append(embed(network, read, part), stamps[part].astype(ROW))
                 progress.update(len(part))

@@ -1,4 +1,4 @@
-"""Galleries: what came, went and changed; kills and damage."""
+"""Galleries: what came, went and changed; kills."""
 
 import os
 
@@ -33,7 +33,7 @@ def opened(folder, vectors, fail_after=2000):
         return np.stack([vectors[name] for name in names])
 
     try:
-        return Gallery(folder, folder / "kept/store.npy", embed), asked
+        return Gallery(folder, folder / "kept/store", embed, DIM), asked
     except KeyboardInterrupt:
         return None, asked
 
@@ -61,31 +61,11 @@ def test_a_kill_costs_what_was_not_written_yet(tmp_path, vectors, monkeypatch):
     assert len(killed) == 400 and sorted(killed + resumed) == sorted(vectors)
 
 
-def test_two_processes_may_embed_one_folder(tmp_path, vectors):
-    inner = []
-
-    def embed(paths, unreadable):
-        inner.append(opened(tmp_path, vectors)[0])
-        return np.stack([vectors[os.path.basename(path)] for path in paths])
-
-    outer = Gallery(tmp_path, tmp_path / "kept/store.npy", embed)
-    assert outer.names == inner[0].names and (outer.embeddings == inner[0].embeddings).all()
-    assert opened(tmp_path, vectors)[1] == []  # the file is whole, whoever wrote it last
-
-
 def test_what_cannot_be_read_is_told_and_tried_again(tmp_path, vectors):
     def fail(paths, unreadable):
         unreadable |= dict.fromkeys(paths, "away")
         return np.full((len(paths), DIM), np.nan, np.float32)
 
     with pytest.raises(ValueError, match=r"No image in .* can be read\. First: .*0000\.png: away"):
-        Gallery(tmp_path, tmp_path / "kept/store.npy", fail)
+        Gallery(tmp_path, tmp_path / "kept/store", fail, DIM)
     assert len(opened(tmp_path, vectors)[1]) == 1000
-
-
-@pytest.mark.parametrize("content", ["", "something else " * 99])
-def test_a_damaged_store_is_a_sentence(tmp_path, vectors, content):
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept/store.npy").write_text(content)
-    with pytest.raises(ValueError, match=r"store\.npy' is damaged: .* Remove it"):
-        opened(tmp_path, vectors)

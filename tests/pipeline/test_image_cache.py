@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from configs import Config
-from pipeline import image_cache
+from pipeline import image_cache, row_store
 from pipeline.files import DataError
 from pipeline.image_cache import open_cache
 from pipeline.image_index import read_index
@@ -136,7 +136,7 @@ def start(folder, config, kill_at=0, hold=""):
 @pytest.mark.parametrize(
     ("name", "damage"),
     [("rows", "none"), ("rows", "zeros"),
-     *itertools.product(("pixels", "rows"), ("cut", "longer", "gone"))],
+     *itertools.product(("values", "rows"), ("cut", "longer", "gone"))],
 )  # fmt: skip
 def test_a_killed_build_is_continued(name, damage, write_images, config):
     """Whatever is left of it: every row is right, and what is whole is not decoded again."""
@@ -146,7 +146,7 @@ def test_a_killed_build_is_continued(name, damage, write_images, config):
     assert child.returncode == -signal.SIGKILL
     (path,) = Path(config.cache_dir).glob(f"*/{name}")
     content = path.read_bytes()
-    whole = path.with_name("rows").stat().st_size // image_cache.ROW.itemsize
+    whole = path.with_name("rows").stat().st_size // image_cache.DECODED.itemsize
     assert whole in (2, 4)  # the second part may not have been written yet
     changed = {"cut": content[:-9], "longer": content + content[:9], "zeros": bytes(len(content))}
     path.write_bytes(changed.get(damage, content))
@@ -173,11 +173,11 @@ def test_two_at_once_share_one_cache(killed, write_images, config, tmp_path):
 
 
 def test_whoever_waits_too_long_is_told_for_what(write_images, config, monkeypatch):
-    monkeypatch.setattr(image_cache, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(row_store, "LOCK_SECONDS", 0.1)
     index = read_index(write_images("a/1.png"))
     shutil.rmtree(cache := open_cache(index, config).folder)
     refused = pytest.raises(DataError, match="lock.*could not be acquired")
-    with image_cache.one_at_a_time(cache), refused:
+    with row_store.one_at_a_time(cache), refused:
         open_cache(index, config)
 
 
