@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.files import DataError, find_images
 from pipeline.row_store import ROW, open_store
@@ -53,16 +52,12 @@ class Gallery:
 
     def _fill(self, stamps, store):
         """Embeds the images that a store lacks."""
-        missing = np.flatnonzero(store.find(stamps) < 0)
-        store.prepare(len(missing))
-        title = f"embedding {self.folder}"
-        with tqdm(total=len(missing), desc=title, unit="image", delay=0.5) as progress:
-            for part in np.split(missing, range(PART, len(missing), PART)):
-                paths = [self.path(row) for row in part]
-                embeddings = self._embed(paths, self.unreadable)
-                readable = [path not in self.unreadable for path in paths]
-                store.append(embeddings[readable], stamps[part[readable]].astype(ROW))
-                progress.update(len(paths))
+        for part, progress in store.lacking(stamps, PART, f"embedding {self.folder}"):
+            paths = [self.path(row) for row in part]
+            embeddings = self._embed(paths, self.unreadable)
+            readable = [path not in self.unreadable for path in paths]
+            store.append(embeddings[readable], stamps[part[readable]].astype(ROW))
+            progress.update(len(part))
 
 
 def image_files(folder):

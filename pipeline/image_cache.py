@@ -15,7 +15,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.files import DataError, read_bytes
 from pipeline.reading import decode, measure, say_why
@@ -93,23 +92,20 @@ def _decode_missing(index, config, ranges, unreadable, store):
     decoders = concurrent.futures.ThreadPoolExecutor(os.cpu_count() + 1)
     try:
         ranges = _settle_ranges(store, index, decoders) if ranges is None else ranges
-        missing = np.flatnonzero(store.find(index.stamps) < 0)
-        store.prepare(len(missing))
         read = functools.partial(_read_row, index, config, ranges)
         size = max(1, PART_BYTES // store.array_bytes)
-        with tqdm(total=len(missing), desc="decoding images", unit="image", delay=0.5) as progress:
-            for part in np.split(missing, range(size, len(missing), size)):
-                images, rows = [], []
-                for row, (pixels, found) in zip(part, decoders.map(read, part), strict=True):
-                    if pixels is None:
-                        unreadable[int(row)] = found
-                    else:
-                        images.append(pixels)
-                        rows.append(found)
-                    progress.update()
-                if not index.source.exists():
-                    raise DataError(f"'{index.source}' vanished while its images were read.")
-                store.append(np.array(images, np.uint8), np.array(rows, DECODED))
+        for part, progress in store.lacking(index.stamps, size, "decoding images"):
+            images, rows = [], []
+            for row, (pixels, found) in zip(part, decoders.map(read, part), strict=True):
+                if pixels is None:
+                    unreadable[int(row)] = found
+                else:
+                    images.append(pixels)
+                    rows.append(found)
+                progress.update()
+            if not index.source.exists():
+                raise DataError(f"'{index.source}' vanished while its images were read.")
+            store.append(np.array(images, np.uint8), np.array(rows, DECODED))
     finally:
         decoders.shutdown(cancel_futures=True)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import filelock
 import numpy as np
+from tqdm import tqdm
 
 from pipeline.files import DataError
 from pipeline.reading import say_why
@@ -86,11 +87,19 @@ class RowStore:
             (self.path / name).unlink(missing_ok=True)
         self.table = self.table[:0]
 
-    def prepare(self, count):
-        """Cuts off what a kill left behind the last whole array; makes sure that `count` more fit.
+    def lacking(self, stamps, size, title):
+        """Yields which of some stamps it lacks, up to `size` at once, with the bar to `update`.
 
         An OSError where the disk has no room for them.
         """
+        missing = np.flatnonzero(self.find(stamps) < 0)
+        self._prepare(len(missing))
+        with tqdm(total=len(missing), desc=title, unit="image", delay=0.5) as progress:
+            for start in range(0, len(missing), size):
+                yield missing[start : start + size], progress
+
+    def _prepare(self, count):
+        """Cuts off what a kill left behind what is whole; makes sure that `count` more fit."""
         for name, size in (("rows", self.row.itemsize), ("values", self.array_bytes)):
             with open(self.path / name, "ab") as file:
                 file.truncate(len(self.table) * size)

@@ -6,7 +6,6 @@ import json
 import re
 
 import numpy as np
-from tqdm import tqdm
 
 from networks.embedding import embed
 from pipeline.augmentation import augment
@@ -52,16 +51,12 @@ class FeatureCache:
         return augment(images, self.config, rng)
 
     def _fill(self, network, rows, store):
-        stamps, pixels = self.dataset.index.stamps, self.dataset.pixels
-        missing = rows[store.find(stamps[rows]) < 0]
-        store.prepare(len(missing))
+        stamps, pixels = self.dataset.index.stamps[rows], self.dataset.pixels
 
-        def read(batch):
-            return self._seen(pixels[batch], np.searchsorted(rows, batch[0]))
+        def read(places):
+            return self._seen(pixels[rows[places]], places[0])
 
         title = f"pretrained network, view {self.view + 1}"
-        with tqdm(total=len(missing), desc=title, unit="image", delay=0.5) as progress:
-            for start in range(0, len(missing), PART):  # none, where another process was first
-                part = missing[start : start + PART]
-                store.append(embed(network, read, part), stamps[part].astype(ROW))
-                progress.update(len(part))
+        for part, progress in store.lacking(stamps, PART, title):
+            store.append(embed(network, read, part), stamps[part].astype(ROW))
+            progress.update(len(part))
