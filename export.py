@@ -18,7 +18,7 @@ import numpy as np
 from inference.gallery import image_files
 from inference.similarity_model import SimilarityModel
 from pipeline import reading
-from run_directory import RunError, require_package, write_atomically
+from run_directory import RunError, require_package, write_text
 
 CHECKED = 8  # images that Keras and the exported file must agree on
 LARGEST_DIFFERENCE = 1e-3
@@ -138,7 +138,7 @@ def write_example(model, form, path):
         runner=inspect.getsource(runner), threshold=model.threshold, shape=config.image_shape,
         fit=config.fit, ink=config.ink, ranges=dict(model.run.ranges),
     )  # fmt: skip
-    write_atomically(path, lambda partial: partial.write_text(text))
+    write_text(path, text)
 
 
 def main(args=None):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import common
 
-from run_directory import RunDirectory, write_atomically
+from run_directory import RunDirectory, write_text
 
 RUNS = common.HERE / "runs"
 DATA = {  # config -> what it is run on
@@ -98,7 +98,7 @@ def measure(name, words, data, seed, minutes):
         code, cost = run("train.py", command)
         if code:
             return None
-        write_atomically(path / "cost.json", lambda file: file.write_text(json.dumps(cost)))
+        write_text(path / "cost.json", json.dumps(cost))
     if not (path / "metrics.json").exists():
         ways = ["--ways", "6", "10", "18", "20", "--shots", "1", "5"]
         run("evaluate.py", [str(path), *ways])

@@ -82,7 +82,7 @@ def fold_scores(held):
     index, accuracies = held.dataset.index, []
     if index.pair_folds is None:
         return {}
-    folds = index.pair_folds[np.isin(index.pairs[:, :2], held.rows).all(axis=1)]
+    folds = index.pair_folds[index.pairs_within(held.rows)]
     if len(np.unique(folds)) < 2:
         return {}
     for fold in np.unique(folds):
