@@ -123,14 +123,15 @@ def _read_row(index, config, ranges, row):
 
 def _settle_ranges(store, index, decoders):
     """Mode -> (low, high) over all images; all are decoded anew where new ones reach further."""
-    missing, ranges = np.flatnonzero(store.find(index.stamps) < 0), _ranges(store.path)
+    missing, known = np.flatnonzero(store.find(index.stamps) < 0), _ranges(store.path)
+    ranges = dict(known)
     measure_row = functools.partial(_measure_row, index)
     if any(decoders.map(measure_row, missing[:: len(missing) // LOOKED_AT or 1])):
         for found in decoders.map(measure_row, missing):
             for mode, (low, high) in found.items():
                 lowest, highest = ranges.get(mode, (low, high))
                 ranges[mode] = [min(low, lowest), max(high, highest)]
-    if ranges != _ranges(store.path):
+    if ranges != known:
         store.clear()
         partial = store.path / "ranges.json.partial"
         partial.write_text(json.dumps(ranges))

@@ -109,7 +109,7 @@ class RowStore:
 
     def append(self, arrays, rows):
         """Adds arrays, (n, *shape), and their rows of the table, (n,)."""
-        for name, content in (("values", arrays.astype(self.kind)), ("rows", rows)):
+        for name, content in (("values", arrays.astype(self.kind, copy=False)), ("rows", rows)):
             with open(self.path / name, "ab") as file:
                 file.write(content.tobytes())
                 file.flush()

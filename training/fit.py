@@ -137,10 +137,11 @@ def _limit(config, task, validator, begin):
     if config.max_minutes is None or not config.epochs:
         return float("inf"), 0.0
     rows, limit = validator.rows, 60 * config.max_minutes
-    an_epoch = _seconds_per_image(task.encoder, task.pixels, rows)
-    an_epoch *= len(rows) + len(task.batches.candidates)
-    at_end = _seconds_per_image(task.whole, validator.dataset.pixels, rows[:EMBED_BATCH])
-    at_end *= len(rows) + len(SPLITS) * MOST_SCORED
+    trained = whole = _seconds_per_image(task.encoder, task.pixels, rows)
+    if task.whole is not task.encoder:
+        whole = _seconds_per_image(task.whole, validator.dataset.pixels, rows[:EMBED_BATCH])
+    an_epoch = trained * (len(rows) + len(task.batches.candidates))
+    at_end = whole * (len(rows) + len(SPLITS) * MOST_SCORED)
     saving = SAVING_SECONDS + task.model.count_params() / SAVED_A_SECOND
     return begin + limit - min(an_epoch + at_end + saving, limit / 2), an_epoch
 
